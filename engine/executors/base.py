@@ -1,0 +1,117 @@
+"""What an executor is, and what it is given for one attempt."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from engine.model.graph import TaskSpec
+from engine.model.json import JSON
+from engine.model.outcomes import Outcome
+from engine.model.records import Lease
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessLimits:
+    """Per attempt, for executors that start processes. `None` leaves the system's own limit."""
+
+    memory_mib: int | None = None
+    cpu_seconds: int | None = None
+    processes: int | None = None
+    output_bytes: int = 1024 * 1024  # kept per stream; more is cut with a mark
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorSettings:
+    """What the operator allows. Every executor is made with this, once per worker process."""
+
+    file_root: Path = field(default_factory=Path.cwd)
+    shell_policy: str = ""  # "open" switches the whitelist off
+    allow_scripts: bool = True
+    allow_cli_skills: bool = True
+    limits: ProcessLimits = field(default_factory=ProcessLimits)
+    protected_files: tuple[Path, ...] = ()  # the database and its side files
+    http_body_bytes: int = 1024 * 1024
+    kill_grace_seconds: float = 2.0
+
+
+class Spawn(Protocol):
+    """Adds tasks to the running task's own run, fenced by its lease; returns their ids."""
+
+    async def __call__(self, tasks: Sequence[TaskSpec]) -> list[int]: ...
+
+
+class Report(Protocol):
+    """Stores a progress document on the running task, fenced by its lease."""
+
+    async def __call__(self, document: JSON) -> None: ...
+
+
+@dataclass(slots=True)
+class TaskContext:
+    """One attempt, as its executor sees it.
+
+    `deadline` is on `time.monotonic()`; the runner cancels the executor there, so an executor needs it
+    only to pass a limit on. `log` may be called from any thread.
+    """
+
+    lease: Lease
+    deadline: float | None
+    cancelled: asyncio.Event
+    log: Callable[[str, str], None]  # (stream, text): stdout, stderr or log
+    spawn: Spawn
+    report: Report
+    environment: dict[str, str] = field(default_factory=dict)  # markers for child processes
+
+    @property
+    def seconds_left(self) -> float | None:
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+
+class Executor(Protocol):
+    """Performs one kind. `execute` returns an outcome; an exception becomes a failure with its text.
+
+    `category` groups kinds for display; `in_process` executors must not block the event loop.
+    """
+
+    kind: ClassVar[str]
+    category: ClassVar[str]
+
+    def __init__(self, settings: ExecutorSettings) -> None: ...
+
+    def check(self, params: JSON) -> None:
+        """Raise `ValueError` if `params` can never work; called at submit by contracts that ask."""
+        ...
+
+    async def execute(self, context: TaskContext, params: JSON) -> Outcome: ...
+
+
+def attempt_environment(lease: Lease) -> dict[str, str]:
+    """Environment variables that every process of an attempt carries.
+
+    They tell user code its fence, and are how leftovers are found when the worker is gone.
+    """
+    return {
+        "ENGINE_RUN_ID": str(lease.run_id),
+        "ENGINE_TASK_ID": str(lease.task_id),
+        "ENGINE_TASK_NAME": lease.name,
+        "ENGINE_ATTEMPT": str(lease.attempt),
+        "ENGINE_IDEMPOTENCY_KEY": lease.idempotency_key,
+        "ENGINE_SESSION": str(lease.session_id),
+        "ENGINE_ATTEMPT_MARK": f"{lease.task_id}-{lease.attempt}-{lease.token[:16]}",
+    }
+
+
+def scrubbed_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
+    """A small environment for child processes: nothing of ours (database URL, tokens) is inherited."""
+    kept = {key: os.environ[key] for key in ("LANG", "LC_ALL", "TZ") if key in os.environ}
+    base: dict[str, Any] = {"PATH": FIXED_PATH, "HOME": os.environ.get("HOME", "/"), **kept}
+    return {**base, **(extra or {})}
+
+
+FIXED_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -1,0 +1,1 @@
+"""What things are: data and rules. Standard library only, no I/O."""

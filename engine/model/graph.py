@@ -1,0 +1,172 @@
+"""Graphs as submitted, and the rules they must meet. Validation is iterative: depth is no limit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from engine.errors import GraphError, TooLarge
+from engine.model.json import JSON
+from engine.model.retry import RetryPolicy
+
+MAX_TASKS = 100_000
+MAX_EDGES = 1_000_000
+MAX_NAME = 200
+DEFAULT_QUEUE = "default"
+
+
+class Rule(StrEnum):
+    """When a task settles, given how its upstream tasks ended."""
+
+    ALL_SUCCESS = "all_success"  # run when every upstream succeeded; skip as soon as one did not
+    ALL_DONE = "all_done"  # run when every upstream is final, whatever happened to them
+    ONE_FAILED = "one_failed"  # run as soon as one upstream failed; skip if all ended without a failure
+    NONE_FAILED = "none_failed"  # run when every upstream is final and none failed; skipped ones are fine
+    ALWAYS = "always"  # another name for all_done; reads better on clean-up tasks
+
+
+class Priority(StrEnum):
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    URGENT = "urgent"
+
+
+PRIORITY_LEVELS = {Priority.LOW: -10, Priority.MEDIUM: 0, Priority.HIGH: 10, Priority.URGENT: 20}
+MIN_PRIORITY, MAX_PRIORITY = -1_000, 1_000
+
+
+def priority_level(value: int | str) -> int:
+    """The integer behind a priority: higher is claimed first. Raises `GraphError`."""
+    if isinstance(value, str):
+        try:
+            return PRIORITY_LEVELS[Priority(value)]
+        except ValueError:
+            raise GraphError(
+                f'unknown priority "{value}" (accepted: {", ".join(Priority)} or an integer)'
+            ) from None
+    if not MIN_PRIORITY <= value <= MAX_PRIORITY:
+        raise GraphError(f"priority {value} is outside {MIN_PRIORITY} to {MAX_PRIORITY}")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """An edge as its child names it: taken if the upstream succeeded and `condition` equals its branch."""
+
+    name: str
+    condition: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """One task as submitted. `name` is unique within its graph; `timeout_ms` holds per attempt."""
+
+    name: str
+    kind: str
+    params: JSON = None
+    depends_on: tuple[Dependency, ...] = ()
+    rule: Rule = Rule.ALL_SUCCESS
+    queue: str = DEFAULT_QUEUE
+    priority: int = 0
+    available_at: datetime | None = None  # not claimed before; counted from now if it has passed
+    delay_ms: int = 0  # wait this long after the task is unblocked
+    timeout_ms: int | None = None
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    client: JSON = None  # what the submitting contract wants back; the core never looks inside
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Tasks and edges of one run, with the run's own name, labels and origin."""
+
+    tasks: tuple[TaskSpec, ...]
+    name: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A validated graph by position: `edges` are (parent, child, condition), without repeats."""
+
+    graph: Graph
+    edges: list[tuple[int, int, str | None]]
+    waiting_on: list[int]  # distinct upstream tasks of each task
+
+
+def plan(graph: Graph) -> Plan:
+    """Validate `graph` and resolve its edges. Raises `GraphError` or `TooLarge`; the first failure wins.
+
+    The order of the checks and their words are ExecGo's (contract section 2.1).
+    """
+    tasks = graph.tasks
+    if not tasks:
+        raise GraphError("task graph is empty")
+    if len(tasks) > MAX_TASKS:
+        raise TooLarge(f"task graph has {len(tasks)} tasks, the limit is {MAX_TASKS}")
+    position = _positions(tasks)
+    edges = _edges(tasks, position)
+    children: list[list[int]] = [[] for _ in tasks]
+    waiting_on = [0] * len(tasks)
+    for parent, child, _ in edges:
+        children[parent].append(child)
+        waiting_on[child] += 1
+    _refuse_cycles(children, waiting_on)
+    return Plan(graph, edges, waiting_on)
+
+
+def check_name(name: str, what: str) -> None:
+    """Names from clients: 1 to 200 characters, none of them a control character."""
+    if not name.strip():
+        raise GraphError(f"{what} is required")
+    if len(name) > MAX_NAME:
+        raise GraphError(f"{what} has {len(name)} characters, the limit is {MAX_NAME}")
+    if not name.isprintable():
+        raise GraphError(f"{what} {name[:40]!r} contains a control character or unprintable text")
+
+
+def _positions(tasks: Sequence[TaskSpec]) -> dict[str, int]:
+    position: dict[str, int] = {}
+    for index, task in enumerate(tasks):
+        check_name(task.name, "task id")
+        if not task.kind.strip():
+            raise GraphError(f'task "{task.name}": type is required')
+        if position.setdefault(task.name, index) != index:
+            raise GraphError(f'duplicate task id: "{task.name}"')
+    return position
+
+
+def _edges(tasks: Sequence[TaskSpec], position: dict[str, int]) -> list[tuple[int, int, str | None]]:
+    edges: dict[tuple[int, int], str | None] = {}
+    for child, task in enumerate(tasks):
+        for dependency in task.depends_on:
+            parent = position.get(dependency.name)
+            if parent is None:
+                raise GraphError(f'task "{task.name}" depends on unknown task "{dependency.name}"')
+            if parent == child:
+                raise GraphError(f'task "{task.name}" cannot depend on itself')
+            # A repeated dependency is one edge: counting it twice would leave the child waiting for ever.
+            if edges.setdefault((parent, child), dependency.condition) != dependency.condition:
+                raise GraphError(
+                    f'task "{task.name}" depends on "{dependency.name}" under two different conditions'
+                )
+        if len(edges) > MAX_EDGES:
+            raise TooLarge(f"task graph has more than {MAX_EDGES} edges")
+    return [(parent, child, condition) for (parent, child), condition in edges.items()]
+
+
+def _refuse_cycles(children: list[list[int]], waiting_on: list[int]) -> None:
+    """Kahn's algorithm: what can never become ready is on or behind a cycle."""
+    open_parents = list(waiting_on)
+    ready = [index for index, count in enumerate(open_parents) if count == 0]
+    seen = 0
+    while ready:
+        seen += 1
+        for child in children[ready.pop()]:
+            open_parents[child] -= 1
+            if open_parents[child] == 0:
+                ready.append(child)
+    if seen != len(children):
+        raise GraphError("cycle detected in task graph")

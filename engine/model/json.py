@@ -1,0 +1,58 @@
+"""JSON values, and the one check that decides whether a value can be stored on every database."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+JSON = Any  # a parsed JSON document; checked by `check_storable` where it enters
+
+MAX_DEPTH = 64
+MIN_INT, MAX_INT = -(2**63), 2**63 - 1
+
+
+class Unstorable(ValueError):
+    """The value cannot be stored as JSON; the message says where and why."""
+
+
+def check_storable(value: JSON, *, max_depth: int = MAX_DEPTH) -> None:
+    """Raise `Unstorable` unless every database we support stores `value` and gives it back unchanged.
+
+    Refused: NUL and lone surrogates in text, NaN and infinities, integers beyond 64 bits, nesting
+    deeper than `max_depth`, keys that are not text, and anything that is not JSON.
+    """
+    stack: list[tuple[Any, int]] = [(value, 1)]
+    while stack:
+        item, depth = stack.pop()
+        if isinstance(item, str):
+            _check_text(item)
+        elif item is None or isinstance(item, bool):
+            continue
+        elif isinstance(item, int):
+            if not MIN_INT <= item <= MAX_INT:
+                raise Unstorable("integer is outside 64 bits")
+        elif isinstance(item, float):
+            if not math.isfinite(item):
+                raise Unstorable("number is not finite")
+        elif isinstance(item, dict | list | tuple):
+            if depth > max_depth:
+                raise Unstorable(f"nesting is deeper than {max_depth} levels")
+            if isinstance(item, dict):
+                for key in item:
+                    if not isinstance(key, str):
+                        raise Unstorable(f"object key of type {type(key).__name__}; keys must be text")
+                    _check_text(key)
+                stack.extend((child, depth + 1) for child in item.values())
+            else:
+                stack.extend((child, depth + 1) for child in item)
+        else:
+            raise Unstorable(f"{type(item).__name__} is not a JSON type")
+
+
+def _check_text(text: str) -> None:
+    if "\x00" in text:
+        raise Unstorable("text contains the NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Unstorable("text contains a lone surrogate") from None

@@ -1,0 +1,118 @@
+"""How an attempt ended, as a value, and what follows from it. The only place where retries are decided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+from engine.model.json import JSON
+from engine.model.records import Lease
+from engine.model.states import Move
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the processes of an attempt consumed, where the operating system could tell."""
+
+    cpu_ms: int | None = None
+    max_rss_kib: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    result: JSON = None
+    branch: str | None = None  # edges with a condition are taken only if it equals this
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """`retryable` is advice for clients; `is_permanent` stops the engine from trying again."""
+
+    message: str
+    code: str = "external_failure"
+    source: str = "executor"
+    retryable: bool = False
+    is_permanent: bool = False
+    result: JSON = None
+    details: JSON = None
+    usage: Usage = field(default_factory=Usage)
+
+    def error(self) -> dict[str, Any]:
+        document: dict[str, Any] = {"code": self.code, "message": self.message, "source": self.source}
+        if self.retryable:
+            document["retryable"] = True
+        if self.details is not None:
+            document["details"] = self.details
+        return document
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The attempt ended because it was told to."""
+
+    message: str = "context canceled"
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The worker gives the task back unfinished (drain); no attempt of the budget is used."""
+
+    reason: str = "worker is stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """The worker that held the lease is gone; nobody knows how far the attempt came."""
+
+    reason: str = "worker lost"
+
+
+Outcome = Succeeded | Failed | Cancelled | Released | Crashed
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the finish transaction writes for one attempt."""
+
+    move: Move
+    word: str  # recorded in attempt.outcome
+    delay_ms: int = 0
+    failures: int = 0  # added to the task's counts
+    crashes: int = 0
+    error: dict[str, Any] | None = None
+
+
+def decide(lease: Lease, outcome: Outcome) -> Decision:
+    """Which move an outcome causes, given the budget left when the lease was taken.
+
+    Safe with the counts of claim time: nobody else can change them while the lease is current.
+    """
+    match outcome:
+        case Succeeded():
+            return Decision(Move.SUCCEED, "succeeded")
+        case Cancelled(message=message):
+            error = {"code": "cancelled", "message": message, "source": "scheduler"}
+            return Decision(Move.CANCEL, "cancelled", error=error)
+        case Released():
+            return Decision(Move.RETRY, "released")
+        case Failed():
+            failures = lease.failures + 1
+            if lease.is_cancelling:
+                return Decision(Move.CANCEL, "cancelled", failures=1, error=outcome.error())
+            if outcome.is_permanent or failures >= lease.retry.max_attempts:
+                return Decision(Move.FAIL, "failed", failures=1, error=outcome.error())
+            return Decision(
+                Move.RETRY, "failed", lease.retry.delay_ms(failures), failures=1, error=outcome.error()
+            )
+        case Crashed(reason=reason):
+            crashes = lease.crashes + 1
+            error = {"code": "worker_lost", "message": reason, "source": "scheduler", "retryable": True}
+            if lease.is_cancelling:
+                return Decision(Move.CANCEL, "crashed", crashes=1, error=error)
+            if crashes >= lease.retry.max_crashes:
+                return Decision(Move.FAIL, "crashed", crashes=1, error=error)
+            return Decision(Move.RETRY, "crashed", crashes=1, error=error)
+        case _:
+            assert_never(outcome)

@@ -1,0 +1,226 @@
+"""Tasks: claim, finish, spawn, cancel one; and what a running task reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from engine.errors import Conflict, GraphError, LeaseLost, NotFound
+from engine.model.graph import Graph, TaskSpec, plan
+from engine.model.json import JSON, Unstorable, check_storable
+from engine.model.outcomes import Failed, Outcome, Succeeded, decide
+from engine.model.records import Attempt, Lease, Task
+from engine.model.states import FINAL_TASK_STATES
+from engine.store import aliases, queries, runs, workers
+from engine.store import tasks as store
+from engine.store.database import Database, Transaction
+from engine.store.moves import count
+from engine.store.statement import json_text
+from engine.store.tasks import ClaimRequest, Ending
+
+MAX_RESULT_BYTES = 1024 * 1024
+Mark = tuple[int, datetime, int]  # a place in a queue's order: (rank, available_at, task id)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    leases: list[Lease]
+    reached: Mark | None
+
+
+# --- the life of an attempt
+
+
+async def claim(database: Database, request: ClaimRequest, *, actor: str) -> Claimed:
+    """Lease available tasks of one queue; see `store.tasks.claim`."""
+    leases, reached = await database.run(store.claim, request, actor=actor)
+    return Claimed(leases, reached)
+
+
+async def adopt(database: Database, session_id: int, token: str) -> list[Lease]:
+    """What a claim took whose answer never arrived: exactly the rows with its token."""
+    return await database.read(store.leases_of_session, session_id, token)
+
+
+async def finish(database: Database, ended: Sequence[tuple[Lease, Outcome]], *, actor: str) -> list[Lease]:
+    """Record how attempts ended and release what was waiting for them.
+
+    Returns the leases that were lost: for those nothing was written. Safe to repeat after an unknown
+    outcome: what was recorded before counts as recorded.
+    """
+    endings = [encode(lease, outcome) for lease, outcome in ended]
+    return await database.run(finish_within, endings, actor=actor)
+
+
+def finish_within(tx: Transaction, endings: Sequence[Ending]) -> list[Lease]:
+    recorded = store.finish(tx, endings)
+    missing = [ending for ending in endings if ending.lease.task_id not in recorded]
+    if not missing:
+        return []
+    # Ours from before, if an attempt row with our number says what we say; only a holder can write one.
+    earlier = store.recorded_attempts(tx, [(e.lease.task_id, e.lease.attempt) for e in missing])
+    lost = [e.lease for e in missing if earlier.get(e.lease.task_id) != e.decision.word]
+    count(tx, {"late": len(lost)})
+    return lost
+
+
+def encode(lease: Lease, outcome: Outcome) -> Ending:
+    """Decide what follows, and turn the result into text that every database can store.
+
+    A result that cannot be stored fails this attempt for good, and only this one.
+    """
+    result = outcome.result if isinstance(outcome, Succeeded | Failed) else None
+    text: str | None = None
+    try:
+        check_storable(result)
+        text = json_text(result)
+    except (Unstorable, TypeError, ValueError, RecursionError) as error:
+        outcome = _unstorable(outcome, "result_unstorable", f"result cannot be stored: {error}")
+    if text is not None and len(text.encode()) > MAX_RESULT_BYTES:
+        outcome = _unstorable(
+            outcome,
+            "result_too_large",
+            f"result has {len(text.encode())} bytes, the limit is {MAX_RESULT_BYTES}",
+        )
+        text = None
+    decision = decide(lease, outcome)
+    branch = outcome.branch if isinstance(outcome, Succeeded) else None
+    usage = getattr(outcome, "usage", None)
+    return Ending(lease, decision, text, branch, usage) if usage else Ending(lease, decision, text, branch)
+
+
+def _unstorable(outcome: Outcome, code: str, message: str) -> Failed:
+    usage = outcome.usage if isinstance(outcome, Succeeded | Failed) else None
+    failed = Failed(message[:500], code=code, source="store", is_permanent=True)
+    return (
+        failed
+        if usage is None
+        else Failed(message[:500], code=code, source="store", is_permanent=True, usage=usage)
+    )
+
+
+# --- what a running task does to its run
+
+
+async def spawn(database: Database, lease: Lease, tasks: Sequence[TaskSpec], *, actor: str) -> list[int]:
+    """Add tasks to the run of a running task. Returns their ids in order.
+
+    Names that this same task added before are returned as they are, so a repeated attempt adds nothing
+    twice. Raises `LeaseLost` if the attempt is no longer current, `GraphError` for bad graphs.
+    """
+    return await database.run(_spawn, lease, list(tasks), actor=actor)
+
+
+def _spawn(tx: Transaction, lease: Lease, specs: list[TaskSpec]) -> list[int]:
+    checked = plan(Graph(tuple(specs)))
+    tx.dialect.share_runs(tx.connection, [lease.run_id])
+    if not workers.holds(tx, lease):
+        raise LeaseLost(f"attempt {lease.attempt} of task {lease.name!r} is no longer current")
+    existing = runs.named(tx, lease.run_id, [spec.name for spec in specs])
+    own = {name: task_id for name, (task_id, parent) in existing.items() if parent == lease.task_id}
+    if len(own) == len(specs):
+        return [own[spec.name] for spec in specs]
+    if existing:
+        raise GraphError(f'duplicate task id: "{min(existing)}"')
+    return runs.add_children(tx, lease.run_id, lease.task_id, checked).task_ids
+
+
+async def report(database: Database, lease: Lease, progress: JSON) -> None:
+    """Replace the task's progress document. Raises `LeaseLost`, or `Unstorable` (a ValueError)."""
+    check_storable(progress)
+    if not await database.run(workers.write_progress, lease, progress):
+        raise LeaseLost(f"attempt {lease.attempt} of task {lease.name!r} is no longer current")
+
+
+async def append_logs(database: Database, lines: list[tuple[Lease, int, datetime, str, str]]) -> None:
+    """Append (lease, number, time, stream, text); lines of lost leases are dropped."""
+    await database.run(workers.append_logs, lines)
+
+
+# --- from outside
+
+
+async def get(database: Database, task_id: int) -> Task:
+    task = await database.read(queries.get_task, task_id)
+    if task is None:
+        raise NotFound(f"task not found: {task_id}")
+    return task
+
+
+async def get_by_name(database: Database, run_id: int, name: str) -> Task:
+    task = await database.read(queries.get_task_by_name, run_id, name)
+    if task is None:
+        raise NotFound(f"task not found: {name} in run {run_id}")
+    return task
+
+
+async def attempts(database: Database, task_id: int) -> list[Attempt]:
+    return await database.read(queries.list_attempts, task_id)
+
+
+async def cancel(
+    database: Database, task_id: int, *, reason: str = "context canceled", actor: str = "local"
+) -> Task:
+    """Cancel one task: at once if it has not started, otherwise its worker is told to stop it."""
+    return await database.run(_cancel, task_id, reason, actor=actor)
+
+
+def _cancel(tx: Transaction, task_id: int, reason: str) -> Task:
+    task = queries.get_task(tx, task_id)
+    if task is None:
+        raise NotFound(f"task not found: {task_id}")
+    runs.own(tx, task.run_id)
+    if runs.cancel_task(tx, task.run_id, task_id, reason) is None:
+        current = queries.get_task(tx, task_id)
+        if current is None or current.state != "cancelled":
+            raise Conflict(f"task {task.name!r} is {task.state}; only an unfinished task can be cancelled")
+    current = queries.get_task(tx, task_id)
+    assert current is not None
+    return current
+
+
+# --- names that client contracts gave
+
+
+async def get_aliased(database: Database, contract: str, name: str) -> Task:
+    task = await database.read(queries.get_aliased, contract, name)
+    if task is None:
+        raise NotFound(f"task not found: {name}")
+    return task
+
+
+async def list_aliased(
+    database: Database,
+    contract: str,
+    *,
+    states: Sequence[str] = (),
+    kinds: Sequence[str] = (),
+    run_id: int | None = None,
+    after: int | None = None,
+    offset: int = 0,
+    limit: int | None = None,
+) -> list[Task]:
+    """Tasks a contract can see, by id; read on with `after` = id of the last one."""
+    return await database.read(
+        lambda tx: queries.list_aliased(
+            tx, contract, states=states, kinds=kinds, run_id=run_id, after=after, offset=offset, limit=limit
+        )
+    )
+
+
+async def forget_alias(database: Database, contract: str, name: str, *, actor: str = "local") -> None:
+    """Remove a task from the contract's view. What had not started is cancelled; running work goes on unseen."""
+    await database.run(_forget_alias, contract, name, actor=actor)
+
+
+def _forget_alias(tx: Transaction, contract: str, name: str) -> None:
+    task = queries.get_aliased(tx, contract, name)
+    if task is None:
+        raise NotFound(f"task not found: {name}")
+    runs.own(tx, task.run_id)
+    if aliases.drop(tx, contract, name) is None:
+        raise NotFound(f"task not found: {name}")
+    current = queries.get_task(tx, task.id)
+    if current is not None and current.state not in FINAL_TASK_STATES and current.state != "running":
+        runs.cancel_task(tx, task.run_id, task.id, "deleted before it started")

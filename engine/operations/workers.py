@@ -1,0 +1,92 @@
+"""Worker sessions: register, look for orders, end, and take back what dead ones held."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.model.outcomes import Crashed, Outcome, Released
+from engine.model.records import Lease, WorkerSession
+from engine.operations.tasks import encode
+from engine.store import runs, tasks, workers
+from engine.store.database import Database, Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    name: str
+    host: str
+    pid: int
+    version: str
+    queues: list[str]  # empty: every queue
+    concurrency: int
+
+
+async def register(database: Database, registration: Registration) -> int:
+    """Open a session and return its id. Random host names or reused pids mean nothing: the id is the identity."""
+    return await database.run(_register, registration)
+
+
+def _register(tx: Transaction, registration: Registration) -> int:
+    return workers.register(
+        tx,
+        name=registration.name,
+        host=registration.host,
+        pid=registration.pid,
+        version=registration.version,
+        queues=registration.queues,
+        concurrency=registration.concurrency,
+    )
+
+
+async def orders(database: Database, session_id: int) -> dict[int, tuple[str, bool]]:
+    """What a session still holds: task id → (token, whether it is to stop)."""
+    return await database.read(workers.orders, session_id)
+
+
+async def queue_names(database: Database) -> list[str]:
+    return await database.read(runs.queue_names)
+
+
+async def live(database: Database) -> list[WorkerSession]:
+    return await database.read(workers.live_sessions)
+
+
+async def list_sessions(database: Database, *, only_live: bool = False) -> list[WorkerSession]:
+    return await database.read(lambda tx: workers.sessions(tx, only_live=only_live))
+
+
+async def sessions_to_clear(database: Database) -> list[WorkerSession]:
+    return await database.read(workers.sessions_to_clear)
+
+
+async def end(database: Database, session_id: int, reason: str) -> int:
+    """Close a session cleanly; what it still holds is released at once. Returns how many tasks."""
+    return await database.run(_end, session_id, reason, None, Released(reason), actor=f"worker:{session_id}")
+
+
+async def expire(database: Database, session: WorkerSession, observer: int) -> int | None:
+    """Declare a session dead whose beat has not moved, and take back its tasks in the same transaction.
+
+    Returns how many tasks, None if the session beat meanwhile or somebody else was faster.
+    """
+    return await database.run(
+        _end, session.id, "heartbeat lost", session.beat, Crashed(), actor=f"sweeper:{observer}"
+    )
+
+
+async def clear(database: Database, session: WorkerSession, observer: int) -> int:
+    """Take back what an ended session still holds (a claim that committed while it was being ended)."""
+    return await database.run(_take_back, session.id, Crashed(), actor=f"sweeper:{observer}")
+
+
+def _end(tx: Transaction, session_id: int, reason: str, beat: int | None, outcome: Outcome) -> int | None:
+    if not workers.end(tx, session_id, reason, beat):
+        return None if beat is not None else 0
+    return _take_back(tx, session_id, outcome)
+
+
+def _take_back(tx: Transaction, session_id: int, outcome: Outcome) -> int:
+    leases: list[Lease] = tasks.leases_of_session(tx, session_id)
+    if not leases:
+        return 0
+    return len(tasks.finish(tx, [encode(lease, outcome) for lease in leases]))

@@ -1,0 +1,266 @@
+"""A database: where transactions begin, commit and are rerun. The only code that commits."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from engine.errors import StoreUnavailable
+from engine.store.dialects import dialect_of, parse_url
+from engine.store.dialects.base import Dialect, Durability, Subscription
+from engine.store.dialects.sqlite import FileClaim, in_memory
+
+T = TypeVar("T")
+
+_RERUNS = 20
+_RERUN_SECONDS = 0.005  # grows with each rerun, with jitter
+_HINT_SECONDS = 0.002  # wake-ups of other processes are gathered this long
+
+
+@dataclass(slots=True)
+class Transaction:
+    """An open connection in a transaction, and what should happen once it has committed."""
+
+    connection: sa.Connection
+    dialect: Dialect
+    actor: str = "local"
+    shard: int = 0  # of this process in `counter`
+    wakes: set[str] = field(default_factory=set)  # queues that have work now; "!" for control
+
+    def execute(self, statement: Any, parameters: Any = None) -> sa.CursorResult[Any]:
+        return self.connection.execute(statement, parameters)
+
+
+class LostRace(Exception):
+    """Raised by store functions when another transaction was faster: the whole of the work runs again."""
+
+
+class Database:
+    """Runs store functions in transactions, in threads of its own.
+
+    Postgres: a pool of `pool_size` connections. SQLite: one writing thread with a connection of its own
+    and a few readers; in memory everything shares one connection. `exclusive` promises that no other
+    process uses the SQLite file, which allows WAL whatever the library's version.
+    """
+
+    def __init__(
+        self, url: str, *, pool_size: int = 4, exclusive: bool = False, wake_others: bool = True
+    ) -> None:
+        self.url = parse_url(url)
+        self.dialect = dialect_of(self.url.get_backend_name())
+        self._serial = not self.dialect.locks_rows
+        self._one_connection = self._serial and in_memory(self.url)
+        self._claim: FileClaim | None = None
+        if self._serial and not self._one_connection:
+            self._claim = FileClaim(self.url, exclusive=exclusive)
+        self.is_private = self._one_connection or (self._serial and exclusive)
+        self.engine = self.dialect.create_engine(self.url, pool_size=pool_size + 1, exclusive=exclusive)
+        self._readers = self.engine.execution_options(read_only=True)
+        self._write_pool = ThreadPoolExecutor(1 if self._serial else pool_size, "engine-store")
+        self._read_pool = self._write_pool
+        if self._serial and not self._one_connection:
+            self._read_pool = ThreadPoolExecutor(pool_size, "engine-read")
+        self._shard = random.randrange(64)
+        self._wake_others = wake_others and not self.is_private
+        self._notifier = _Notifier(self.dialect, self.url) if self._notifies else None
+        self._on_wake: list[Callable[[str], None]] = []
+        self._subscription: Subscription | None = None
+
+    @property
+    def _notifies(self) -> bool:
+        return self._wake_others and self.dialect.listens
+
+    # --- transactions
+
+    async def run(self, work: Callable[..., T], *args: Any, actor: str = "local") -> T:
+        """Run `work(transaction, *args)`, commit, and wake whoever it left work for.
+
+        Lost races rerun the whole of `work`. `StoreUnavailable` means the database did not answer; if
+        it happened at the commit, nobody knows whether it took place.
+        """
+        loop = asyncio.get_running_loop()
+        call = loop.run_in_executor(self._write_pool, self._run, work, args, actor)
+        # A commit is never interrupted half-way: the thread goes on, and so does the answer.
+        return await asyncio.shield(call)
+
+    async def read(self, work: Callable[..., T], *args: Any) -> T:
+        """Run `work(transaction, *args)` in a transaction that only reads."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._read_pool, self._read, work, args)
+
+    def run_sync(self, work: Callable[..., T], *args: Any, actor: str = "local") -> T:
+        """As `run`, for callers without an event loop."""
+        return self._write_pool.submit(self._run, work, args, actor).result()
+
+    def read_sync(self, work: Callable[..., T], *args: Any) -> T:
+        return self._read_pool.submit(self._read, work, args).result()
+
+    def adopt(self, connection: sa.Connection, actor: str = "local") -> Transaction:
+        """A transaction on a connection that the caller owns; committing it is the caller's business."""
+        self.dialect.prepare(connection)
+        return Transaction(connection, self.dialect, actor, self._shard)
+
+    def _run(self, work: Callable[..., T], args: tuple[Any, ...], actor: str) -> T:
+        reruns = 0
+        while True:
+            committing = False
+            if self._claim is not None:
+                self._claim.take_turn()
+            try:
+                with self.engine.connect() as connection, connection.begin() as transaction:
+                    self.dialect.begin(connection)
+                    tx = Transaction(connection, self.dialect, actor, self._shard)
+                    result = work(tx, *args)
+                    committing = True
+                    transaction.commit()
+            except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError, LostRace) as error:
+                reruns += 1
+                if reruns > _RERUNS or not self._may_rerun(error, committing, reruns):
+                    raise self._translated(error) from error
+            else:
+                self.wake(tx.wakes)
+                return result
+            finally:
+                if self._claim is not None:
+                    self._claim.end_turn()
+            time.sleep(_RERUN_SECONDS * reruns * random.uniform(0.5, 1.5))
+
+    def _may_rerun(self, error: BaseException, committing: bool, reruns: int) -> bool:
+        if isinstance(error, LostRace) or self.dialect.is_rerunnable(error):
+            return True
+        # Before the commit was sent the transaction is surely gone, and a stale pooled connection is the
+        # usual reason. At the commit nobody knows: the caller has to look.
+        return not committing and reruns == 1 and self.dialect.is_disconnect(error)
+
+    def _read(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
+        reruns = 0
+        while True:
+            try:
+                with self._readers.connect() as connection, connection.begin():
+                    self.dialect.begin(connection)
+                    return work(Transaction(connection, self.dialect), *args)
+            except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
+                reruns += 1
+                if reruns > _RERUNS or not self._may_rerun(error, False, reruns):
+                    raise self._translated(error) from error
+            time.sleep(_RERUN_SECONDS * reruns)
+
+    def _translated(self, error: BaseException) -> BaseException:
+        if isinstance(error, OSError | sa.exc.TimeoutError) or self.dialect.is_disconnect(error):
+            return StoreUnavailable(f"the database is not available: {_first_line(error)}")
+        return error
+
+    # --- wake-ups
+
+    def wake(self, queues: set[str]) -> None:
+        """Hint that `queues` have work: at once to this process, gathered to the others."""
+        for queue in queues:
+            for callback in self._on_wake:
+                callback(queue)
+        if queues and self._notifier is not None:
+            self._notifier.add(queues)
+
+    def on_wake(self, callback: Callable[[str], None]) -> None:
+        """Call `callback(queue)` from any thread after each commit, of any process, that left work.
+
+        The queue is "" if it is not known. Hints may be lost or repeated; poll as well.
+        """
+        self._on_wake.append(callback)
+        if self._subscription is None and self._wake_others:
+            self._subscription = self.dialect.subscribe(self.url, self._hint)
+
+    def off_wake(self, callback: Callable[[str], None]) -> None:
+        with suppress(ValueError):
+            self._on_wake.remove(callback)
+
+    def _hint(self, queue: str) -> None:
+        for callback in self._on_wake:
+            callback(queue)
+
+    # --- questions and the end
+
+    def durability(self) -> Durability:
+        return self.read_sync(lambda tx: self.dialect.durability(tx.connection))
+
+    def facts(self) -> dict[str, Any]:
+        return self.read_sync(lambda tx: self.dialect.facts(tx.connection))
+
+    @property
+    def files(self) -> list[str]:
+        """The database's own files, which no task may touch."""
+        if not self._serial or self._one_connection:
+            return []
+        ends = ("", "-wal", "-shm", "-journal", ".lock", ".turn")
+        return [f"{self.url.database}{end}" for end in ends]
+
+    def close(self) -> None:
+        if self._subscription is not None:
+            self._subscription.close()
+        if self._notifier is not None:
+            self._notifier.close()
+        self._read_pool.shutdown()
+        self._write_pool.shutdown()
+        self.engine.dispose()
+        if self._claim is not None:
+            self._claim.close()
+
+
+class _Notifier:
+    """Gathers wake-ups for other processes and sends them outside of any transaction.
+
+    Commits that notify take a lock on the whole database; one small connection of its own does not.
+    """
+
+    def __init__(self, dialect: Dialect, url: sa.URL) -> None:
+        self._dialect = dialect
+        self._url = url
+        self._pending: set[str] = set()
+        self._wanted = threading.Event()
+        self._stopped = False
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def add(self, queues: set[str]) -> None:
+        with self._lock:
+            self._pending |= queues
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="engine-notify", daemon=True)
+                self._thread.start()
+        self._wanted.set()
+
+    def _run(self) -> None:
+        connection = None
+        while not self._stopped:
+            self._wanted.wait()
+            self._wanted.clear()
+            with self._lock:
+                queues, self._pending = self._pending, set()
+            try:
+                connection = connection or self._dialect.open_notifier(self._url)
+                for queue in queues:
+                    self._dialect.notify(connection, queue)
+            except Exception:  # a lost hint costs at most one poll interval
+                connection = None
+            time.sleep(_HINT_SECONDS)
+        if connection is not None:
+            connection.close()
+
+    def close(self) -> None:
+        self._stopped = True
+        self._wanted.set()
+        if self._thread is not None:
+            self._thread.join(timeout=3.0)
+
+
+def _first_line(error: BaseException) -> str:
+    original = getattr(error, "orig", None) or error
+    return str(original).strip().split("\n", 1)[0][:200]

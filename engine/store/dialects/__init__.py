@@ -1,0 +1,34 @@
+"""Where databases differ. The only place that knows a database's name."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from engine.errors import ConfigError
+from engine.store.dialects.base import Dialect
+from engine.store.dialects.postgres import PostgresDialect
+from engine.store.dialects.sqlite import SqliteDialect
+
+_DIALECTS: dict[str, Dialect] = {"postgresql": PostgresDialect(), "sqlite": SqliteDialect()}
+
+
+def parse_url(url: str) -> sa.URL:
+    """A database URL with our driver filled in. Raises `ConfigError` without echoing a password."""
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        raise ConfigError(
+            "the database URL cannot be read; accepted: sqlite:///path/to/file.db, "
+            "postgresql://user:password@host/name"
+        ) from None
+    backend = "postgresql" if parsed.drivername == "postgres" else parsed.get_backend_name()
+    if backend not in _DIALECTS:
+        raise ConfigError(
+            f"database {backend!r} is not supported; use Postgres (postgresql://…) or SQLite (sqlite:///…)"
+        )
+    return parsed.set(drivername=_DIALECTS[backend].drivername)
+
+
+def dialect_of(name: str) -> Dialect:
+    """The dialect of a SQLAlchemy backend name, such as `connection.dialect.name`."""
+    return _DIALECTS[name]

@@ -1,0 +1,147 @@
+"""The questions that a database must answer. Everything else is shared SQL."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from engine.store.schema import BLOCK_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """What a commit survives here, for `doctor` and `/ready`."""
+
+    level: str
+    is_durable: bool
+    remarks: tuple[str, ...] = ()
+
+
+class Subscription(Protocol):
+    def close(self) -> None: ...
+
+
+class Dialect:
+    """Portable answers; a database overrides what it does differently."""
+
+    drivername: str
+    listens: bool = False  # can push wake-ups to other processes
+    locks_rows: bool = True  # several writers at once, so rows are locked
+
+    # --- opening
+
+    def create_engine(self, url: sa.URL, *, pool_size: int, exclusive: bool) -> sa.Engine:
+        """An engine whose transactions are safe for claiming."""
+        raise NotImplementedError
+
+    def prepare(self, connection: sa.Connection) -> None:
+        """Make a connection that a user opened fit for our statements."""
+
+    def begin(self, connection: sa.Connection) -> None:
+        """Called first in each of our own transactions."""
+
+    def migration_lock(self, connection: sa.Connection) -> AbstractContextManager[None]:
+        """One upgrader at a time."""
+        return _no_lock()
+
+    # --- expressions
+
+    def now(self) -> sa.ColumnElement[Any]:
+        """The database's time, the same within one statement (a volatile clock cannot use an index)."""
+        raise NotImplementedError
+
+    def later(self, milliseconds: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """`now()` plus so many milliseconds."""
+        raise NotImplementedError
+
+    def recordset(self, name: str, columns: Mapping[str, sa.types.TypeEngine[Any]]) -> Any:
+        """Rows out of one JSON document bound as `name`: an array of arrays in the order of `columns`.
+
+        One statement text for any number of rows; several times faster than a list of parameters.
+        """
+        raise NotImplementedError
+
+    def candidates(self, column: sa.ColumnElement[Any], query: sa.Select[Any]) -> sa.ColumnElement[bool]:
+        """`column` is among the rows that `query` picks and locks, once."""
+        raise NotImplementedError
+
+    def is_any(self, column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
+        """`column` is in the list bound as `name` (bind what `array()` returns)."""
+        raise NotImplementedError
+
+    def array(self, values: Iterable[Any]) -> Any:
+        """A list as `is_any` wants it bound: one literal, not a list of parameters."""
+        raise NotImplementedError
+
+    def insert(self, table: sa.Table) -> Any:
+        """An INSERT that knows `on_conflict_do_update`."""
+        raise NotImplementedError
+
+    # --- locks
+
+    def share_runs(self, connection: sa.Connection, run_ids: Sequence[int]) -> None:
+        """Keep pause, cancel and retry of these runs out until the transaction ends. Ids sorted."""
+
+    def own_runs(self, connection: sa.Connection, run_ids: Sequence[int]) -> None:
+        """Be the only one who finishes, pauses, cancels or retries in these runs. Ids sorted."""
+
+    # --- ids
+
+    def __init__(self) -> None:
+        self._blocks: dict[tuple[str, str], tuple[int, int]] = {}
+        self._blocks_lock = threading.Lock()
+
+    def allocate(self, connection: sa.Connection, name: str, count: int) -> list[int]:
+        """`count` fresh ids of sequence `name`, ascending."""
+        raise NotImplementedError
+
+    # --- errors, by code and never by text
+
+    def is_rerunnable(self, error: BaseException) -> bool:
+        """The transaction lost a race (dead-lock, serialization, busy): rerun it whole."""
+        return False
+
+    def is_disconnect(self, error: BaseException) -> bool:
+        """The connection is gone; a commit under way may or may not have happened."""
+        return False
+
+    def is_duplicate(self, error: BaseException) -> bool:
+        """A unique key already exists."""
+        return False
+
+    # --- wake-ups: hints, never needed for correctness
+
+    def notify(self, connection: Any, payload: str) -> None:
+        """Tell other processes that work is there. `connection` comes from `open_notifier`."""
+
+    def open_notifier(self, url: sa.URL) -> Any:
+        return None
+
+    def subscribe(self, url: sa.URL, on_hint: Callable[[str], None]) -> Subscription:
+        """Call `on_hint(payload)` from another thread whenever another process may have left work."""
+        raise NotImplementedError
+
+    # --- operators' questions
+
+    def durability(self, connection: sa.Connection) -> Durability:
+        raise NotImplementedError
+
+    def facts(self, connection: sa.Connection) -> dict[str, Any]:
+        """What `doctor` prints: versions, modes, oldest transaction."""
+        raise NotImplementedError
+
+
+def cut_block(first: int, count: int, name: str) -> tuple[list[int], int, int]:
+    """Ids of one block: those used now, and the (next, end) of what is left."""
+    size = BLOCK_SIZE[name]
+    return list(range(first, first + min(count, size))), first + min(count, size), first + size
+
+
+@contextmanager
+def _no_lock() -> Iterator[None]:
+    yield

@@ -1,0 +1,268 @@
+"""Postgres: row locks with SKIP LOCKED, advisory locks on runs, LISTEN/NOTIFY as a hint."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import msgspec
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from engine.store.dialects.base import Dialect, Durability, cut_block
+
+CHANNEL = "task_engine"
+_MIGRATION_LOCK = 0x7461736B  # "task"
+# Run locks live in the two-key space, so that a user's own advisory locks are unlikely to meet them.
+_RUN_LOCKS = 0x72756E73  # "runs"
+
+# A cut-off peer is noticed in seconds instead of the kernel's fifteen minutes.
+_KEEPALIVE = {
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    "connect_timeout": 5,
+}
+# A worker that is stopped or cut off in a transaction must not keep its row locks.
+_TIMEOUTS = {
+    "lock_timeout": "10s",
+    "statement_timeout": "30s",
+    "idle_in_transaction_session_timeout": "5s",
+}
+_RERUNNABLE = {"40001", "40P01", "55P03"}
+_GONE = {"57P01", "57P02", "57P03", "25P03", "25P04"}
+
+
+class PostgresDialect(Dialect):
+    drivername = "postgresql+psycopg"
+    listens = True
+
+    def create_engine(self, url: sa.URL, *, pool_size: int, exclusive: bool) -> sa.Engine:
+        engine = sa.create_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=0,
+            connect_args={**_KEEPALIVE, "application_name": "task-engine"},
+            json_serializer=_encode,
+            json_deserializer=msgspec.json.decode,
+            isolation_level="READ COMMITTED",
+        )
+        sa.event.listen(engine, "connect", _on_connect)
+        return engine
+
+    def begin(self, connection: sa.Connection) -> None:
+        settings = connection.info.get("local_settings")
+        if settings:
+            connection.exec_driver_sql(settings)
+
+    @contextmanager
+    def migration_lock(self, connection: sa.Connection) -> Iterator[None]:
+        connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
+        connection.commit()
+        try:
+            yield
+        finally:
+            connection.rollback()
+            connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": _MIGRATION_LOCK})
+            connection.commit()
+
+    def now(self) -> sa.ColumnElement[Any]:
+        return sa.func.statement_timestamp(type_=sa.DateTime(timezone=True))
+
+    def later(self, milliseconds: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        step = sa.literal_column("interval '1 millisecond'", sa.Interval)
+        return sa.type_coerce(self.now() + milliseconds * step, sa.DateTime(timezone=True))
+
+    def recordset(self, name: str, columns: Mapping[str, sa.types.TypeEngine[Any]]) -> Any:
+        # json_to_recordset wants objects; arrays keep the document short, so the columns are picked by
+        # position from json_array_elements, whose elements are small.
+        rows = sa.func.json_array_elements(
+            sa.cast(sa.bindparam(name, type_=sa.Text), postgresql.JSON)
+        ).table_valued(sa.column("value", postgresql.JSON), name=f"{name}_rows")
+        picked = [
+            sa.cast(rows.c.value.op("->>", return_type=sa.Text)(sa.literal_column(str(i))), type_).label(key)
+            for i, (key, type_) in enumerate(columns.items())
+        ]
+        return sa.select(*picked).select_from(rows).subquery(name)
+
+    def candidates(self, column: sa.ColumnElement[Any], query: sa.Select[Any]) -> sa.ColumnElement[bool]:
+        # `IN (SELECT … LIMIT n)` may run the sub-select once per row: 50 rows were claimed for LIMIT 5.
+        return column == sa.any_(sa.func.array(query.scalar_subquery()))
+
+    def is_any(self, column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
+        array = postgresql.ARRAY(sa.Text if isinstance(column.type, sa.Text) else sa.BigInteger)
+        return column == sa.any_(sa.cast(sa.bindparam(name, type_=sa.Text), array))
+
+    def array(self, values: Iterable[Any]) -> Any:
+        return "{" + ",".join(_array_item(value) for value in values) + "}"
+
+    def insert(self, table: sa.Table) -> Any:
+        return postgresql.insert(table)
+
+    def share_runs(self, connection: sa.Connection, run_ids: Sequence[int]) -> None:
+        connection.execute(_SHARE_RUNS, {"ids": self.array(run_ids)})
+
+    def own_runs(self, connection: sa.Connection, run_ids: Sequence[int]) -> None:
+        connection.execute(_OWN_RUNS, {"ids": self.array(run_ids)})
+
+    def allocate(self, connection: sa.Connection, name: str, count: int) -> list[int]:
+        # Sequences do not roll back, so what is left of a block may serve the next transaction.
+        database = (str(connection.engine.url), name)
+        with self._blocks_lock:
+            first, end = self._blocks.get(database, (0, 0))
+            ids = list(range(first, min(end, first + count)))
+            self._blocks[database] = (first + len(ids), end)
+        missing = count - len(ids)
+        if not missing:
+            return ids
+        size = cut_block(0, 0, name)[2]
+        blocks = connection.execute(
+            sa.text(f"SELECT nextval('{name}_id_block') FROM generate_series(1, :blocks)"),  # noqa: S608 — a name of ours
+            {"blocks": -(-missing // size)},
+        ).scalars()
+        for block in sorted(blocks):
+            taken, rest, end = cut_block(block, count - len(ids), name)
+            ids += taken
+        if rest < end:
+            with self._blocks_lock:
+                self._blocks[database] = (rest, end)
+        return ids
+
+    def is_rerunnable(self, error: BaseException) -> bool:
+        return _sqlstate(error) in _RERUNNABLE
+
+    def is_disconnect(self, error: BaseException) -> bool:
+        state = _sqlstate(error)
+        if state is not None:
+            return state in _GONE or state.startswith("08") or state == "53300"
+        original = getattr(error, "orig", error)
+        return isinstance(original, psycopg.OperationalError | psycopg.InterfaceError)
+
+    def is_duplicate(self, error: BaseException) -> bool:
+        return _sqlstate(error) == "23505"
+
+    def open_notifier(self, url: sa.URL) -> Any:
+        return psycopg.connect(**_connect_arguments(url), autocommit=True)
+
+    def notify(self, connection: Any, payload: str) -> None:
+        connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
+
+    def subscribe(self, url: sa.URL, on_hint: Callable[[str], None]) -> Listener:
+        return Listener(url, on_hint)
+
+    def durability(self, connection: sa.Connection) -> Durability:
+        fsync, level, full_page = connection.execute(
+            sa.text(
+                "SELECT current_setting('fsync'), current_setting('synchronous_commit'), "
+                "current_setting('full_page_writes')"
+            )
+        ).one()
+        remarks = []
+        if fsync != "on":
+            remarks.append("fsync is off: a power cut can lose or corrupt everything")
+        if level == "off":
+            remarks.append("synchronous_commit is off: the last moments can be lost")
+        if full_page != "on":
+            remarks.append("full_page_writes is off: a power cut can tear pages")
+        return Durability(f"fsync={fsync}, synchronous_commit={level}", not remarks, tuple(remarks))
+
+    def facts(self, connection: sa.Connection) -> dict[str, Any]:
+        version, age, clock = connection.execute(
+            sa.text(
+                "SELECT current_setting('server_version'), "
+                "(SELECT coalesce(extract(epoch FROM max(clock_timestamp() - xact_start)), 0)::float "
+                " FROM pg_stat_activity WHERE state <> 'idle' AND pid <> pg_backend_pid()), "
+                "clock_timestamp()"
+            )
+        ).one()
+        return {
+            "database": f"PostgreSQL {version}",
+            "oldest_transaction_seconds": round(age, 3),
+            "clock": clock,
+            "pooler": bool(connection.info.get("local_settings")),
+        }
+
+
+class Listener:
+    """A thread with a connection of its own in LISTEN; reconnects for ever, hinting after each gap."""
+
+    def __init__(self, url: sa.URL, on_hint: Callable[[str], None]) -> None:
+        self._url = url
+        self._on_hint = on_hint
+        self._stop = threading.Event()
+        self._connection: psycopg.Connection[Any] | None = None
+        self._thread = threading.Thread(target=self._run, name="engine-listen", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with psycopg.connect(**_connect_arguments(self._url), autocommit=True) as connection:
+                    self._connection = connection
+                    connection.execute(f"LISTEN {CHANNEL}")
+                    self._on_hint("")  # whatever was missed while not connected
+                    while not self._stop.is_set():
+                        for notification in connection.notifies(timeout=1.0):
+                            self._on_hint(notification.payload)
+            except (psycopg.Error, OSError):
+                self._stop.wait(1.0)
+
+    def close(self) -> None:
+        self._stop.set()
+        connection = self._connection
+        if connection is not None:
+            with suppress(psycopg.Error, OSError):
+                connection.cancel_safe(timeout=1.0)
+        self._thread.join(timeout=3.0)
+
+
+def _connect_arguments(url: sa.URL) -> dict[str, Any]:
+    arguments, keywords = sa.engine.url.make_url(url).get_dialect()().create_connect_args(url)
+    assert not arguments
+    return {**keywords, **_KEEPALIVE}
+
+
+def _on_connect(connection: Any, record: Any) -> None:
+    """Apply our time limits: to the session, or before each transaction behind a pooler."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid(), current_setting('synchronous_commit')")
+        pid, synchronous = cursor.fetchone()
+        settings = dict(_TIMEOUTS)
+        if synchronous == "off":  # a weaker server default must not weaken an acknowledged submit
+            settings["synchronous_commit"] = "on"
+        if pid == connection.info.backend_pid:
+            cursor.execute("".join(f"SET {name} = '{value}';" for name, value in settings.items()))
+        else:
+            # A pooler hands each transaction another server connection: nothing may stay behind on it.
+            connection.prepare_threshold = None
+            record.info["local_settings"] = "".join(
+                f"SET LOCAL {name} = '{value}';" for name, value in settings.items()
+            )
+    connection.commit()
+
+
+def _encode(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _array_item(value: Any) -> str:
+    return str(value) if isinstance(value, int) else json.dumps(value, ensure_ascii=False)
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    original = getattr(error, "orig", error)
+    state: str | None = getattr(original, "sqlstate", None)
+    return state
+
+
+_IDS = "unnest(CAST(:ids AS bigint[]))"
+_KEY = f"({_RUN_LOCKS}::bigint << 32) # id"
+_FROM_IDS = f"FROM (SELECT id FROM {_IDS} AS id) AS ids"  # in the order of the array
+_SHARE_RUNS = sa.text(f"SELECT count(pg_advisory_xact_lock_shared({_KEY})) {_FROM_IDS}")  # noqa: S608
+_OWN_RUNS = sa.text(f"SELECT count(pg_advisory_xact_lock({_KEY})) {_FROM_IDS}")  # noqa: S608

@@ -1,0 +1,168 @@
+"""What the end of tasks does to the tasks below them: unblock or skip, as far down as it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from engine.model.graph import Rule
+from engine.model.rules import settle
+from engine.model.states import Move, TaskState
+from engine.model.tally import Change
+from engine.store.database import Transaction
+from engine.store.dialects.base import Dialect
+from engine.store.moves import end_unstarted, make_available
+from engine.store.schema import Id, edge, state_is, task, task_state
+from engine.store.statement import document, statement
+
+Settled = Mapping[int, TaskState]  # task id → its final state
+_WORDS = {
+    TaskState.FAILED: "failed",
+    TaskState.CANCELLED: "cancelled",
+    TaskState.SKIPPED: "skipped",
+    TaskState.SUCCEEDED: "took another branch",
+}
+
+
+@dataclass(slots=True)
+class _Wave:
+    unblocked: list[int] = field(default_factory=list)
+    held: list[int] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
+
+
+def release_dependents(tx: Transaction, settled: Settled, paused: set[int]) -> list[Change]:
+    """Count `settled` off the tasks that wait for them and move those that are decided by it.
+
+    Wave by wave: what is skipped settles in turn. A whole region of tasks with the default rule is
+    skipped in one wave, so a chain of 100,000 takes two.
+    """
+    changes: list[Change] = []
+    while settled:
+        wave = _count_off(tx, settled, paused)
+        changes += (
+            make_available(tx, Move.UNBLOCK, TaskState.BLOCKED, wave.unblocked) if wave.unblocked else []
+        )
+        changes += make_available(tx, Move.UNBLOCK_HELD, TaskState.BLOCKED, wave.held) if wave.held else []
+        skipped = skip(tx, wave.skipped) if wave.skipped else []
+        changes += skipped
+        settled = {change.task_id: TaskState.SKIPPED for change in skipped if change.task_id is not None}
+    return changes
+
+
+def _count_off(tx: Transaction, settled: Settled, paused: set[int]) -> _Wave:
+    rows = tx.execute(
+        _count_down(tx.dialect), {"settled": document([task_id, state] for task_id, state in settled.items())}
+    )
+    wave = _Wave()
+    for row in rows:
+        if row.state != TaskState.BLOCKED:
+            continue
+        rule = Rule(row.rule) if row.rule else Rule.ALL_SUCCESS
+        verdict = settle(rule, waiting_on=row.waiting_on, failed_on=row.failed_on, skipped_on=row.skipped_on)
+        if verdict is Move.UNBLOCK:
+            (wave.held if row.run_id in paused else wave.unblocked).append(row.task_id)
+        elif verdict is Move.SKIP:
+            wave.skipped.append(row.task_id)
+    return wave
+
+
+@statement
+def _count_down(dialect: Dialect) -> sa.Update:
+    parents = dialect.recordset("settled", {"id": Id, "state": sa.Text()})
+    parent_state = task_state.alias("parent_state")
+    missed = sa.or_(
+        parents.c.state.in_([TaskState.SKIPPED, TaskState.CANCELLED]),
+        sa.and_(
+            parents.c.state == TaskState.SUCCEEDED,
+            edge.c.condition.is_not(None),
+            edge.c.condition != sa.func.coalesce(parent_state.c.branch, ""),
+        ),
+    )
+    ended = (
+        sa.select(
+            edge.c.child_id,
+            sa.func.count().label("edges"),
+            sa.func.sum(sa.case((parents.c.state == TaskState.FAILED, 1), else_=0)).label("failed"),
+            sa.func.sum(sa.case((missed, 1), else_=0)).label("missed"),
+        )
+        .join_from(parents, edge, edge.c.parent_id == parents.c.id)
+        .join(parent_state, parent_state.c.task_id == parents.c.id)
+        .group_by(edge.c.child_id)
+        .subquery("ended")
+    )
+    return (
+        sa.update(task_state)
+        .values(
+            waiting_on=task_state.c.waiting_on - ended.c.edges,
+            failed_on=task_state.c.failed_on + ended.c.failed,
+            skipped_on=task_state.c.skipped_on + ended.c.missed,
+        )
+        .where(task_state.c.task_id == ended.c.child_id)
+        .returning(
+            task_state.c.task_id,
+            task_state.c.run_id,
+            task_state.c.state,
+            task_state.c.rule,
+            task_state.c.waiting_on,
+            task_state.c.failed_on,
+            task_state.c.skipped_on,
+        )
+    )
+
+
+def skip(tx: Transaction, task_ids: Sequence[int]) -> list[Change]:
+    """Skip blocked tasks and every task below them that has the default rule. Returns all changes."""
+    reasons = _reasons(tx, task_ids)
+    for row in tx.execute(_region(tx.dialect), {"ids": tx.dialect.array(task_ids)}):
+        reasons.setdefault(row.id, f"dependency {row.via_name} skipped")
+    return end_unstarted(tx, Move.SKIP, TaskState.BLOCKED, reasons)
+
+
+def _reasons(tx: Transaction, task_ids: Sequence[int]) -> dict[int, str]:
+    """Why each of these is skipped: the worst of its ended upstreams, by name."""
+    worst: dict[int, tuple[int, str]] = {}
+    order = list(_WORDS)
+    for row in tx.execute(_ended_parents(tx.dialect), {"ids": tx.dialect.array(task_ids)}):
+        state = TaskState(row.state)
+        if state in _WORDS:
+            found = (order.index(state), f"dependency {row.name} {_WORDS[state]}")
+            worst[row.child_id] = min(worst.get(row.child_id, found), found)
+    return {task_id: worst.get(task_id, (0, "no dependency failed"))[1] for task_id in task_ids}
+
+
+@statement
+def _ended_parents(dialect: Dialect) -> sa.Select[Any]:
+    return (
+        sa.select(edge.c.child_id, task.c.name, task_state.c.state)
+        .join_from(edge, task_state, task_state.c.task_id == edge.c.parent_id)
+        .join(task, task.c.id == edge.c.parent_id)
+        .where(dialect.is_any(edge.c.child_id, "ids"))
+    )
+
+
+@statement
+def _region(dialect: Dialect) -> sa.Select[Any]:
+    """Tasks with the default rule that are reachable from `ids`, and through which task."""
+    start = sa.select(task_state.c.task_id.label("id")).where(dialect.is_any(task_state.c.task_id, "ids"))
+    region = start.cte("region", recursive=True)
+    below = (
+        sa.select(edge.c.child_id)
+        .join_from(region, edge, edge.c.parent_id == region.c.id)
+        .join(task_state, task_state.c.task_id == edge.c.child_id)
+        .where(state_is(task_state.c.state, TaskState.BLOCKED), task_state.c.rule.is_(None))
+    )
+    region = region.union(below)
+    members = region.alias("members")
+    # One upstream inside the region names the reason; the first by id, so that reruns agree.
+    via = (
+        sa.select(edge.c.child_id.label("id"), sa.func.min(edge.c.parent_id).label("via"))
+        .join_from(region, edge, edge.c.parent_id == region.c.id)
+        .join(members, members.c.id == edge.c.child_id)
+        .group_by(edge.c.child_id)
+        .subquery("via")
+    )
+    return sa.select(via.c.id, task.c.name.label("via_name")).join_from(via, task, task.c.id == via.c.via)

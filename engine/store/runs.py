@@ -1,0 +1,525 @@
+"""Graphs written whole, and runs held, resumed, cancelled, retried and removed whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from engine.model.graph import Plan, Rule, TaskSpec
+from engine.model.rules import settle
+from engine.model.states import FINAL_RUN_STATES, FINAL_TASK_STATES, Move, RunState, TaskState
+from engine.model.tally import Change
+from engine.store.database import LostRace, Transaction
+from engine.store.dialects.base import Dialect
+from engine.store.moves import (
+    count,
+    end_unstarted,
+    lock_tallies,
+    make_available,
+    move,
+    record,
+    write_tallies,
+)
+from engine.store.resolve import release_dependents, skip
+from engine.store.schema import (
+    Id,
+    alias,
+    attempt,
+    edge,
+    event,
+    idempotency_key,
+    queue,
+    run,
+    state_is,
+    task,
+    task_log,
+    task_progress,
+    task_state,
+)
+from engine.store.statement import document, insert_rows, json_text, moment_of, moment_text, statement
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    run_id: int
+    task_ids: list[int]  # in the order of the graph's tasks
+
+
+# --- submit
+
+
+def insert_graph(tx: Transaction, plan: Plan) -> Submitted:
+    """Write a run with all its tasks and edges."""
+    return insert_graphs(tx, [plan])[0]
+
+
+def insert_graphs(tx: Transaction, plans: Sequence[Plan]) -> list[Submitted]:
+    """Write many runs with one statement per table."""
+    run_ids = tx.dialect.allocate(tx.connection, "run", len(plans))
+    task_ids = tx.dialect.allocate(tx.connection, "task", sum(len(plan.waiting_on) for plan in plans))
+    submitted = []
+    taken = 0
+    for run_id, plan in zip(run_ids, plans, strict=True):
+        size = len(plan.waiting_on)
+        submitted.append(Submitted(run_id, task_ids[taken : taken + size]))
+        taken += size
+    _insert_runs(tx, plans, submitted)
+    for plan, written in zip(plans, submitted, strict=True):
+        _wake_for(tx, plan)
+        assert len(written.task_ids) == len(plan.waiting_on)
+    _insert_tasks(tx, list(zip(plans, submitted, strict=True)))
+    return submitted
+
+
+def _insert_runs(tx: Transaction, plans: Sequence[Plan], submitted: Sequence[Submitted]) -> None:
+    runs = [
+        [
+            s.run_id,
+            RunState.PENDING,
+            p.graph.name,
+            json_text(p.graph.labels or None),
+            tx.actor,
+            1,
+            len(p.waiting_on),
+        ]
+        for p, s in zip(plans, submitted, strict=True)
+    ]
+    insert_rows(
+        tx,
+        run,
+        runs,
+        ("id", "state", "name", "labels", "actor", "event_count", "total"),
+        stamped="created_at",
+    )
+    events = [
+        [s.run_id, 1, "run.submitted", tx.actor, json_text({"tasks": len(s.task_ids), "edges": len(p.edges)})]
+        for p, s in zip(plans, submitted, strict=True)
+    ]
+    insert_rows(tx, event, events, ("run_id", "number", "kind", "actor", "detail"), stamped="at")
+
+
+def _wake_for(tx: Transaction, plan: Plan) -> None:
+    tx.wakes |= {
+        spec.queue
+        for spec, open_parents in zip(plan.graph.tasks, plan.waiting_on, strict=True)
+        if not open_parents
+    }
+
+
+def _insert_tasks(
+    tx: Transaction, graphs: Sequence[tuple[Plan, Submitted]], parent_id: int | None = None
+) -> None:
+    tasks: list[list[Any]] = []
+    states: list[list[Any]] = []
+    edges: list[list[Any]] = []
+    totals: dict[str, int] = {}
+    queues: set[str] = set()
+    for plan, written in graphs:
+        ids = written.task_ids
+        for task_id, spec, waiting_on in zip(ids, plan.graph.tasks, plan.waiting_on, strict=True):
+            tasks.append(_task_row(task_id, written.run_id, parent_id, spec))
+            states.append(_state_row(task_id, written.run_id, spec, waiting_on))
+            totals[f"submitted:{spec.kind}"] = totals.get(f"submitted:{spec.kind}", 0) + 1
+            queues.add(spec.queue)
+        edges += [[ids[parent], ids[child], condition] for parent, child, condition in plan.edges]
+    insert_rows(tx, task, tasks, _TASK_COLUMNS, stamped="created_at")
+    tx.execute(_insert_states(tx.dialect), {"rows": document(states)})
+    insert_rows(tx, edge, edges, ("parent_id", "child_id", "condition"))
+    _remember_queues(tx, queues)
+    count(tx, {**totals, "open": len(tasks)})
+
+
+_TASK_COLUMNS = ("id", "run_id", "parent_id", "name", "kind", "params", "timeout_ms", "retry", "client")
+
+
+def _task_row(task_id: int, run_id: int, parent_id: int | None, spec: TaskSpec) -> list[Any]:
+    return [
+        task_id,
+        run_id,
+        parent_id,
+        spec.name,
+        spec.kind,
+        json_text(spec.params),
+        spec.timeout_ms,
+        json_text(spec.retry.to_json() or None),
+        json_text(spec.client),
+    ]
+
+
+_STATE_COLUMNS = (
+    "task_id",
+    "run_id",
+    "state",
+    "queue",
+    "kind",
+    "rank",
+    "available_at",
+    "delay_ms",
+    "rule",
+    "waiting_on",
+)
+
+
+def _state_row(task_id: int, run_id: int, spec: TaskSpec, waiting_on: int) -> list[Any]:
+    state = TaskState.BLOCKED if waiting_on else TaskState.AVAILABLE
+    rule = None if spec.rule is Rule.ALL_SUCCESS else spec.rule
+    return [
+        task_id,
+        run_id,
+        state,
+        spec.queue,
+        spec.kind,
+        -spec.priority,
+        moment_text(spec.available_at),
+        spec.delay_ms,
+        rule,
+        waiting_on,
+    ]
+
+
+@statement
+def _insert_states(dialect: Dialect) -> sa.Insert:
+    """Tasks without upstreams are available from now on, or from their own later time."""
+    rows = dialect.recordset("rows", {name: task_state.c[name].type for name in _STATE_COLUMNS})
+    now = moment_of(dialect, task_state.c.changed_at)
+    start = sa.type_coerce(dialect.later(rows.c.delay_ms), task_state.c.available_at.type)
+    available_at = sa.case(
+        (rows.c.available_at > start, rows.c.available_at),
+        (rows.c.waiting_on == 0, start),
+        else_=rows.c.available_at,
+    )
+    values = [available_at if name == "available_at" else rows.c[name] for name in _STATE_COLUMNS]
+    return sa.insert(task_state).from_select([*_STATE_COLUMNS, "changed_at"], sa.select(*values, now))
+
+
+def _remember_queues(tx: Transaction, queues: Iterable[str]) -> None:
+    """Workers that serve every queue look the names up here."""
+    known = set(tx.execute(_known_queues(tx.dialect), {"names": tx.dialect.array(queues)}).scalars())
+    for name in sorted(set(queues) - known):
+        tx.execute(tx.dialect.insert(queue).values(name=name).on_conflict_do_nothing())
+
+
+@statement
+def _known_queues(dialect: Dialect) -> sa.Select[Any]:
+    return sa.select(queue.c.name).where(dialect.is_any(queue.c.name, "names"))
+
+
+def queue_names(tx: Transaction) -> list[str]:
+    return list(tx.execute(sa.select(queue.c.name).order_by(queue.c.name)).scalars())
+
+
+def add_children(tx: Transaction, run_id: int, parent_id: int, plan: Plan) -> Submitted:
+    """Add tasks to a run while its task `parent_id` runs. The caller shares the run and holds the lease."""
+    task_ids = tx.dialect.allocate(tx.connection, "task", len(plan.waiting_on))
+    written = Submitted(run_id, task_ids)
+    _insert_tasks(tx, [(plan, written)], parent_id)
+    [tally] = lock_tallies(tx, [run_id])
+    tally.total += len(task_ids)
+    write_tallies(tx, [tally])
+    record(tx, [Change(run_id, "extended", parent_id, detail={"tasks": len(task_ids)})])
+    if tally.state is RunState.PAUSED:
+        roots = [
+            task_id
+            for task_id, open_parents in zip(task_ids, plan.waiting_on, strict=True)
+            if not open_parents
+        ]
+        record(tx, make_available(tx, Move.HOLD, TaskState.AVAILABLE, roots))
+    else:
+        _wake_for(tx, plan)
+    return written
+
+
+# --- idempotency
+
+
+def find_key(tx: Transaction, scope: str, key: str) -> Any:
+    """The row of an idempotency key, or None."""
+    return tx.execute(
+        sa.select(idempotency_key).where(idempotency_key.c.scope == scope, idempotency_key.c.key == key)
+    ).one_or_none()
+
+
+def insert_key(tx: Transaction, scope: str, key: str, fingerprint: str, run_id: int, answer: Any) -> None:
+    """Bind a key to a run. Raises `LostRace` if another submit with the key was faster."""
+    insert = tx.dialect.insert(idempotency_key).values(
+        scope=scope,
+        key=key,
+        fingerprint=fingerprint,
+        run_id=run_id,
+        answer=answer,
+        created_at=moment_of(tx.dialect, idempotency_key.c.created_at),
+    )
+    if tx.execute(insert.on_conflict_do_nothing().returning(idempotency_key.c.key)).first() is None:
+        raise LostRace
+
+
+def forget_keys(tx: Transaction, seconds: float) -> int:
+    """Remove keys older than `seconds`."""
+    cutoff = sa.type_coerce(tx.dialect.later(sa.literal(-seconds * 1000)), idempotency_key.c.created_at.type)
+    return tx.execute(sa.delete(idempotency_key).where(idempotency_key.c.created_at < cutoff)).rowcount
+
+
+def named(tx: Transaction, run_id: int, names: Sequence[str]) -> dict[str, tuple[int, int | None]]:
+    """Of these names, those that the run's tasks have already: name → (task id, parent id)."""
+    query = sa.select(task.c.name, task.c.id, task.c.parent_id).where(
+        task.c.run_id == run_id, tx.dialect.is_any(task.c.name, "names")
+    )
+    rows = tx.execute(query, {"names": tx.dialect.array(names)})
+    return {row.name: (row.id, row.parent_id) for row in rows}
+
+
+# --- hold, resume, cancel, retry
+
+
+def own(tx: Transaction, run_id: int) -> Any:
+    """Be alone in a run and return its row, or None if there is no such run."""
+    tx.dialect.own_runs(tx.connection, [run_id])
+    return tx.execute(sa.select(run).where(run.c.id == run_id)).one_or_none()
+
+
+def hold(tx: Transaction, run_id: int) -> None:
+    """Keep every available task of the run from being claimed."""
+    ids = _ids_in(tx, run_id, TaskState.AVAILABLE)
+    # Waits for claims under way; what they took is running and stays so.
+    changes = make_available(tx, Move.HOLD, TaskState.AVAILABLE, ids)
+    tx.wakes.clear()
+    _set_run_state(tx, run_id, RunState.PAUSED, changes)
+
+
+def resume(tx: Transaction, run_id: int) -> None:
+    changes = make_available(tx, Move.RESUME, TaskState.HELD, _ids_in(tx, run_id, TaskState.HELD))
+    _set_run_state(tx, run_id, None, changes)
+
+
+def _set_run_state(tx: Transaction, run_id: int, state: RunState | None, changes: list[Change]) -> None:
+    [tally] = lock_tallies(tx, [run_id])
+    if tally.state not in FINAL_RUN_STATES:
+        tally.state = state or (RunState.RUNNING if tally.has_started else RunState.PENDING)
+        write_tallies(tx, [tally])
+        word = "run.paused" if state is RunState.PAUSED else "run.resumed"
+        changes = [Change(run_id, word), *changes]
+    record(tx, changes)
+
+
+def cancel(tx: Transaction, run_id: int, reason: str) -> list[int]:
+    """Cancel what has not started, ask what runs to stop. Returns the ids of running tasks."""
+    changes = [Change(run_id, "run.cancelling", detail={"reason": reason})]
+    for state in (TaskState.BLOCKED, TaskState.AVAILABLE, TaskState.HELD):
+        ids = _ids_in(tx, run_id, state)
+        changes += end_unstarted(tx, Move.CANCEL, state, dict.fromkeys(ids, reason))
+    running = ask_to_stop(tx, _ids_in(tx, run_id, TaskState.RUNNING))
+    [tally] = lock_tallies(tx, [run_id])  # last: claims hold task rows while they wait for the run's
+    tally.is_cancelling = True
+    write_tallies(tx, [tally])
+    record(tx, changes)
+    return running
+
+
+def ask_to_stop(tx: Transaction, task_ids: Sequence[int]) -> list[int]:
+    """Mark running tasks for cancellation; their worker sees it at its next look. Returns those marked."""
+    tx.wakes.add("!")
+    return list(tx.execute(_ask_to_stop(tx.dialect), {"ids": tx.dialect.array(task_ids)}).scalars())
+
+
+@statement
+def _ask_to_stop(dialect: Dialect) -> sa.Update:
+    return (
+        sa.update(task_state)
+        .values(is_cancelling=sa.true())
+        .where(dialect.is_any(task_state.c.task_id, "ids"), state_is(task_state.c.state, TaskState.RUNNING))
+        .returning(task_state.c.task_id)
+    )
+
+
+def cancel_task(tx: Transaction, run_id: int, task_id: int, reason: str) -> TaskState | None:
+    """Cancel one task of a run that the caller owns. Returns the state it was in, None if final."""
+    state = TaskState(
+        tx.execute(
+            sa.select(task_state.c.state).where(task_state.c.task_id == task_id).with_for_update()
+        ).scalar_one()
+    )
+    if state is TaskState.RUNNING:
+        ask_to_stop(tx, [task_id])
+    elif state not in FINAL_TASK_STATES:
+        changes = end_unstarted(tx, Move.CANCEL, state, {task_id: reason})
+        changes += release_dependents(tx, {task_id: TaskState.CANCELLED}, _paused_set(tx, run_id))
+        record(tx, changes)
+    else:
+        return None
+    return state
+
+
+def _paused_set(tx: Transaction, run_id: int) -> set[int]:
+    state = tx.execute(sa.select(run.c.state).where(run.c.id == run_id)).scalar_one()
+    return {run_id} if state == RunState.PAUSED else set()
+
+
+def rerun(tx: Transaction, run_id: int) -> int:
+    """Put every task that did not succeed back to the start. Returns how many.
+
+    Finished ones keep their results; what was skipped for a branch that was not taken is skipped again.
+    """
+    changes: list[Change] = []
+    for state in (TaskState.FAILED, TaskState.SKIPPED, TaskState.CANCELLED):
+        ids = _ids_in(tx, run_id, state)
+        rows = tx.execute(_back_to_start(tx.dialect, state), {"moved": document([i] for i in ids)}).all()
+        changes += [Change(run_id, Move.RERUN, row.task_id, None, state, TaskState.BLOCKED) for row in rows]
+    reset = [change.task_id for change in changes if change.task_id is not None]
+    changes += _settle_again(tx, reset)
+    [tally] = lock_tallies(tx, [run_id])
+    tally.is_cancelling = False
+    write_tallies(tx, [tally])
+    record(tx, changes)
+    return len(reset)
+
+
+def _back_to_start(dialect: Dialect, state: TaskState) -> sa.Update:
+    return move(
+        dialect,
+        Move.RERUN,
+        source=state,
+        failures=0,
+        crashes=0,
+        reason=None,
+        is_cancelling=sa.false(),
+        available_at=None,
+    )
+
+
+def _settle_again(tx: Transaction, task_ids: Sequence[int]) -> list[Change]:
+    """Recount what reset tasks wait for, then unblock or skip those that need not wait."""
+    rows = tx.execute(_recount(tx.dialect), {"ids": tx.dialect.array(task_ids)}).all()
+    verdicts: dict[Move, list[int]] = {Move.UNBLOCK: [], Move.SKIP: []}
+    for row in rows:
+        verdict = settle(
+            Rule(row.rule) if row.rule else Rule.ALL_SUCCESS,
+            waiting_on=row.waiting_on,
+            failed_on=row.failed_on,
+            skipped_on=row.skipped_on,
+        )
+        if verdict is not None:
+            verdicts[verdict].append(row.task_id)
+    changes = make_available(tx, Move.UNBLOCK, TaskState.BLOCKED, verdicts[Move.UNBLOCK])
+    if verdicts[Move.SKIP]:
+        skipped = skip(tx, verdicts[Move.SKIP])
+        settled = {change.task_id: TaskState.SKIPPED for change in skipped if change.task_id is not None}
+        changes += skipped + release_dependents(tx, settled, set())
+    return changes
+
+
+@statement
+def _recount(dialect: Dialect) -> sa.Update:
+    parent = task_state.alias("parent")
+    is_open = sa.not_(state_is(parent.c.state, *FINAL_TASK_STATES))
+    missed = sa.or_(
+        state_is(parent.c.state, TaskState.SKIPPED, TaskState.CANCELLED),
+        sa.and_(
+            state_is(parent.c.state, TaskState.SUCCEEDED),
+            edge.c.condition.is_not(None),
+            edge.c.condition != sa.func.coalesce(parent.c.branch, ""),
+        ),
+    )
+
+    def total(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+        return sa.func.coalesce(sa.func.sum(sa.case((condition, 1), else_=0)), 0)
+
+    child = task_state.alias("child")
+    counts = (
+        sa.select(
+            child.c.task_id,
+            total(is_open).label("waiting_on"),
+            total(state_is(parent.c.state, TaskState.FAILED)).label("failed_on"),
+            total(missed).label("skipped_on"),
+        )
+        .select_from(child)
+        .outerjoin(edge, edge.c.child_id == child.c.task_id)
+        .outerjoin(parent, parent.c.task_id == edge.c.parent_id)
+        .where(dialect.is_any(child.c.task_id, "ids"))
+        .group_by(child.c.task_id)
+        .subquery("counts")
+    )
+    return (
+        sa.update(task_state)
+        .values(
+            waiting_on=counts.c.waiting_on,
+            failed_on=counts.c.failed_on,
+            skipped_on=counts.c.skipped_on,
+        )
+        .where(task_state.c.task_id == counts.c.task_id)
+        .returning(
+            task_state.c.task_id,
+            task_state.c.rule,
+            task_state.c.waiting_on,
+            task_state.c.failed_on,
+            task_state.c.skipped_on,
+        )
+    )
+
+
+def _ids_in(tx: Transaction, run_id: int, state: TaskState) -> list[int]:
+    """Ids of a run's tasks in one state, locked in id order where rows can be locked."""
+    return list(tx.execute(_IDS_IN[state], {"run_id": run_id}).scalars())
+
+
+def _ids_in_state(state: TaskState) -> sa.Select[Any]:
+    # Through `task`, which has the index by run: the hot row carries no index for this.
+    return (
+        sa.select(task_state.c.task_id)
+        .join_from(task, task_state, task_state.c.task_id == task.c.id)
+        .where(task.c.run_id == sa.bindparam("run_id", type_=Id), state_is(task_state.c.state, state))
+        .order_by(task_state.c.task_id)
+        .with_for_update(of=task_state)
+    )
+
+
+_IDS_IN = {state: _ids_in_state(state) for state in TaskState}
+
+
+# --- remove
+
+
+def delete(tx: Transaction, run_ids: Sequence[int]) -> int:
+    """Remove runs and all that belongs to them. Returns the number of tasks removed."""
+    binds = {"ids": tx.dialect.array(run_ids)}
+    task_ids = list(tx.execute(_task_ids(tx.dialect), binds).scalars())
+    tasks = {"ids": tx.dialect.array(task_ids)}
+    for table, column in (
+        (edge, edge.c.parent_id),
+        (attempt, attempt.c.task_id),
+        (task_log, task_log.c.task_id),
+        (task_progress, task_progress.c.task_id),
+        (alias, alias.c.task_id),
+        (task_state, task_state.c.task_id),
+        (task, task.c.id),
+    ):
+        tx.execute(sa.delete(table).where(tx.dialect.is_any(column, "ids")), tasks)
+    for table, column in (
+        (event, event.c.run_id),
+        (idempotency_key, idempotency_key.c.run_id),
+        (run, run.c.id),
+    ):
+        tx.execute(sa.delete(table).where(tx.dialect.is_any(column, "ids")), binds)
+    return len(task_ids)
+
+
+@statement
+def _task_ids(dialect: Dialect) -> sa.Select[Any]:
+    return sa.select(task.c.id).where(dialect.is_any(task.c.run_id, "ids"))
+
+
+def finished_before(tx: Transaction, seconds: float, limit: int) -> list[int]:
+    """Ids of runs that finished more than `seconds` ago, oldest first."""
+    limit_moment = tx.dialect.later(sa.literal(-seconds * 1000))
+    cutoff = sa.type_coerce(limit_moment, run.c.finished_at.type)
+    return list(
+        tx.execute(
+            sa.select(run.c.id)
+            .where(run.c.finished_at.is_not(None), run.c.finished_at < cutoff)
+            .order_by(run.c.finished_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        ).scalars()
+    )

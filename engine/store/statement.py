@@ -1,0 +1,69 @@
+"""How statements are built: once per database kind, from functions that take the dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from engine.model.json import JSON
+from engine.store.database import Transaction
+from engine.store.dialects.base import Dialect
+
+_encoder = msgspec.json.Encoder()
+
+
+def statement(build: Callable[[Dialect], Any]) -> Callable[[Dialect], Any]:
+    """Marks a function that builds a statement; it runs once per dialect."""
+    return cache(build)
+
+
+def document(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows for `Dialect.recordset`."""
+    return _encoder.encode([list(row) for row in rows]).decode()
+
+
+def json_text(value: JSON) -> str | None:
+    """A JSON value as text inside a recordset; None stays SQL's null."""
+    return None if value is None else _encoder.encode(value).decode()
+
+
+def moment_text(value: datetime | None) -> str | None:
+    """A time inside a recordset, in a form that every database reads (and SQLite stores)."""
+    return None if value is None else value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+
+
+def insert_rows(
+    tx: Transaction,
+    table: sa.Table,
+    rows: list[list[Any]],
+    columns: tuple[str, ...],
+    *,
+    stamped: str | None = None,
+) -> None:
+    """Insert `rows`, values in the order of `columns`, as one statement; `stamped` is set to now."""
+    if rows:
+        tx.execute(_insert(tx.dialect, table, columns, stamped), {"rows": document(rows)})
+
+
+@cache
+def _insert(dialect: Dialect, table: sa.Table, columns: tuple[str, ...], stamped: str | None) -> sa.Insert:
+    rows = dialect.recordset("rows", column_types(table, columns))
+    values: list[Any] = [rows.c[name] for name in columns]
+    names = list(columns)
+    if stamped is not None:
+        names.append(stamped)
+        values.append(moment_of(dialect, table.c[stamped]))
+    return sa.insert(table).from_select(names, sa.select(*values))
+
+
+def column_types(table: sa.Table, columns: Iterable[str]) -> Mapping[str, Any]:
+    return {name: table.c[name].type for name in columns}
+
+
+def moment_of(dialect: Dialect, column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+    return sa.type_coerce(dialect.now(), column.type)
