@@ -43,13 +43,13 @@ class ExecutorSettings:
 class Spawn(Protocol):
     """Adds tasks to the running task's own run, fenced by its lease; returns their ids."""
 
-    async def __call__(self, tasks: Sequence[TaskSpec]) -> list[int]: ...
+    async def __call__(self, tasks: Sequence[TaskSpec], /) -> list[int]: ...
 
 
 class Report(Protocol):
     """Stores a progress document on the running task, fenced by its lease."""
 
-    async def __call__(self, document: JSON) -> None: ...
+    async def __call__(self, document: JSON, /) -> None: ...
 
 
 @dataclass(slots=True)

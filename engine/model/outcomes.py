@@ -108,7 +108,7 @@ def decide(lease: Lease, outcome: Outcome) -> Decision:
             )
         case Crashed(reason=reason):
             crashes = lease.crashes + 1
-            error = {"code": "worker_lost", "message": reason, "source": "scheduler", "retryable": True}
+            error = dict[str, Any](code="worker_lost", message=reason, source="scheduler", retryable=True)
             if lease.is_cancelling:
                 return Decision(Move.CANCEL, "crashed", crashes=1, error=error)
             if crashes >= lease.retry.max_crashes:

@@ -182,7 +182,7 @@ async def cancel(
 
 
 async def retry(database: Database, run_id: int, *, actor: str = "local") -> Run:
-    """A failed or cancelled run goes on from the tasks that did not succeed; the others keep their results."""
+    """A failed or cancelled run goes on from the tasks that did not succeed; results stay."""
     return await database.run(_retry, run_id, actor=actor)
 
 

@@ -210,7 +210,7 @@ async def list_aliased(
 
 
 async def forget_alias(database: Database, contract: str, name: str, *, actor: str = "local") -> None:
-    """Remove a task from the contract's view. What had not started is cancelled; running work goes on unseen."""
+    """Remove a task from the contract's view: cancelled if it had not started, else it goes on unseen."""
     await database.run(_forget_alias, contract, name, actor=actor)
 
 

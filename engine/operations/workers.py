@@ -22,7 +22,7 @@ class Registration:
 
 
 async def register(database: Database, registration: Registration) -> int:
-    """Open a session and return its id. Random host names or reused pids mean nothing: the id is the identity."""
+    """Open a session and return its id, which alone is its identity: host names and pids are reused."""
     return await database.run(_register, registration)
 
 
@@ -61,7 +61,7 @@ async def sessions_to_clear(database: Database) -> list[WorkerSession]:
 
 async def end(database: Database, session_id: int, reason: str) -> int:
     """Close a session cleanly; what it still holds is released at once. Returns how many tasks."""
-    return await database.run(_end, session_id, reason, None, Released(reason), actor=f"worker:{session_id}")
+    return await database.run(_end, session_id, reason, actor=f"worker:{session_id}")
 
 
 async def expire(database: Database, session: WorkerSession, observer: int) -> int | None:
@@ -69,20 +69,34 @@ async def expire(database: Database, session: WorkerSession, observer: int) -> i
 
     Returns how many tasks, None if the session beat meanwhile or somebody else was faster.
     """
-    return await database.run(
-        _end, session.id, "heartbeat lost", session.beat, Crashed(), actor=f"sweeper:{observer}"
-    )
+    return await database.run(_expire, session, actor=f"sweeper:{observer}")
 
 
 async def clear(database: Database, session: WorkerSession, observer: int) -> int:
-    """Take back what an ended session still holds (a claim that committed while it was being ended)."""
+    """Take back what an ended session still holds: its guardian ended it, or a claim came too late."""
     return await database.run(_take_back, session.id, Crashed(), actor=f"sweeper:{observer}")
 
 
-def _end(tx: Transaction, session_id: int, reason: str, beat: int | None, outcome: Outcome) -> int | None:
-    if not workers.end(tx, session_id, reason, beat):
-        return None if beat is not None else 0
-    return _take_back(tx, session_id, outcome)
+async def end_all(database: Database, reason: str) -> int:
+    """End every session, for the only process that can use the database. Returns tasks taken back."""
+    return await database.run(_end_all, reason, actor="recovery")
+
+
+def _end(tx: Transaction, session_id: int, reason: str) -> int:
+    workers.end(tx, session_id, reason)
+    return _take_back(tx, session_id, Released(reason))
+
+
+def _expire(tx: Transaction, session: WorkerSession) -> int | None:
+    if not workers.end(tx, session.id, "heartbeat lost", session.beat):
+        return None
+    return _take_back(tx, session.id, Crashed())
+
+
+def _end_all(tx: Transaction, reason: str) -> int:
+    for session in workers.live_sessions(tx):
+        workers.end(tx, session.id, reason)
+    return sum(_take_back(tx, session.id, Crashed()) for session in workers.sessions_to_clear(tx))
 
 
 def _take_back(tx: Transaction, session_id: int, outcome: Outcome) -> int:

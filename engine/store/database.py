@@ -8,13 +8,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from engine.errors import StoreUnavailable
+from engine.store.beat import BeatTarget
 from engine.store.dialects import dialect_of, parse_url
 from engine.store.dialects.base import Dialect, Durability, Subscription
 from engine.store.dialects.sqlite import FileClaim, in_memory
@@ -62,7 +63,9 @@ class Database:
         self._claim: FileClaim | None = None
         if self._serial and not self._one_connection:
             self._claim = FileClaim(self.url, exclusive=exclusive)
+        self._turn = (self._claim and self._claim.turn) or nullcontext()
         self.is_private = self._one_connection or (self._serial and exclusive)
+        self.needs_recovery = self.is_private  # sessions of earlier processes are certainly dead
         self.engine = self.dialect.create_engine(self.url, pool_size=pool_size + 1, exclusive=exclusive)
         self._readers = self.engine.execution_options(read_only=True)
         self._write_pool = ThreadPoolExecutor(1 if self._serial else pool_size, "engine-store")
@@ -113,10 +116,8 @@ class Database:
         reruns = 0
         while True:
             committing = False
-            if self._claim is not None:
-                self._claim.take_turn()
             try:
-                with self.engine.connect() as connection, connection.begin() as transaction:
+                with self._turn, self.engine.connect() as connection, connection.begin() as transaction:
                     self.dialect.begin(connection)
                     tx = Transaction(connection, self.dialect, actor, self._shard)
                     result = work(tx, *args)
@@ -129,9 +130,6 @@ class Database:
             else:
                 self.wake(tx.wakes)
                 return result
-            finally:
-                if self._claim is not None:
-                    self._claim.end_turn()
             time.sleep(_RERUN_SECONDS * reruns * random.uniform(0.5, 1.5))
 
     def _may_rerun(self, error: BaseException, committing: bool, reruns: int) -> bool:
@@ -193,6 +191,14 @@ class Database:
 
     def facts(self) -> dict[str, Any]:
         return self.read_sync(lambda tx: self.dialect.facts(tx.connection))
+
+    def beat_target(self, session_id: int) -> BeatTarget:
+        """Where the guardian of a worker shows that the worker is alive."""
+        if self.is_private:
+            return BeatTarget(session_id)
+        if self._serial:
+            return BeatTarget(session_id, sqlite=self.url.database)
+        return BeatTarget(session_id, postgres=self.dialect.connect_arguments(self.url))
 
     @property
     def files(self) -> list[str]:

@@ -6,7 +6,7 @@ Lock order everywhere: runs (advisory) → task rows by id → run rows by id �
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -32,14 +32,14 @@ def move(
     dialect: Dialect,
     move: Move,
     columns: Mapping[str, Any] = BY_ID,
-    *where: sa.ColumnElement[bool],
+    *where: Callable[[Any], sa.ColumnElement[bool]],
     source: TaskState | None = None,
     **values: Any,
 ) -> sa.Update:
     """The guarded UPDATE for `move`: only rows in one of its source states change.
 
-    Rows come as a recordset named `moved` with the given `columns` (`id` among them); `values` may be
-    functions of that recordset. Binds nothing else. Returns task_id, run_id, attempt and queue.
+    Rows come as a recordset named `moved` with the given `columns` (`id` among them); `where` and `values`
+    may be functions of that recordset. Binds nothing else. Returns task_id, run_id, attempt and queue.
     """
     transition = TRANSITIONS[move]
     sources = (source,) if source is not None else tuple(s for s in TaskState if s in transition.sources)
@@ -55,7 +55,7 @@ def move(
         .where(
             task_state.c.task_id == rows.c.id,
             state_is(task_state.c.state, *sources),
-            *[condition(rows) if callable(condition) else condition for condition in where],
+            *[condition(rows) for condition in where],
         )
         .returning(
             task_state.c.task_id,

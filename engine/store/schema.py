@@ -61,7 +61,7 @@ def state_is(column: sa.ColumnElement[Any], *states: TaskState) -> sa.ColumnElem
 
     Bound as a parameter, Postgres' generic plan could not use the partial indexes.
     """
-    literals = [sa.literal_column(repr(str(state))) for state in states]
+    literals: list[sa.ColumnElement[Any]] = [sa.literal_column(repr(str(state))) for state in states]
     return column == literals[0] if len(literals) == 1 else column.in_(literals)
 
 

@@ -256,7 +256,7 @@ def _paused_runs(dialect: Dialect) -> sa.Select[Any]:
 
 
 def _lock_rows(tx: Transaction, task_ids: Sequence[int]) -> None:
-    """Parents and children in id order, in a statement of its own: a lock inside the UPDATE is taken lazily."""
+    """Parents and children in id order, in a statement of its own: inside the UPDATE it would be lazy."""
     if tx.dialect.locks_rows:
         tx.execute(_lock_family(tx.dialect), {"ids": tx.dialect.array(sorted(task_ids))})
 

@@ -119,6 +119,10 @@ class Dialect:
     def notify(self, connection: Any, payload: str) -> None:
         """Tell other processes that work is there. `connection` comes from `open_notifier`."""
 
+    def connect_arguments(self, url: sa.URL) -> dict[str, Any]:
+        """Keyword arguments for the bare driver, for connections outside of the pool."""
+        raise NotImplementedError
+
     def open_notifier(self, url: sa.URL) -> Any:
         return None
 

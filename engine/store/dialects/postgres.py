@@ -147,6 +147,9 @@ class PostgresDialect(Dialect):
     def is_duplicate(self, error: BaseException) -> bool:
         return _sqlstate(error) == "23505"
 
+    def connect_arguments(self, url: sa.URL) -> dict[str, Any]:
+        return _connect_arguments(url)
+
     def open_notifier(self, url: sa.URL) -> Any:
         return psycopg.connect(**_connect_arguments(url), autocommit=True)
 
@@ -263,6 +266,6 @@ def _sqlstate(error: BaseException) -> str | None:
 
 _IDS = "unnest(CAST(:ids AS bigint[]))"
 _KEY = f"({_RUN_LOCKS}::bigint << 32) # id"
-_FROM_IDS = f"FROM (SELECT id FROM {_IDS} AS id) AS ids"  # in the order of the array
-_SHARE_RUNS = sa.text(f"SELECT count(pg_advisory_xact_lock_shared({_KEY})) {_FROM_IDS}")  # noqa: S608
-_OWN_RUNS = sa.text(f"SELECT count(pg_advisory_xact_lock({_KEY})) {_FROM_IDS}")  # noqa: S608
+_FROM_IDS = f"FROM (SELECT id FROM {_IDS} AS id) AS ids"  # noqa: S608 — constants, in array order
+_SHARE_RUNS = sa.text(f"SELECT count(pg_advisory_xact_lock_shared({_KEY})) {_FROM_IDS}")
+_OWN_RUNS = sa.text(f"SELECT count(pg_advisory_xact_lock({_KEY})) {_FROM_IDS}")

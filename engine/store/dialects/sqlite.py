@@ -23,6 +23,7 @@ from sqlalchemy.dialects import sqlite
 from engine.errors import ConfigError
 from engine.store.dialects.base import Dialect, Durability
 from engine.store.schema import id_block
+from engine.store.turn import Turn
 
 BUSY_TIMEOUT_MS = 10_000
 # Releases in which several writing connections cannot corrupt a WAL file (the WAL-reset race).
@@ -169,8 +170,8 @@ class FileClaim:
         path = Path(url.database)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
         try:
+            mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
             fcntl.flock(self._descriptor, mode | fcntl.LOCK_NB)
         except OSError:
             owner = os.pread(self._descriptor, 100, 0).decode(errors="replace").strip()
@@ -179,23 +180,11 @@ class FileClaim:
         if exclusive:
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, f"process {os.getpid()}\n".encode(), 0)
-        self._turn = os.open(f"{path}.turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._exclusive = exclusive
-        self._mutex = threading.Lock()
-
-    def take_turn(self) -> None:
-        """Wait for the right to write. The kernel serves waiters in order; SQLite's busy loop does not."""
-        if not self._exclusive:
-            self._mutex.acquire()
-            fcntl.flock(self._turn, fcntl.LOCK_EX)
-
-    def end_turn(self) -> None:
-        if not self._exclusive:
-            fcntl.flock(self._turn, fcntl.LOCK_UN)
-            self._mutex.release()
+        self.turn = None if exclusive else Turn(str(path))
 
     def close(self) -> None:
-        os.close(self._turn)
+        if self.turn is not None:
+            self.turn.close()
         os.close(self._descriptor)
 
 

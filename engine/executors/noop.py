@@ -1,0 +1,23 @@
+"""Does nothing, successfully. For joins, placeholders and tests."""
+
+from __future__ import annotations
+
+from engine.executors.base import TaskContext
+from engine.executors.params import Params, ParamsExecutor
+from engine.model.json import JSON
+from engine.model.outcomes import Outcome, Succeeded
+
+
+class NoopParams(Params):
+    message: str = ""
+
+
+class NoopExecutor(ParamsExecutor[NoopParams]):
+    kind = "noop"
+    params_type = NoopParams
+
+    def parse(self, params: JSON) -> NoopParams:
+        return super().parse({} if params is None else params)
+
+    async def perform(self, context: TaskContext, params: NoopParams) -> Outcome:
+        return Succeeded({"ok": True, "message": params.message})

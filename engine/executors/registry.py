@@ -1,0 +1,97 @@
+"""Which executor performs which kind. Ours and everyone else's enter through the same entry points."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from importlib.metadata import EntryPoint, entry_points
+from typing import Self
+
+from engine.errors import ConfigError, UnknownKind
+from engine.executors.base import Executor, ExecutorSettings
+
+GROUP = "engine.executors"
+
+
+class ExecutorRegistry:
+    """One executor per kind; two that claim the same kind are a `ConfigError`."""
+
+    def __init__(self) -> None:
+        self._executors: dict[str, Executor] = {}
+        self._origins: dict[str, str] = {}
+
+    @classmethod
+    def from_entry_points(cls, settings: ExecutorSettings) -> Self:
+        """Make every installed executor once. Raises `ConfigError` naming the package at fault."""
+        registry = cls()
+        for entry_point in sorted(entry_points(group=GROUP), key=lambda found: (_origin(found), found.name)):
+            registry.add(_make(entry_point, settings), _origin(entry_point))
+        if not registry._executors:
+            raise ConfigError(
+                f"no executors are installed (entry-point group {GROUP}); install the engine with pip, "
+                "a source folder on the import path is not enough"
+            )
+        return registry
+
+    @classmethod
+    def from_executors(cls, executors: Iterable[Executor]) -> Self:
+        registry = cls()
+        for executor in executors:
+            registry.add(executor, f"{type(executor).__module__}:{type(executor).__qualname__}")
+        return registry
+
+    def add(self, executor: Executor, origin: str) -> None:
+        """Register `executor`; `origin` says in errors where it came from."""
+        kind = executor.kind
+        if kind in self._executors:
+            raise ConfigError(
+                f'executor kind "{kind}" is provided twice: by {self._origins[kind]} and by {origin}; '
+                "uninstall one of them or give it another kind"
+            )
+        self._executors[kind] = executor
+        self._origins[kind] = origin
+
+    def get(self, kind: str) -> Executor:
+        """Raises `UnknownKind`, which lists the kinds that exist."""
+        try:
+            return self._executors[kind]
+        except KeyError:
+            raise UnknownKind(kind, self.kinds()) from None
+
+    def kinds(self) -> list[str]:
+        return sorted(self._executors)
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in self._executors
+
+    def __iter__(self) -> Iterator[Executor]:
+        return (self._executors[kind] for kind in self.kinds())
+
+    def __len__(self) -> int:
+        return len(self._executors)
+
+
+def _make(entry_point: EntryPoint, settings: ExecutorSettings) -> Executor:
+    try:
+        executor: Executor = entry_point.load()(settings)
+        _check_shape(executor)
+    except Exception as error:  # a plug-in's import and constructor can raise anything
+        raise ConfigError(
+            f'executor "{entry_point.name}" of {_origin(entry_point)} ({entry_point.value}) cannot be loaded: '
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return executor
+
+
+def _check_shape(executor: Executor) -> None:
+    for name in ("kind", "category"):
+        if not isinstance(getattr(executor, name, None), str) or not getattr(executor, name).strip():
+            raise TypeError(f"{type(executor).__name__}.{name} must be a text that is not blank")
+    for name in ("check", "execute"):
+        if not callable(getattr(executor, name, None)):
+            raise TypeError(f"{type(executor).__name__} has no method {name}")
+
+
+def _origin(entry_point: EntryPoint) -> str:
+    if entry_point.dist is None:
+        return "an unknown package"
+    return f"{entry_point.dist.name} {entry_point.dist.version}"

@@ -1,0 +1,62 @@
+"""What a task prints or logs in our own process goes to the task's log, besides where it went before."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TextIO
+
+Write = Callable[[str, str], None]  # (stream, text)
+
+current: ContextVar[Write | None] = ContextVar("engine_task_log", default=None)
+
+
+class _Tee:
+    """A text stream that also tells the current task's log. Everything else is the original's."""
+
+    def __init__(self, original: TextIO, stream: str) -> None:
+        self._original = original
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        write = current.get()
+        if write is not None:
+            write(self._stream, text)
+            return len(text)
+        return self._original.write(text)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._original, name)
+
+
+class _LogHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        write = current.get()
+        if write is not None and not record.name.startswith("engine."):
+            write("log", f"{record.levelname} {record.name}: {record.getMessage()}\n")
+
+
+_handler = _LogHandler()
+_users = 0
+
+
+def install() -> None:
+    """Begin to capture; counted, so that several workers of one process can each ask for it."""
+    global _users
+    _users += 1
+    if _users == 1:
+        sys.stdout, sys.stderr = _Tee(sys.stdout, "stdout"), _Tee(sys.stderr, "stderr")  # type: ignore[assignment] — quacks like TextIO
+        logging.getLogger().addHandler(_handler)
+
+
+def uninstall() -> None:
+    global _users
+    _users -= 1
+    if _users == 0:
+        logging.getLogger().removeHandler(_handler)
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if isinstance(stream, _Tee):
+                setattr(sys, name, stream._original)

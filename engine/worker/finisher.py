@@ -1,0 +1,117 @@
+"""Outcomes on their way into the database: gathered while a write is under way, never dropped."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+from engine.errors import StoreUnavailable
+from engine.model.outcomes import Failed, Outcome
+from engine.model.records import Lease
+from engine.operations import tasks
+from engine.store.database import Database
+from engine.telemetry import emit
+from engine.worker.logbook import Logbook
+
+MAX_BATCH = 500
+_LOG_SECONDS = 0.5
+_RETRY_SECONDS = 0.25
+
+
+class Finisher:
+    """Writes outcomes in batches: at once when idle, and whatever has gathered while it was writing.
+
+    An unknown answer is repeated until the database says what happened; the fence makes that harmless.
+    """
+
+    def __init__(
+        self, database: Database, book: Logbook, actor: str, on_lost: Callable[[Lease], None]
+    ) -> None:
+        self._database = database
+        self._book = book
+        self._actor = actor
+        self._on_lost = on_lost
+        self._ended: list[tuple[Lease, Outcome]] = []
+        self._writing = 0
+        self._wanted = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def add(self, lease: Lease, outcome: Outcome) -> None:
+        self._ended.append((lease, outcome))
+        self._idle.clear()
+        self._wanted.set()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._ended) + self._writing
+
+    async def run(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            while self._ended:
+                batch, self._ended = self._ended[:MAX_BATCH], self._ended[MAX_BATCH:]
+                self._writing = len(batch)
+                await self._write(batch)
+                self._writing = 0
+            self._idle.set()
+
+    async def _write(self, batch: list[tuple[Lease, Outcome]]) -> None:
+        await self.write_logs()  # while the leases still hold
+        try:
+            lost = await self._finish(batch)
+        except (
+            Exception
+        ) as error:  # something in the batch cannot be written: find out what, lose the rest not
+            if len(batch) > 1:
+                middle = len(batch) // 2
+                await self._write(batch[:middle])
+                await self._write(batch[middle:])
+                return
+            lost = await self._give_up(batch[0], error)
+        for lease in lost:
+            emit("task.outcome_late", level="warning", task=lease.task_id, attempt=lease.attempt)
+            self._on_lost(lease)
+
+    async def _finish(self, batch: list[tuple[Lease, Outcome]]) -> list[Lease]:
+        tries = 0
+        while True:
+            try:
+                return await tasks.finish(self._database, batch, actor=self._actor)
+            except StoreUnavailable as error:
+                tries += 1
+                if tries == 1:
+                    emit("worker.finish_delayed", level="warning", outcomes=len(batch), reason=str(error))
+                await asyncio.sleep(min(_RETRY_SECONDS * tries, 2.0) * random.uniform(0.5, 1.5))
+
+    async def _give_up(self, ended: tuple[Lease, Outcome], error: Exception) -> list[Lease]:
+        """The database refuses this outcome: record that instead, so the task ends."""
+        lease, outcome = ended
+        emit("task.outcome_refused", level="error", task=lease.task_id, error=repr(error))
+        text = f"the outcome ({type(outcome).__name__.lower()}) cannot be stored: {type(error).__name__}"
+        refused = Failed(text, code="result_unstorable", source="store", is_permanent=True)
+        try:
+            return await self._finish([(lease, refused)])
+        except Exception as again:  # a defect of ours; the task is taken back when this session ends
+            emit("task.outcome_dropped", level="error", task=lease.task_id, error=repr(again))
+            return [lease]
+
+    async def write_logs(self) -> None:
+        lines = self._book.take()
+        while lines:
+            chunk, lines = lines[:MAX_BATCH], lines[MAX_BATCH:]
+            try:
+                await tasks.append_logs(self._database, chunk)
+            except StoreUnavailable:
+                return  # output is worth less than outcomes: it does not hold them up
+
+    async def write_logs_often(self) -> None:
+        while True:
+            await asyncio.sleep(_LOG_SECONDS)
+            await self.write_logs()
+
+    async def flushed(self) -> None:
+        """Wait until every outcome that was added is recorded."""
+        await self._idle.wait()

@@ -1,0 +1,100 @@
+"""Several worker processes under one supervisor: starts them, replaces those that die, stops them all."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from engine.executors.base import ExecutorSettings, ProcessLimits
+from engine.telemetry import emit
+from engine.worker.options import WorkerOptions
+
+_RESTART_SECONDS = 1.0
+_RESTART_SECONDS_MAX = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """What each process needs. Travels as one JSON line through a pipe: the URL may hold a password."""
+
+    url: str
+    processes: int = 1
+    options: WorkerOptions = field(default_factory=WorkerOptions)
+    executor_settings: ExecutorSettings = field(default_factory=ExecutorSettings)
+    wake_others: bool = True
+    log_level: str = "info"
+
+    def to_line(self) -> bytes:
+        return json.dumps(dataclasses.asdict(self), default=str).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Self:
+        fields: dict[str, Any] = json.loads(line)
+        fields["options"]["queues"] = tuple(fields["options"]["queues"])
+        settings = fields["executor_settings"]
+        settings["limits"] = ProcessLimits(**settings["limits"])
+        settings["file_root"] = Path(settings["file_root"])
+        settings["protected_files"] = tuple(Path(path) for path in settings["protected_files"])
+        fields["options"] = WorkerOptions(**fields["options"])
+        fields["executor_settings"] = ExecutorSettings(**settings)
+        return cls(**fields)
+
+
+async def run_pool(spec: PoolSpec, stop: asyncio.Event, force: asyncio.Event) -> int:
+    """Keep `spec.processes` workers running until `stop`; they drain then. `force` ends them at once.
+
+    Returns the number of processes that had to be replaced.
+    """
+    slots = [_keep_running(spec, number, stop, force) for number in range(spec.processes)]
+    return sum(await asyncio.gather(*slots))
+
+
+async def _keep_running(spec: PoolSpec, number: int, stop: asyncio.Event, force: asyncio.Event) -> int:
+    replaced = 0
+    wait = _RESTART_SECONDS
+    while not stop.is_set():
+        started = asyncio.get_running_loop().time()
+        process = await _spawn(spec)
+        code = await _attend(process, stop, force)
+        if stop.is_set():
+            break
+        replaced += 1
+        emit("worker.process_died", level="warning", process=number, pid=process.pid, code=code)
+        lived = asyncio.get_running_loop().time() - started
+        wait = _RESTART_SECONDS if lived > _RESTART_SECONDS_MAX else min(wait * 2, _RESTART_SECONDS_MAX)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), wait if lived < 5 else 0.1)
+    return replaced
+
+
+async def _spawn(spec: PoolSpec) -> asyncio.subprocess.Process:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "engine.worker.process", stdin=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdin is not None
+    process.stdin.write(spec.to_line())  # kept open: its end tells the worker that we are gone
+    with suppress(OSError):
+        await process.stdin.drain()
+    return process
+
+
+async def _attend(process: asyncio.subprocess.Process, stop: asyncio.Event, force: asyncio.Event) -> int:
+    """Wait for the process to end, passing a stop on to it: SIGTERM to drain, SIGKILL when forced."""
+    ended = asyncio.create_task(process.wait())
+    for wanted, number in ((stop, signal.SIGTERM), (force, signal.SIGKILL)):
+        signalled = asyncio.create_task(wanted.wait())
+        await asyncio.wait({ended, signalled}, return_when=asyncio.FIRST_COMPLETED)
+        if ended.done():
+            signalled.cancel()
+            break
+        with suppress(ProcessLookupError):
+            process.send_signal(number)
+    return await ended

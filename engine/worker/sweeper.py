@@ -1,0 +1,107 @@
+"""Takes back what dead workers held, and removes what is older than the retention. Safe in every process."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass
+
+from engine.errors import StoreUnavailable
+from engine.model.records import WorkerSession
+from engine.operations import runs, workers
+from engine.store.database import Database
+from engine.telemetry import emit
+from engine.worker.guardian import boot_time
+
+_PRUNE_SECONDS = 3600.0
+
+
+@dataclass(slots=True)
+class _Sighting:
+    beat: int
+    since: float  # on our own boot-time clock
+
+
+class Observer:
+    """Judges sessions by "the beat has not moved for so long on my own clock"; clocks of others do not count.
+
+    If our own loop stalled we saw nothing, so we begin anew instead of blaming others.
+    """
+
+    def __init__(self, lease_seconds: float, tick_seconds: float) -> None:
+        self._lease_seconds = lease_seconds
+        self._tick_seconds = tick_seconds
+        self._seen: dict[int, _Sighting] = {}
+        self._last_look = boot_time()
+
+    def overdue(self, sessions: list[WorkerSession]) -> list[WorkerSession]:
+        now = boot_time()
+        stalled = now - self._last_look > max(3 * self._tick_seconds, 1.0)
+        self._last_look = now
+        if stalled:
+            self._seen.clear()
+        seen, self._seen = self._seen, {}
+        late = []
+        for session in sessions:
+            sighting = seen.get(session.id)
+            if sighting is None or sighting.beat != session.beat:
+                sighting = _Sighting(session.beat, now)
+            elif now - sighting.since >= self._lease_seconds:
+                late.append(session)
+            self._seen[session.id] = sighting
+        return late
+
+
+class Sweeper:
+    def __init__(
+        self,
+        database: Database,
+        observer_id: int,
+        *,
+        lease_seconds: float,
+        sweep_seconds: float,
+        retention_seconds: float,
+    ) -> None:
+        self._database = database
+        self._id = observer_id
+        self._seconds = sweep_seconds
+        self._retention = retention_seconds
+        self._observer = Observer(lease_seconds, sweep_seconds)
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(self._seconds * random.uniform(0.8, 1.2))
+            try:
+                await self.sweep()
+            except StoreUnavailable:
+                continue
+            except Exception as error:  # one bad row must not end the recovery of all others
+                emit("sweeper.failed", level="error", error=repr(error))
+
+    async def sweep(self) -> None:
+        if not self._database.is_private:  # otherwise there is nobody else whose beat could stop
+            for session in self._observer.overdue(await workers.live(self._database)):
+                if session.id != self._id:
+                    await self._expire(session)
+        for session in await workers.sessions_to_clear(self._database):
+            count = await workers.clear(self._database, session, self._id)
+            if count:
+                emit("worker.cleared", level="warning", session=session.id, tasks=count)
+
+    async def _expire(self, session: WorkerSession) -> None:
+        count = await workers.expire(self._database, session, self._id)
+        if count is not None:
+            emit("worker.expired", level="warning", session=session.id, worker=session.name, tasks=count)
+
+    async def prune_often(self) -> None:
+        while True:
+            await asyncio.sleep(_PRUNE_SECONDS * random.uniform(0.5, 1.5))
+            try:
+                removed = await runs.prune(self._database, finished_seconds=self._retention)
+            except StoreUnavailable:
+                continue
+            except Exception as error:  # as above
+                emit("prune.failed", level="error", error=repr(error))
+                continue
+            if removed:
+                emit("runs.pruned", runs=removed)

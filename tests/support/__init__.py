@@ -1,0 +1,1 @@
+"""Servers, networks and databases that tests start for themselves and that never outlive them."""
