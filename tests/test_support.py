@@ -159,12 +159,14 @@ def test_pgbouncer_shares_few_connections_among_many_clients(own: Cluster) -> No
     assert ask(url) == 1
 
 
-class TestNetwork:
-    @pytest.fixture(scope="class", autouse=True)
-    def _needs_namespaces(self) -> None:
-        if (reason := netns.available()) is not None:
-            pytest.skip(reason)
+@pytest.fixture(scope="module")
+def _namespaces() -> None:
+    if (reason := netns.available()) is not None:
+        pytest.skip(reason)
 
+
+@pytest.mark.usefixtures("_namespaces")
+class TestNetwork:
     def test_a_cut_namespace_is_reached_again_after_healing(self) -> None:
         with netns.Network() as network:
             one, two = network.add("one"), network.add("two")

@@ -1,26 +1,14 @@
-"""The one way to run a subprocess: bounded, watched, and ended together with everything it started.
-
-Each process is owned by one thread of its own. Only that thread signals and reaps it, so no number of a
-process or group is ever used after the system may have given it to a stranger.
-"""
+"""The one way to run a subprocess: scrubbed, limited, watched, and ended with everything it started."""
 
 from __future__ import annotations
 
 import asyncio
-import codecs
 import contextlib
-import os
 import resource
-import selectors
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,48 +20,14 @@ from engine.executors.base import (
     attempt_environment,
     scrubbed_environment,
 )
-from engine.executors.processes import (
-    KILL_SECONDS,
-    descendants,
-    find_marked,
-    has_exited,
-    kill_marked,
-    signal_each,
-    signal_group,
-)
-from engine.executors.text import readable
-from engine.model.outcomes import Usage
+from engine.executors.child import Child, ProcessResult
+from engine.executors.output import Capture
+from engine.executors.processes import KILL_SECONDS, kill_marked
+from engine.executors.text import shorten
 
-DRAIN_SECONDS = 0.5  # for output of processes that the main one left behind
-MARK = "ENGINE_ATTEMPT_MARK"
+__all__ = ["ProcessResult", "find_program", "kill_marked", "refuse_nul", "resolve_program", "run_process"]
 
-_CHUNK_BYTES = 64 * 1024
-_MAX_LINE = 8 * 1024  # characters of one log line
-_SLOWEST_LOOK = 0.25  # seconds between looks whether a process with open output has ended
-_FASTEST_LOOK = 0.001
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessResult:
-    """`returncode` is the exit status, or minus the number of the signal that ended the process."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-    usage: Usage
-
-    @property
-    def exit_code(self) -> int:
-        """As the ExecGo contract counts: -1 when the process did not exit by itself."""
-        return max(self.returncode, -1)
-
-    @property
-    def description(self) -> str:
-        """Go's words: `exit status 2`, `signal: killed`."""
-        if self.returncode >= 0:
-            return f"exit status {self.returncode}"
-        name = signal.strsignal(-self.returncode) or f"signal {-self.returncode}"
-        return f"signal: {name.split(':')[0].lower()}"
+T = TypeVar("T")
 
 
 async def run_process(
@@ -85,12 +39,21 @@ async def run_process(
     merge_streams: bool = False,
     env: dict[str, str] | None = None,
 ) -> ProcessResult:
-    """Run `argv` (the program by absolute path) and return when its whole tree has ended.
+    """Run `argv`, program by absolute path, in `cwd` or the file root; return when its tree has ended.
 
     Raises `OSError` or `ValueError` if it cannot be started. When the caller is cancelled, the tree gets
     SIGTERM, after the grace period SIGKILL, and only then the cancellation goes on.
     """
-    child = _Child(context, argv, settings=settings, cwd=cwd, merge_streams=merge_streams, env=env or {})
+    keep = settings.limits.output_bytes
+    child = Child(
+        _limited(argv, settings.limits),
+        # The markers come last: what finds leftovers is not for a task to change.
+        scrubbed_environment({**(env or {}), **attempt_environment(context.lease), **context.environment}),
+        cwd=cwd or settings.file_root,
+        stdout=Capture("stdout", keep, context.log),
+        stderr=None if merge_streams else Capture("stderr", keep, context.log),
+        grace_seconds=settings.kill_grace_seconds,
+    )
     ended = _in_thread(child.run, name=f"process of task {context.lease.task_id}")
     try:
         return await asyncio.shield(ended)
@@ -105,57 +68,72 @@ def find_program(command: str) -> str | None:
     return shutil.which(command, path=FIXED_PATH)
 
 
-class _Child:
-    """A process, its pipes and its descendants, for the thread that calls `run`."""
+def resolve_program(command: str, cwd: Path) -> str:
+    """Absolute path for `command`: a bare name is found on the fixed PATH, a path starts at `cwd`.
 
-    def __init__(
-        self,
-        context: TaskContext,
-        argv: Sequence[str],
-        *,
-        settings: ExecutorSettings,
-        cwd: Path | None,
-        merge_streams: bool,
-        env: dict[str, str],
-    ) -> None:
-        markers = {**attempt_environment(context.lease), **context.environment}
-        self._mark = markers[MARK]
-        self._environment = scrubbed_environment({**env, **markers})
-        self._argv = _limited(argv, settings.limits)
-        self._cwd = cwd
-        self._grace = settings.kill_grace_seconds
-        self._merge_streams = merge_streams
-        self._captures = {
-            name: _Capture(name, settings.limits.output_bytes, context.log) for name in ("stdout", "stderr")
-        }
-        self._stopping = False
-        self._waker, self._wake = socket.socketpair()
+    Raises `ValueError` in Go's words, as the ExecGo contract has them.
+    """
+    if "/" in command:
+        return str(cwd.absolute() / command)
+    program = find_program(command)
+    if program is None:
+        raise ValueError(f'exec: "{shorten(command, 100)}": executable file not found in $PATH')
+    return program
 
-    def stop(self) -> None:
-        """Ask the owning thread to end the tree. From any thread, at any time, any number of times."""
-        self._stopping = True
-        with contextlib.suppress(OSError):
-            self._waker.send(b"!", socket.MSG_DONTWAIT)
 
-    def run(self) -> ProcessResult:
-        own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        with self._waker, self._wake, selectors.PollSelector() as selector:
-            pipes = _Pipes(selector)
-            try:
-                process = self._spawn(pipes)
-                try:
-                    is_clean = self._watch(process.pid, pipes)
-                    pipes.drain()
-                finally:
-                    # A clean end left nothing that we know of; the group is one cheap call all the same.
-                    signal_group(process.pid, signal.SIGKILL)
-                status, used = _reap(process)
-            finally:
-                pipes.close()
-        del is_clean
-        return ProcessResult(
-            status,
-            self._captures["stdout"].finish(),
-            self._captures["stderr"].finish(),
-            _usage(used, own_peak),
-        )
+def refuse_nul(*texts: str) -> None:
+    """Raises `ValueError`: to the operating system a NUL ends the text, so the rest would be lost."""
+    for text in texts:
+        if "\0" in text:
+            raise ValueError(f'"{shorten(text, 100)}" contains a NUL character')
+
+
+def _limited(argv: Sequence[str], limits: ProcessLimits) -> list[str]:
+    """`argv` behind a shell that sets the limits on itself first, so that they hold from the start.
+
+    A function run between fork and exec would do the same, but is not safe in a process with threads.
+    """
+    steps = []
+    if limits.memory_mib is not None:
+        steps.append(f"ulimit -v {_within(resource.RLIMIT_AS, limits.memory_mib * 2**20) // 1024}")
+    if limits.cpu_seconds is not None:
+        steps.append(f"ulimit -t {_within(resource.RLIMIT_CPU, limits.cpu_seconds)}")
+    if limits.processes is not None:
+        count = _within(resource.RLIMIT_NPROC, limits.processes)
+        steps.append(f"{{ ulimit -u {count} 2>/dev/null || ulimit -p {count}; }}")  # bash, dash
+    if not steps:
+        return list(argv)
+    script = " && ".join(["ulimit -c 0", *steps, 'exec "$@"'])
+    return ["/bin/sh", "-c", script, "sh", *argv]
+
+
+def _within(kind: int, wanted: int) -> int:
+    """`wanted`, or the system's own hard limit where that is lower: asking for more would be refused."""
+    _, hard = resource.getrlimit(kind)
+    return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+
+
+def _in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
+    """Run in a thread of its own. A shared pool would let long processes keep others from starting."""
+    result: Future[T] = Future()
+    result.set_running_or_notify_cancel()
+
+    def body() -> None:
+        try:
+            result.set_result(work())
+        except Exception as error:  # carried over to whoever awaits it
+            result.set_exception(error)
+
+    threading.Thread(target=body, name=name, daemon=True).start()
+    return asyncio.wrap_future(result)
+
+
+async def _settle(ended: asyncio.Future[ProcessResult], seconds: float) -> None:
+    """Wait for the end of the tree, however often the caller is cancelled meanwhile."""
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + seconds
+    while not ended.done() and loop.time() < give_up:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({ended}, timeout=give_up - loop.time())
+    if ended.done() and not ended.cancelled():
+        ended.exception()  # looked at, so that asyncio does not report it as forgotten

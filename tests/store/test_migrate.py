@@ -6,6 +6,8 @@ import logging
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from engine.errors import SchemaMismatch
 from engine.store import migrate
 from engine.store.database import Database
 from tests.support.postgres import Server
+from tests.support.template import Template
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -158,6 +161,38 @@ migrate.upgrade(database.engine, database.dialect)
 migrate.check(database.engine)
 database.close()
 """
+
+
+def test_a_waiting_upgrader_does_not_stop_an_index_from_being_made_concurrently(template: Template) -> None:
+    """CREATE INDEX CONCURRENTLY waits for every older statement, so none may wait for the upgrade lock."""
+    with template.clone() as url:
+        database = Database(url, wake_others=False)
+
+        def second() -> None:
+            with database.engine.connect() as connection, database.dialect.migration_lock(connection):
+                pass
+
+        with database.engine.connect() as connection:
+            with database.dialect.migration_lock(connection):
+                waiter = threading.Thread(target=second)
+                waiter.start()
+                _wait_for_another_session(connection)
+                block = connection.execution_options(isolation_level="AUTOCOMMIT")
+                block.exec_driver_sql("CREATE INDEX CONCURRENTLY ix_probe ON run (name)")
+        waiter.join(20)
+        assert not waiter.is_alive()
+        database.close()
+
+
+def _wait_for_another_session(connection: sa.Connection) -> None:
+    question = sa.text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND pid <> pg_backend_pid() AND query LIKE '%advisory_lock%'"
+    )
+    while not connection.scalar(question):
+        connection.rollback()  # the view is frozen within a transaction
+        time.sleep(0.01)
+    connection.rollback()
 
 
 @pytest.mark.parametrize("backend", ["sqlite:///unused.db", "postgresql+psycopg://nobody@/unused"])
