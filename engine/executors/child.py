@@ -24,7 +24,14 @@ from typing import Self
 import psutil
 
 from engine.executors.output import Capture
-from engine.executors.processes import descendants, find_marked, has_exited, kill_marked, signal_each, signal_group
+from engine.executors.processes import (
+    descendants,
+    find_marked,
+    has_exited,
+    kill_marked,
+    signal_each,
+    signal_group,
+)
 from engine.model.outcomes import Usage
 
 MARK = "ENGINE_ATTEMPT_MARK"
@@ -111,7 +118,7 @@ class Child:
         # tree is gone, even when a background process has sent its output elsewhere.
         lifeline = pipes.add(lambda chunk: None)
         try:
-            return subprocess.Popen(
+            return subprocess.Popen(  # noqa: S603 - what may run is decided by the executors
                 self._argv,
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,

@@ -26,7 +26,13 @@ from engine.model.outcomes import Failed, Outcome, Succeeded
 
 MAX_READ_BYTES = 1024 * 1024
 IO_THREADS = 4
-PREFIXES = {"read": "read file", "write": "write file", "append": "open file", "delete": "delete file", "stat": "stat file"}
+PREFIXES = {
+    "read": "read file",
+    "write": "write file",
+    "append": "open file",
+    "delete": "delete file",
+    "stat": "stat file",
+}
 
 
 class FileParams(Params):
@@ -40,9 +46,7 @@ class FileParams(Params):
             raise ValueError("path is required")
         if self.action not in PREFIXES:
             action = shorten(self.action, 100)
-            raise ValueError(
-                f'unknown action "{action}" (supported: read, write, append, delete, stat)'
-            )
+            raise ValueError(f'unknown action "{action}" (supported: read, write, append, delete, stat)')
         if self.encoding == "base64":
             self.content_bytes()
 
@@ -66,16 +70,25 @@ class FileExecutor(ParamsExecutor[FileParams]):
         self._threads = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="executor-file")
 
     async def perform(self, context: TaskContext, params: FileParams) -> Outcome:
-        action = ACTIONS[params.action]
         loop = asyncio.get_running_loop()
-        try:
-            return Succeeded(await loop.run_in_executor(self._threads, action, self._root, params))
-        except OSError as error:
-            return Failed(f"{PREFIXES[params.action]}: open {shorten(params.path, 200)}: {reason(error)}")
+        return await loop.run_in_executor(self._threads, _perform, self._root, params)
 
 
-def _read(root: FileRoot, params: FileParams) -> JSON:
-    with root.open(root.relative(params.path)) as descriptor:
+def _perform(root: FileRoot, params: FileParams) -> Outcome:
+    prefix = PREFIXES[params.action]
+    try:
+        path = root.relative(params.path)
+        if params.action in ("write", "append"):
+            prefix = "create directory"
+            root.make_parent(path)
+            prefix = PREFIXES[params.action]
+        return Succeeded(ACTIONS[params.action](root, path, params))
+    except OSError as error:
+        return Failed(f"{prefix}: {shorten(params.path, 200)}: {reason(error)}")
+
+
+def _read(root: FileRoot, path: str, params: FileParams) -> JSON:
+    with root.open(path) as descriptor:
         _require_regular(os.fstat(descriptor))
         content = _read_all(descriptor)
     if params.encoding == "base64":
@@ -94,9 +107,9 @@ def _read_all(descriptor: int) -> bytes:
     return bytes(content)
 
 
-def _write(root: FileRoot, params: FileParams) -> JSON:
+def _write(root: FileRoot, path: str, params: FileParams) -> JSON:
     content = params.content_bytes()
-    with root.open_parent(root.relative(params.path), create=True) as (parent, name):
+    with root.open_parent(path) as (parent, name):
         mode = _mode_to_keep(parent, name)
         temporary = f".task-engine-{secrets.token_hex(8)}.tmp"
         try:
@@ -121,10 +134,10 @@ def _mode_to_keep(parent: int, name: str) -> int | None:
     return stat.S_IMODE(found.st_mode) & 0o777
 
 
-def _append(root: FileRoot, params: FileParams) -> JSON:
+def _append(root: FileRoot, path: str, params: FileParams) -> JSON:
     content = params.content_bytes()
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with root.open_parent(root.relative(params.path), create=True) as (parent, name):
+    with root.open_parent(path) as (parent, name):
         descriptor = os.open(name, flags, 0o644, dir_fd=parent)
         found = os.fstat(descriptor)
         try:
@@ -139,8 +152,8 @@ def _append(root: FileRoot, params: FileParams) -> JSON:
     return {"bytes_written": len(content)}
 
 
-def _delete(root: FileRoot, params: FileParams) -> JSON:
-    with root.open_parent(root.relative(params.path)) as (parent, name):
+def _delete(root: FileRoot, path: str, params: FileParams) -> JSON:
+    with root.open_parent(path) as (parent, name):
         if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
             os.rmdir(name, dir_fd=parent)
         else:
@@ -148,8 +161,7 @@ def _delete(root: FileRoot, params: FileParams) -> JSON:
     return {"deleted": True}
 
 
-def _stat(root: FileRoot, params: FileParams) -> JSON:
-    path = root.relative(params.path)
+def _stat(root: FileRoot, path: str, params: FileParams) -> JSON:
     found = root.stat(path)
     changed = datetime.fromtimestamp(found.st_mtime_ns / 1e9, UTC)
     return {
@@ -181,7 +193,7 @@ def _fill(descriptor: int, content: bytes, mode: int | None) -> None:
         os.fsync(descriptor)
 
 
-ACTIONS: dict[str, Callable[[FileRoot, FileParams], JSON]] = {
+ACTIONS: dict[str, Callable[[FileRoot, str, FileParams], JSON]] = {
     "read": _read,
     "write": _write,
     "append": _append,

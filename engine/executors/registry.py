@@ -76,8 +76,8 @@ def _make(entry_point: EntryPoint, settings: ExecutorSettings) -> Executor:
         _check_shape(executor)
     except Exception as error:  # a plug-in's import and constructor can raise anything
         raise ConfigError(
-            f'executor "{entry_point.name}" of {_origin(entry_point)} ({entry_point.value}) cannot be loaded: '
-            f"{type(error).__name__}: {error}"
+            f'executor "{entry_point.name}" of {_origin(entry_point)} cannot be loaded '
+            f"from {entry_point.value}: {type(error).__name__}: {error}"
         ) from error
     return executor
 

@@ -21,6 +21,7 @@ SIDE_FILES = ("", "-wal", "-shm", "-journal", ".lock", "-lock")  # of a protecte
 MAX_PATH_BYTES = 4096
 
 _SAFE = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # an open never waits, as it would on a FIFO
+_O_PATH = getattr(os, "O_PATH", 0)  # Linux only, and used only with openat2
 _OPENAT2 = 437  # the same number on every architecture
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_BENEATH = 0x02, 0x08
 _RACES = 64  # the kernel gives up with EAGAIN when something in the tree was renamed meanwhile
@@ -29,7 +30,9 @@ _RACES = 64  # the kernel gives up with EAGAIN when something in the tree was re
 class FileRoot:
     """Opens files below one directory. All paths are relative to it, as `relative` returns them."""
 
-    def __init__(self, path: Path, protected: tuple[Path, ...] = (), *, use_openat2: bool | None = None) -> None:
+    def __init__(
+        self, path: Path, protected: tuple[Path, ...] = (), *, use_openat2: bool | None = None
+    ) -> None:
         self.path = path.absolute()
         self._protected = [Path(f"{name.absolute()}{suffix}") for name in protected for suffix in SIDE_FILES]
         self._use_openat2 = has_openat2() if use_openat2 is None else use_openat2
@@ -52,8 +55,10 @@ class FileRoot:
     @contextmanager
     def open(self, path: str, flags: int = os.O_RDONLY) -> Iterator[int]:
         """A descriptor of an existing file or directory. Refuses protected files."""
+        # openat2 is strict: with O_PATH, which opens nothing that could block, it takes no other flags.
+        flags |= os.O_CLOEXEC if flags & _O_PATH else _SAFE
         with self._open_root() as root:
-            descriptor = self._beneath(root, path, flags | _SAFE)
+            descriptor = self._beneath(root, path, flags)
         try:
             self.refuse_protected(os.fstat(descriptor))
             yield descriptor
@@ -61,20 +66,18 @@ class FileRoot:
             os.close(descriptor)
 
     @contextmanager
-    def open_parent(self, path: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
+    def open_parent(self, path: str) -> Iterator[tuple[int, str]]:
         """A descriptor of the directory that holds `path`, and the name in it. Refuses protected names."""
         parent, name = os.path.split(path)
-        if name in ("", ".", ".."):
+        if name == ".":
             raise OSError(errno.EISDIR, "path is the file root itself")
-        if create:
-            self._make_directories(parent)
         with self.open(parent or ".", DIRECTORY) as descriptor:
             self._refuse_protected_name(descriptor, name)
             yield descriptor, name
 
     def stat(self, path: str) -> os.stat_result:
         if self._use_openat2:
-            with self.open(path, os.O_PATH) as descriptor:
+            with self.open(path, _O_PATH) as descriptor:
                 return os.fstat(descriptor)
         if path == ".":
             return self.path.stat()
@@ -86,23 +89,21 @@ class FileRoot:
 
     def refuse_protected(self, found: os.stat_result) -> None:
         """By device and inode: a link or another spelling of the path changes nothing."""
-        for path in self._protected:
-            with contextlib.suppress(OSError):
-                if os.path.samestat(path.stat(), found):
-                    raise _Protected(errno.EACCES, "the file belongs to the engine's database")
+        if any(_is_same(path, found) for path in self._protected):
+            raise PermissionError(errno.EACCES, "the file belongs to the engine's database")
 
     def _refuse_protected_name(self, parent: int, name: str) -> None:
         """Also for side files that do not exist yet: a forged journal would be played into the database."""
         here = os.fstat(parent)
         for path in self._protected:
-            with contextlib.suppress(FileNotFoundError):
-                if path.name.casefold() == name.casefold() and os.path.samestat(path.parent.stat(), here):
-                    raise _Protected(errno.EACCES, "the file belongs to the engine's database")
+            if path.name.casefold() == name.casefold() and _is_same(path.parent, here):
+                raise PermissionError(errno.EACCES, "the name belongs to the engine's database")
         with contextlib.suppress(FileNotFoundError):
             self.refuse_protected(os.stat(name, dir_fd=parent, follow_symlinks=False))
 
-    def _make_directories(self, path: str) -> None:
-        parts = path.split("/") if path else []
+    def make_parent(self, path: str) -> None:
+        """Create the directories above `path`, as far as they are missing."""
+        parts = path.split("/")[:-1]
         for depth in range(len(parts)):
             above, here = "/".join(parts[:depth]) or ".", "/".join(parts[: depth + 1])
             try:
@@ -126,8 +127,11 @@ class FileRoot:
         return _walk(root, path, flags)
 
 
-class _Protected(PermissionError):
-    """Not swallowed by the code that ignores missing files."""
+def _is_same(path: Path, found: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(path.stat(), found)
+    except OSError:
+        return False
 
 
 class _OpenHow(ctypes.Structure):
@@ -153,7 +157,11 @@ def _openat2(root: int, path: str, flags: int) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     for _ in range(_RACES):
         found: int = libc.syscall(
-            ctypes.c_long(_OPENAT2), root, os.fsencode(path), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))
+            ctypes.c_long(_OPENAT2),
+            root,
+            os.fsencode(path),
+            ctypes.byref(how),
+            ctypes.c_size_t(ctypes.sizeof(how)),
         )
         if found >= 0:
             return found

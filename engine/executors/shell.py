@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pydantic import Field
+
 from engine.executors.base import TaskContext
 from engine.executors.params import Params, ParamsExecutor
 from engine.executors.process import ProcessResult, find_program, refuse_nul, resolve_program, run_process
 from engine.executors.text import reason, shorten
 from engine.model.outcomes import Failed, Outcome, Succeeded
 
-WHITELIST = frozenset(
+_ALLOWED = (
     "awk cat curl date dig dir echo find grep head hostname ls ping pwd sed sort tail type uname uniq "
-    "wc wget where whoami".split()
+    "wc wget where whoami"
 )
+WHITELIST = frozenset(_ALLOWED.split())
 # `find -exec`, awk's system(), sed's e, `sort --compress-program`: with these a client who may not send
 # scripts would run any all the same; curl and wget write files anywhere.
 STARTS_OTHERS = frozenset({"awk", "curl", "find", "sed", "sort", "wget"})
@@ -27,7 +30,7 @@ RUNNERS = {
 
 class ShellParams(Params):
     command: str = ""
-    args: list[str] = []
+    args: list[str] = Field(default_factory=list)
     dir: str = ""
     runner: str = ""
     script: str = ""
@@ -88,7 +91,7 @@ class ShellExecutor(ParamsExecutor[ShellParams]):
         if base not in WHITELIST or params.command not in (base, find_program(base)):
             return f'command "{shorten(base, 100)}" is not in the allowed whitelist'
         if base in STARTS_OTHERS and not self.settings.allow_scripts:
-            return f'command "{base}" can start other programs or write files; it needs the setting allow_scripts'
+            return f'command "{base}" can start other programs; that needs the setting allow_scripts'
         return None
 
     @property

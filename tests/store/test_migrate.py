@@ -172,13 +172,12 @@ def test_a_waiting_upgrader_does_not_stop_an_index_from_being_made_concurrently(
             with database.engine.connect() as connection, database.dialect.migration_lock(connection):
                 pass
 
-        with database.engine.connect() as connection:
-            with database.dialect.migration_lock(connection):
-                waiter = threading.Thread(target=second)
-                waiter.start()
-                _wait_for_another_session(connection)
-                block = connection.execution_options(isolation_level="AUTOCOMMIT")
-                block.exec_driver_sql("CREATE INDEX CONCURRENTLY ix_probe ON run (name)")
+        with database.engine.connect() as connection, database.dialect.migration_lock(connection):
+            waiter = threading.Thread(target=second)
+            waiter.start()
+            _wait_for_another_session(connection)
+            block = connection.execution_options(isolation_level="AUTOCOMMIT")
+            block.exec_driver_sql("CREATE INDEX CONCURRENTLY ix_probe ON run (name)")
         waiter.join(20)
         assert not waiter.is_alive()
         database.close()

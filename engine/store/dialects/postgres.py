@@ -29,11 +29,16 @@ _KEEPALIVE = {
     "tcp_user_timeout": 10_000,
     "connect_timeout": 5,
 }
-# A worker that is stopped or cut off in a transaction must not keep its row locks.
-_TIMEOUTS = {
+_SESSION = {
+    # A worker that is stopped or cut off in a transaction must not keep its row locks.
     "lock_timeout": "10s",
     "statement_timeout": "30s",
     "idle_in_transaction_session_timeout": "5s",
+    # Each of our statements has its index, and statistics of a queue are always stale: without these, the
+    # retry of 100,000 tasks just loaded planned joins over whole tables and ran into the time limit (5 s with).
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_seqscan": "off",
 }
 _RERUNNABLE = {"40001", "40P01", "55P03"}
 _GONE = {"57P01", "57P02", "57P03", "25P03", "25P04"}
@@ -232,11 +237,11 @@ def _connect_arguments(url: sa.URL) -> dict[str, Any]:
 
 
 def _on_connect(connection: Any, record: Any) -> None:
-    """Apply our time limits: to the session, or before each transaction behind a pooler."""
+    """Apply our settings: to the session, or before each transaction behind a pooler."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid(), current_setting('synchronous_commit')")
         pid, synchronous = cursor.fetchone()
-        settings = dict(_TIMEOUTS)
+        settings = dict(_SESSION)
         if synchronous == "off":  # a weaker server default must not weaken an acknowledged submit
             settings["synchronous_commit"] = "on"
         if pid == connection.info.backend_pid:

@@ -1,0 +1,177 @@
+"""How refusals look: `{"error": …}` for the ExecGo contract, RFC 9457 problem details everywhere else.
+
+One table from our errors to statuses. No text of a driver or of an unexpected exception gets out.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from litestar import Response
+from litestar.exceptions import HTTPException, ValidationException
+
+from engine.api.options import ApiRequest
+from engine.errors import (
+    Conflict,
+    EngineError,
+    IdempotencyMismatch,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    SchemaMismatch,
+    StoreUnavailable,
+)
+
+EXECGO_ROOTS = frozenset({"tasks", "health", "metrics", "mcp", "adapters"})
+MAX_DETAIL = 500
+MAX_ERRORS = 20
+_RETRY_SECONDS = 5
+_logger = logging.getLogger("engine.api")
+
+
+class FieldError(msgspec.Struct):
+    """One thing that is wrong with a body; `pointer` is a JSON pointer into it."""
+
+    pointer: str
+    message: str
+
+
+class ErrorBody(msgspec.Struct):
+    error: str
+
+
+class Problem(msgspec.Struct, omit_defaults=True):
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    errors: list[FieldError] | None = None
+
+
+class InvalidFields(InvalidInput):
+    """The body is JSON, but breaks the schema or a rule at the given places."""
+
+    code = "invalid_fields"
+
+    def __init__(self, errors: list[FieldError]) -> None:
+        self.errors = errors[:MAX_ERRORS]
+        super().__init__("; ".join(f"{e.pointer or '/'}: {e.message}" for e in self.errors[:3]))
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error as HTTP knows it, before it takes the shape of a contract."""
+
+    status: int
+    code: str
+    detail: str
+    headers: dict[str, str] = field(default_factory=dict)
+    errors: list[FieldError] = field(default_factory=list)
+
+
+_STATUSES: tuple[tuple[type[EngineError], int], ...] = (
+    (NotFound, 404),
+    (IdempotencyMismatch, 422),
+    (Conflict, 409),
+    (InvalidInput, 422),
+    (Overloaded, 503),
+    (StoreUnavailable, 503),
+    (SchemaMismatch, 503),
+)
+_CODES = {
+    400: "bad_request",
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "timeout",
+    413: "too_large",
+    415: "unsupported_encoding",
+    417: "expectation_failed",
+    422: "invalid_input",
+}
+
+
+def refusal_of(error: Exception) -> Refusal:
+    match error:
+        case StoreUnavailable():
+            detail = "the database is not available; try again later"
+            return Refusal(503, error.code, detail, _retry_after(error.retry_after))
+        case SchemaMismatch():
+            return Refusal(503, error.code, str(error), _retry_after(_RETRY_SECONDS))
+        case Overloaded():
+            return Refusal(503, error.code, str(error), _retry_after(error.retry_after))
+        case InvalidFields():
+            return Refusal(422, error.code, str(error), errors=error.errors)
+        case ValidationException():
+            errors = _parameter_errors(error)
+            detail = "; ".join(f"{e.pointer}: {e.message}" for e in errors) or "invalid parameters"
+            return Refusal(422, "invalid_parameter", detail, errors=errors)
+        case EngineError():
+            status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
+            return Refusal(status, error.code, str(error)) if status < 500 else _internal(error)
+        case HTTPException() if error.status_code < 500:
+            code = _CODES.get(error.status_code, "bad_request")
+            detail = error.detail or HTTPStatus(error.status_code).phrase
+            return Refusal(error.status_code, code, detail, dict(error.headers or {}))
+        case _:
+            return _internal(error)
+
+
+def _internal(error: Exception) -> Refusal:
+    _logger.error("request.failed", exc_info=error)
+    return Refusal(500, "internal", "internal error; the log of the server has the details")
+
+
+def _retry_after(seconds: int) -> dict[str, str]:
+    return {"retry-after": str(seconds)}
+
+
+def _parameter_errors(error: ValidationException) -> list[FieldError]:
+    extra = error.extra if isinstance(error.extra, list) else []
+    return [
+        FieldError(f"?{item.get('key', '')}", shorten(str(item.get("message", "invalid")), 200))
+        for item in extra[:MAX_ERRORS]
+        if isinstance(item, dict)
+    ]
+
+
+# --- shapes
+
+
+def body_of(refusal: Refusal, path: str, trace_id: str) -> tuple[int, str, bytes]:
+    """Status, media type and body in the shape of the contract that owns `path`."""
+    detail = shorten(refusal.detail, MAX_DETAIL)
+    if is_execgo(path):
+        status = 400 if refusal.status == 422 and refusal.code != "idempotency_mismatch" else refusal.status
+        return status, "application/json", msgspec.json.encode(ErrorBody(detail))
+    problem = Problem(
+        type=f"/problems/{refusal.code}",
+        title=refusal.code.replace("_", " ").capitalize(),
+        status=refusal.status,
+        detail=detail,
+        instance=trace_id,
+        errors=refusal.errors or None,
+    )
+    return refusal.status, "application/problem+json", msgspec.json.encode(problem)
+
+
+def is_execgo(path: str) -> bool:
+    return path.split("/", 2)[1] in EXECGO_ROOTS if path.startswith("/") else False
+
+
+def answer_error(request: ApiRequest, error: Exception) -> Response[bytes]:
+    """Litestar's handler for every exception."""
+    refusal = refusal_of(error)
+    trace_id: Any = request.scope.get("engine_trace_id", "")
+    status, media_type, body = body_of(refusal, request.scope["path"], trace_id)
+    return Response(body, status_code=status, media_type=media_type, headers=refusal.headers)
+
+
+def shorten(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

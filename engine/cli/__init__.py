@@ -1,0 +1,59 @@
+"""The command line. Each command's module is imported only when the command is used, so help is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import rich_click as click
+
+from engine.cli.program import LazyGroup, Program
+
+NAME = "task-engine"
+
+COMMANDS = {
+    "run": ("engine.cli.run", "Run a graph from a file here and now, and show how it goes."),
+    "server": ("engine.cli.server", "Serve the REST interfaces."),
+    "worker": ("engine.cli.worker", "Work on tasks of a database."),
+    "task": ("engine.cli.task", "Submit graphs; look at, wait for, cancel and delete tasks."),
+    "runs": ("engine.cli.runs", "List, show, watch, pause, resume, cancel and retry runs; read their logs."),
+    "token": ("engine.cli.token", "Make, list and revoke tokens for the server."),
+    "db": ("engine.cli.db", "Upgrade and check the database schema."),
+    "doctor": ("engine.cli.doctor", "Check database, schema, clock, workers and disk."),
+    "version": ("engine.cli.version", "Show the version."),
+}
+
+EPILOG = (
+    "Settings come from flags, ENGINE_… variables and a YAML file, in this order. Exit codes: 0 done, 1 failed, "
+    "2 wrong usage or input, 3 database, 4 server, 130 interrupted."
+)
+
+
+@click.group(
+    NAME,
+    cls=Program,
+    lazy=COMMANDS,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.option("--debug", is_flag=True, help="Show tracebacks (ENGINE_DEBUG=1).")
+@click.version_option(None, "--version", package_name=NAME, prog_name=NAME)
+def program(debug: bool) -> None:
+    """Task Engine: durable graphs of tasks in Postgres or SQLite."""
+    if debug:
+        os.environ["ENGINE_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Entry point of `task-engine` and `python -m engine`."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # started with a closed descriptor
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 — lives as long as the process
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")  # file names and arguments need not be text
+    program(prog_name=NAME)
+
+
+__all__ = ["LazyGroup", "main", "program"]

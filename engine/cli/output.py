@@ -1,0 +1,130 @@
+"""How things look in a terminal: tables, times, durations, JSON. Text from elsewhere is made harmless first."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import rich_click as click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_WIDE = 10_000  # output that is not a terminal is never cut
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+STATE_STYLES = {
+    "succeeded": "green",
+    "success": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+    "skipped": "yellow",
+    "running": "cyan",
+    "paused": "magenta",
+    "held": "magenta",
+}
+
+
+def console(*, error: bool = False) -> Console:
+    """A console for standard output. Without a terminal: no colours, no markup, lines as long as they are."""
+    stream = sys.stderr if error else sys.stdout
+    width = None if stream.isatty() else _WIDE
+    if stream.isatty() and os.environ.get("COLUMNS", "") in ("0", "1"):
+        width = 80
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def clean(text: str) -> str:
+    """`text` without characters that would steer the terminal; line feeds and tabs stay."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def one_line(text: str | None, limit: int = 100) -> str:
+    """The first words of a longer text, for a table."""
+    line = " ".join(clean(text or "").split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> Table:
+    """A table whose cells are plain text; a cell that names a state gets its colour."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        fold = "fold" if sys.stdout.isatty() else "ignore"
+        made.add_column(column, justify="right" if column in right else "left", overflow=fold)  # type: ignore[arg-type] — a Literal
+    for row in rows:
+        made.add_row(*(_cell(value) for value in row))
+    return made
+
+
+def _cell(value: object) -> Text:
+    text = "" if value is None else clean(str(value))
+    return Text(text, style=STATE_STYLES.get(text, ""))
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
+    console().print(table(columns, rows, right=right))
+
+
+def show_facts(facts: Iterable[tuple[str, object]]) -> None:
+    """Names and values below each other; values that are None are left out."""
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    for name, value in facts:
+        if value is not None:
+            grid.add_row(name, _cell(value))
+    console().print(grid)
+
+
+def say(text: str) -> None:
+    """A line on standard output."""
+    click.echo(clean(text))
+
+
+def note(text: str) -> None:
+    """A line for a person, on standard error, so that output stays clean."""
+    click.echo(clean(text), err=True)
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def print_json_line(value: Any) -> None:
+    """One object of an endless list."""
+    click.echo(json.dumps(value, ensure_ascii=False, default=str))
+    sys.stdout.flush()
+
+
+# --- times
+
+
+def moment(value: datetime | None) -> str:
+    """Local time with its offset."""
+    return "" if value is None else value.astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+
+
+def duration(milliseconds: float | None) -> str:
+    """`85ms`, `1.2s`, `2m30s`, `1h5m`."""
+    if milliseconds is None:
+        return ""
+    if milliseconds < 1000:
+        return f"{max(0, round(milliseconds))}ms"
+    if milliseconds < 59_950:
+        return f"{milliseconds / 1000:.1f}s"
+    minutes, seconds = divmod(round(milliseconds / 1000), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes}m"
+    return f"{minutes}m{seconds}s"
+
+
+def between(start: datetime | None, end: datetime | None) -> int | None:
+    """Milliseconds from `start` to `end`, or to now."""
+    if start is None:
+        return None
+    return max(0, round(((end or datetime.now(UTC)) - start).total_seconds() * 1000))

@@ -1,0 +1,137 @@
+"""How commands are found, and how every error ends: one `error:` line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+import rich_click as click
+
+from engine.cli.output import clean
+from engine.client.errors import ServerUnavailable
+from engine.errors import ConfigError, EngineError, InvalidInput, SchemaMismatch, StoreUnavailable
+
+FAILED, USAGE, DATABASE, SERVER, INTERRUPTED = 1, 2, 3, 4, 130
+_SIGPIPE = 141  # as of a program that the closed pipe killed
+
+
+class LazyGroup(click.RichGroup):
+    """A group whose commands are named, with a line of help each, and imported when invoked.
+
+    `lazy` maps a command's name to its module (which has a command of the same name) and its help.
+    """
+
+    def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lazy = dict(lazy or {})
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self._lazy, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A stand-in that help and completion can show; `resolve_command` gives the real one."""
+        if cmd_name in self._lazy:
+            return click.RichCommand(cmd_name, help=self._lazy[cmd_name][1])
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name in self._lazy:
+            command = getattr(import_module(self._lazy[name][0]), name)
+        return name, command, rest
+
+
+class Program(LazyGroup):
+    """The outermost group: errors of the engine and of the user become messages here, and nowhere else."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        def invoke() -> Any:
+            return super(Program, self).main(
+                args, prog_name, complete_var, standalone_mode=False, windows_expand_args=False, **extra
+            )
+
+        if not standalone_mode:
+            return invoke()
+        raise SystemExit(guarded(invoke))
+
+
+def guarded(work: Callable[[], Any]) -> int:
+    """Run `work`; returns the exit code after its errors have been printed."""
+    try:
+        code = work()
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except BrokenPipeError:
+        # Nobody reads on. The interpreter would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _SIGPIPE
+    except (click.Abort, KeyboardInterrupt):
+        _say("interrupted")
+        return INTERRUPTED
+    except click.ClickException as error:
+        return _explain_usage(error)
+    except EngineError as error:
+        if is_debug():
+            traceback.print_exc()
+        _say(f"error: {error}")
+        return exit_code(error)
+    except Exception as error:
+        if is_debug():
+            raise
+        _say(f"error: {type(error).__name__}: {error}")
+        _say("This should not happen. Run again with --debug for the details.")
+        return FAILED
+
+
+def exit_code(error: EngineError) -> int:
+    match error:
+        case StoreUnavailable() | SchemaMismatch():
+            return DATABASE
+        case ServerUnavailable():
+            return SERVER
+        case InvalidInput() | ConfigError():
+            return USAGE
+        case _:
+            return FAILED
+
+
+def is_debug() -> bool:
+    return os.environ.get("ENGINE_DEBUG", "").lower() in ("1", "true", "yes", "on", "t", "y")
+
+
+def _explain_usage(error: click.ClickException) -> int:
+    context = getattr(error, "ctx", None)
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.message, err=True)
+        return USAGE
+    _say(f"error: {error.format_message()}")
+    if context is not None:
+        _say(f"Try: {context.command_path} --help")
+    return error.exit_code
+
+
+def _say(text: str) -> None:
+    try:
+        click.echo(clean(text), err=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def ignore_interrupts() -> None:
+    """From here on the exit code is decided; a late Ctrl-C must not replace it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
