@@ -16,6 +16,7 @@ from engine.model.json import JSON, Unstorable, check_storable
 from engine.operations.runs import Key
 
 T = TypeVar("T")
+_ANYTHING: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _MAX_TEXT = 200
 _THREAD_BYTES = 128 * 1024  # larger bodies are decoded and translated in a thread: the loop goes on
 MAX_PARAMS_BYTES = 256 * 1024
@@ -109,5 +110,8 @@ def idempotency_key(request: ApiRequest, body: bytes) -> Key | None:
 
 def fingerprint(body: bytes) -> str:
     """The same for bodies that differ only in spaces and in the order of keys."""
-    document: Any = msgspec.json.decode(body)
-    return hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
+    try:
+        canonical = msgspec.json.encode(decode(_ANYTHING, body), order="sorted")
+    except OverflowError:  # in a key that the contract ignores
+        raise invalid_json("integer is outside 64 bits") from None
+    return hashlib.sha256(canonical).hexdigest()

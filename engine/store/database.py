@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 _RERUNS = 20
 _RERUN_SECONDS = 0.005  # grows with each rerun, with jitter
+SHARDS = 256  # of the counters; more would make the totals dearer to read
+PRIVATE_SHARDS = 1000  # from here on: one transaction each, folded by the sweeper
 _HINT_SECONDS = 0.002  # wake-ups of other processes are gathered this long
 
 
@@ -72,7 +74,7 @@ class Database:
         self._read_pool = self._write_pool
         if self._serial and not self._one_connection:
             self._read_pool = ThreadPoolExecutor(pool_size, "engine-read")
-        self._shard = random.randrange(64)
+        self._thread = threading.local()
         self._wake_others = wake_others and not self.is_private
         self._notifier = _Notifier(self.dialect, self.url) if self._notifies else None
         self._on_wake: list[Callable[[str], None]] = []
@@ -110,7 +112,8 @@ class Database:
     def adopt(self, connection: sa.Connection, actor: str = "local") -> Transaction:
         """A transaction on a connection that the caller owns; committing it is the caller's business."""
         self.dialect.prepare(connection)
-        return Transaction(connection, self.dialect, actor, self._shard)
+        # A shard of its own: the caller may keep its transaction, and so the counter's lock, for long.
+        return Transaction(connection, self.dialect, actor, random.randrange(PRIVATE_SHARDS, 2**31))
 
     def _run(self, work: Callable[..., T], args: tuple[Any, ...], actor: str) -> T:
         reruns = 0
@@ -119,7 +122,7 @@ class Database:
             try:
                 with self._turn, self.engine.connect() as connection, connection.begin() as transaction:
                     self.dialect.begin(connection)
-                    tx = Transaction(connection, self.dialect, actor, self._shard)
+                    tx = Transaction(connection, self.dialect, actor, self._shard())
                     result = work(tx, *args)
                     committing = True
                     transaction.commit()
@@ -131,6 +134,13 @@ class Database:
                 self.wake(tx.wakes)
                 return result
             time.sleep(_RERUN_SECONDS * reruns * random.uniform(0.5, 1.5))
+
+    def _shard(self) -> int:
+        """A shard of `counter` for each thread: transactions of one process do not wait for each other."""
+        if not hasattr(self._thread, "shard"):
+            self._thread.shard = random.randrange(SHARDS)
+        shard: int = self._thread.shard
+        return shard
 
     def _may_rerun(self, error: BaseException, committing: bool, reruns: int) -> bool:
         if isinstance(error, LostRace) or self.dialect.is_rerunnable(error):

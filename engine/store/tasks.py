@@ -213,9 +213,10 @@ def finish(tx: Transaction, endings: Sequence[Ending]) -> set[int]:
     _lock_runs(tx, run_ids, endings)
     paused = _paused(tx, run_ids)
     _lock_rows(tx, [ending.lease.task_id for ending in endings])
+    cancelling = _cancelling(tx, endings)
     changes: list[Change] = []
     accepted: list[Ending] = []
-    for kind, group in _by_move(endings, paused).items():
+    for kind, group in _by_move(endings, paused, cancelling).items():
         for ending in _write_endings(tx, kind, group):
             accepted.append(ending)
             changes.append(_change(kind, ending))
@@ -275,11 +276,30 @@ def _lock_family(dialect: Dialect) -> sa.Select[Any]:
     )
 
 
-def _by_move(endings: Iterable[Ending], paused: set[int]) -> dict[Move, list[Ending]]:
+def _cancelling(tx: Transaction, endings: Iterable[Ending]) -> set[int]:
+    """Tasks that would be tried again but were told to stop meanwhile: after a cancel nothing starts anew."""
+    retried = [e.lease.task_id for e in endings if e.decision.move is Move.RETRY]
+    if not retried:
+        return set()
+    return set(tx.execute(_told_to_stop(tx.dialect), {"ids": tx.dialect.array(retried)}).scalars())
+
+
+@statement
+def _told_to_stop(dialect: Dialect) -> sa.Select[Any]:
+    return sa.select(task_state.c.task_id).where(
+        dialect.is_any(task_state.c.task_id, "ids"), task_state.c.is_cancelling
+    )
+
+
+def _by_move(
+    endings: Iterable[Ending], paused: set[int], cancelling: set[int]
+) -> dict[Move, list[Ending]]:
     groups: dict[Move, list[Ending]] = defaultdict(list)
     for ending in endings:
         kind = ending.decision.move
-        if kind is Move.RETRY and ending.lease.run_id in paused:
+        if kind is Move.RETRY and ending.lease.task_id in cancelling:
+            kind = Move.CANCEL
+        elif kind is Move.RETRY and ending.lease.run_id in paused:
             kind = Move.RETRY_HELD
         groups[kind].append(ending)
     return groups

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -17,6 +18,7 @@ from engine.store.dialects.base import Dialect, Durability, cut_block
 
 CHANNEL = "task_engine"
 _MIGRATION_LOCK = 0x7461736B  # "task"
+_MIGRATION_WAIT_SECONDS = 0.1
 # Run locks live in the two-key space, so that a user's own advisory locks are unlikely to meet them.
 _RUN_LOCKS = 0x72756E73  # "runs"
 
@@ -68,14 +70,17 @@ class PostgresDialect(Dialect):
 
     @contextmanager
     def migration_lock(self, connection: sa.Connection) -> Iterator[None]:
-        connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
+        connection.exec_driver_sql("SET statement_timeout = 0")
+        connection.exec_driver_sql("SET idle_in_transaction_session_timeout = 0")
+        # Not pg_advisory_lock(): CREATE INDEX CONCURRENTLY waits for whoever waits in that, a dead-lock.
+        while not connection.scalar(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": _MIGRATION_LOCK}):
+            connection.commit()
+            time.sleep(_MIGRATION_WAIT_SECONDS)
         connection.commit()
         try:
             yield
         finally:
-            connection.rollback()
-            connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": _MIGRATION_LOCK})
-            connection.commit()
+            connection.invalidate()  # ends the session, and with it the lock and the settings
 
     def now(self) -> sa.ColumnElement[Any]:
         return sa.func.statement_timestamp(type_=sa.DateTime(timezone=True))

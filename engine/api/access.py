@@ -1,0 +1,226 @@
+"""Who may do what: one table of routes, tokens, and the guard against foreign web pages.
+
+A loopback address is no trust boundary: without the checks of `Host` and `Origin` any page in the
+operator's browser could submit shell tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import time
+from dataclasses import dataclass
+
+from engine.api.answers import Refusal
+from engine.api.options import ANY_HOST, ApiOptions
+from engine.operations import tokens
+from engine.store.database import Database
+
+OPEN = "open"
+_ADMIN = "admin"
+_FRESH_SECONDS = 10.0
+_TOUCH_SECONDS = 60.0
+_MAX_TOKEN_TEXT = 200
+_MAX_REMEMBERED = 10_000
+
+# Which scope each route needs. Routes that are not here need `admin`; a test looks for missing ones.
+SCOPES: dict[tuple[str, str], str] = {
+    ("GET", "/health"): OPEN,
+    ("GET", "/ready"): OPEN,
+    ("GET", "/metrics"): "read",
+    ("GET", "/metrics/prometheus"): "read",
+    ("GET", "/schema"): "read",
+    ("GET", "/schema/openapi.json"): "read",
+    ("POST", "/tasks"): "submit",
+    ("GET", "/tasks"): "read",
+    ("GET", "/tasks/{task_id}"): "read",
+    ("DELETE", "/tasks/{task_id}"): "control",
+    ("GET", "/mcp/tools"): "read",
+    ("POST", "/mcp/call"): "submit",
+    ("GET", "/mcp/tasks/{handle}"): "read",
+    ("GET", "/adapters/capabilities"): "read",
+    ("GET", "/adapters/tools"): "read",
+    ("POST", "/adapters/translate"): "read",
+    ("POST", "/adapters/actions"): "submit",
+    ("POST", "/api/v1/runs"): "submit",
+    ("GET", "/api/v1/runs"): "read",
+    ("GET", "/api/v1/runs/{run_id}"): "read",
+    ("DELETE", "/api/v1/runs/{run_id}"): "control",
+    ("GET", "/api/v1/runs/{run_id}/tasks"): "read",
+    ("GET", "/api/v1/runs/{run_id}/tasks/{name}"): "read",
+    ("GET", "/api/v1/runs/{run_id}/logs"): "read",
+    ("GET", "/api/v1/runs/{run_id}/events"): "read",
+    ("POST", "/api/v1/runs/{run_id}/pause"): "control",
+    ("POST", "/api/v1/runs/{run_id}/resume"): "control",
+    ("POST", "/api/v1/runs/{run_id}/cancel"): "control",
+    ("POST", "/api/v1/runs/{run_id}/retry"): "control",
+    ("GET", "/api/v1/workers"): "read",
+    ("GET", "/api/v1/tokens"): _ADMIN,
+    ("POST", "/api/v1/tokens"): _ADMIN,
+    ("DELETE", "/api/v1/tokens/{token_id}"): _ADMIN,
+}
+
+
+class Denied(Exception):
+    """The request ends here, with this refusal."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+
+
+def scope_of(method: str, path: str) -> str:
+    """The scope that a request needs."""
+    found = SCOPES.get((method, path))
+    if found is not None:
+        return found
+    parts = path.split("/")
+    return next(
+        (scope for (verb, _), (template, scope) in _TEMPLATES if verb == method and _fits(template, parts)),
+        _ADMIN,
+    )
+
+
+_TEMPLATES = [(key, (key[1].split("/"), scope)) for key, scope in SCOPES.items() if "{" in key[1]]
+
+
+def _fits(template: list[str], parts: list[str]) -> bool:
+    return len(template) == len(parts) and all(
+        expected.startswith("{") or expected == part for expected, part in zip(template, parts, strict=True)
+    )
+
+
+# --- tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """Who presented a valid token."""
+
+    actor: str
+    scopes: frozenset[str]
+    token_id: str | None
+
+
+_BOOTSTRAP = Bearer("token:bootstrap", frozenset({_ADMIN}), None)
+_UNAUTHENTICATED = Refusal(
+    401, "unauthenticated", "a valid bearer token is required", {"www-authenticate": 'Bearer realm="task-engine"'}
+)
+
+
+class Access:
+    """Recognises tokens, and remembers them for at most ten seconds: so long a revoked one may live on."""
+
+    def __init__(self, database: Database, options: ApiOptions) -> None:
+        self._database = database
+        self._bootstrap = options.bootstrap_token.encode() if options.bootstrap_token else None
+        self._known: dict[bytes, tuple[float, Bearer]] = {}
+        self._touched: dict[str, float] = {}
+        self._handles: set[asyncio.Task[None]] = set()
+
+    async def require(self, authorization: bytes | None, method: str, path: str) -> str:
+        """The actor behind a request that is allowed. Raises `Denied`: 401 or 403."""
+        scope = scope_of(method, path)
+        if scope == OPEN:
+            return "local"
+        bearer = await self._recognise(authorization)
+        if bearer is None:
+            raise Denied(_UNAUTHENTICATED)
+        if scope not in bearer.scopes and _ADMIN not in bearer.scopes:
+            raise Denied(Refusal(403, "forbidden", f"the token lacks the scope {scope}"))
+        self._touch(bearer)
+        return bearer.actor
+
+    async def _recognise(self, authorization: bytes | None) -> Bearer | None:
+        scheme, _, secret = (authorization or b"").partition(b" ")
+        secret = secret.strip(b" ")
+        if scheme.lower() != b"bearer" or not _is_plain(secret):
+            return None
+        if self._bootstrap is not None and hmac.compare_digest(secret, self._bootstrap):
+            return _BOOTSTRAP
+        digest = hashlib.sha256(secret).digest()
+        until, bearer = self._known.get(digest, (0.0, None))
+        if bearer is not None and time.monotonic() < until:
+            return bearer
+        self._known.pop(digest, None)
+        token = await tokens.recognise(self._database, secret.decode())
+        if token is None:
+            return None
+        if len(self._known) >= _MAX_REMEMBERED:
+            self._known.clear()
+        bearer = Bearer(f"token:{token.id}", frozenset(token.scopes), token.id)
+        self._known[digest] = (time.monotonic() + _FRESH_SECONDS, bearer)
+        return bearer
+
+    def _touch(self, bearer: Bearer) -> None:
+        """Note that a token was used, at most once a minute and without making the request wait."""
+        if bearer.token_id is None:
+            return
+        now = time.monotonic()
+        if now - self._touched.get(bearer.token_id, float("-inf")) < _TOUCH_SECONDS:
+            return
+        self._touched[bearer.token_id] = now
+        handle = asyncio.create_task(self._write_touch(bearer.token_id))
+        self._handles.add(handle)
+        handle.add_done_callback(self._handles.discard)
+
+    async def _write_touch(self, token_id: str) -> None:
+        try:
+            await tokens.touch(self._database, token_id)
+        except Exception:  # the request itself was fine; the next minute tries again
+            self._touched.pop(token_id, None)
+
+    async def close(self) -> None:
+        """Wait for what is still being written."""
+        await asyncio.gather(*self._handles, return_exceptions=True)
+
+
+def _is_plain(secret: bytes) -> bool:
+    return 0 < len(secret) <= _MAX_TOKEN_TEXT and secret.isascii() and secret.decode().isprintable()
+
+
+# --- web pages
+
+
+class Browser:
+    """Refuses what only a web page of somebody else would send. Decides by headers alone."""
+
+    def __init__(self, options: ApiOptions) -> None:
+        self._hosts = frozenset(name.lower().encode() for name in options.allowed_hosts)
+        self._any_host = ANY_HOST in options.allowed_hosts
+        self._origins = frozenset(origin.encode() for origin in options.cors_origins)
+
+    def check(self, headers: dict[bytes, bytes], *, has_host: bool, is_navigation: bool) -> None:
+        """Raises `Denied` (403, or 400 for a request that names no host at all)."""
+        host = headers.get(b"host", b"")
+        if not self._any_host and (has_host or host):
+            if not host:
+                raise Denied(Refusal(400, "bad_request", "the Host header is missing"))
+            if _name_of(host) not in self._hosts:
+                raise Denied(_foreign("the Host header names a host that is not this server"))
+        origin = headers.get(b"origin")
+        if origin is not None:
+            if not self.knows(origin) and not _is_same(origin, host):
+                raise Denied(_foreign("requests from pages of other origins are not accepted"))
+        elif headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin") and not is_navigation:
+            raise Denied(_foreign("requests from pages of other sites are not accepted"))
+
+    def knows(self, origin: bytes) -> bool:
+        """Whether the operator listed this origin."""
+        return origin in self._origins
+
+
+def _foreign(detail: str) -> Refusal:
+    return Refusal(403, "forbidden", detail)
+
+
+def _name_of(host: bytes) -> bytes:
+    """`localhost:8080` → `localhost`, `[::1]:8080` → `[::1]`; what is neither stays whole."""
+    name, colon, port = host.rpartition(b":")
+    if colon and port.isdigit() and (b":" not in name or name.endswith(b"]")):
+        return name.lower()
+    return host.lower()
+
+
+def _is_same(origin: bytes, host: bytes) -> bool:
+    return bool(host) and origin in (b"http://" + host, b"https://" + host)

@@ -1,0 +1,1 @@
+"""The ExecGo contract: tasks, MCP calls, adapters, health and metrics. `wire`, `translation`, then routes."""

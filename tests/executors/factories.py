@@ -1,0 +1,100 @@
+"""What executors are given, and small ways to wait for facts."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from engine.executors.base import ExecutorSettings, TaskContext, attempt_environment
+from engine.model.graph import TaskSpec
+from engine.model.json import JSON
+from engine.model.records import Lease
+from engine.model.retry import RetryPolicy
+
+_task_ids = itertools.count(1_000)
+
+
+@dataclass
+class Recorder:
+    """Keeps what an executor logs and reports."""
+
+    lines: list[tuple[str, str]] = field(default_factory=list)
+    reports: list[JSON] = field(default_factory=list)
+
+    def log(self, stream: str, text: str) -> None:
+        self.lines.append((stream, text))
+
+    async def report(self, document: JSON) -> None:
+        self.reports.append(document)
+
+    async def spawn(self, tasks: Sequence[TaskSpec]) -> list[int]:
+        raise AssertionError("no executor of ours adds tasks")
+
+
+def make_lease(**changes: Any) -> Lease:
+    values: dict[str, Any] = {
+        "task_id": next(_task_ids),
+        "run_id": 7,
+        "name": "step",
+        "kind": "noop",
+        "params": None,
+        "attempt": 1,
+        "token": secrets.token_hex(16),
+        "session_id": 3,
+        "started_at": datetime.now(UTC),
+        "timeout_ms": None,
+        "retry": RetryPolicy(),
+        "failures": 0,
+        "crashes": 0,
+    }
+    return Lease(**{**values, **changes})
+
+
+def make_context(
+    recorder: Recorder | None = None, *, seconds: float | None = None, **lease: Any
+) -> TaskContext:
+    recorder = recorder or Recorder()
+    made = make_lease(**lease)
+    return TaskContext(
+        lease=made,
+        deadline=None if seconds is None else time.monotonic() + seconds,
+        cancelled=asyncio.Event(),
+        log=recorder.log,
+        spawn=recorder.spawn,
+        report=recorder.report,
+        environment=attempt_environment(made),
+    )
+
+
+def make_settings(folder: Path, **changes: Any) -> ExecutorSettings:
+    return ExecutorSettings(**{"file_root": folder, "kill_grace_seconds": 5.0, **changes})
+
+
+async def eventually(fact: Callable[[], Any], seconds: float = 20) -> Any:
+    """The first true value of `fact`."""
+    async with asyncio.timeout(seconds):
+        while not (value := fact()):
+            await asyncio.sleep(0.005)
+    return value
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def number_in(path: Path) -> int | None:
+    """The number that a process wrote into `path`, once the line is complete."""
+    text = path.read_text() if path.exists() else ""
+    return int(text) if text.endswith("\n") else None
