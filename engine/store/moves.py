@@ -16,7 +16,7 @@ from engine.model.states import FINAL_RUN_STATES, FINAL_TASK_STATES, TRANSITIONS
 from engine.model.tally import Change, Tally
 from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
-from engine.store.schema import Id, counter, event, run, state_is, task_state
+from engine.store.schema import Id, counter, event, is_still, run, task_state
 from engine.store.statement import (
     document,
     insert_rows,
@@ -54,7 +54,7 @@ def move(
         )
         .where(
             task_state.c.task_id == rows.c.id,
-            state_is(task_state.c.state, *sources),
+            is_still(task_state.c.state, *sources),
             *[condition(rows) for condition in where],
         )
         .returning(

@@ -15,7 +15,7 @@ from engine.model.tally import Change
 from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.moves import end_unstarted, make_available
-from engine.store.schema import Id, edge, state_is, task, task_state
+from engine.store.schema import Id, edge, is_still, task, task_state
 from engine.store.statement import document, statement
 
 Settled = Mapping[int, TaskState]  # task id → its final state
@@ -153,7 +153,7 @@ def _region(dialect: Dialect) -> sa.Select[Any]:
         sa.select(edge.c.child_id)
         .join_from(region, edge, edge.c.parent_id == region.c.id)
         .join(task_state, task_state.c.task_id == edge.c.child_id)
-        .where(state_is(task_state.c.state, TaskState.BLOCKED), task_state.c.rule.is_(None))
+        .where(is_still(task_state.c.state, TaskState.BLOCKED), task_state.c.rule.is_(None))
     )
     region = region.union(below)
     members = region.alias("members")

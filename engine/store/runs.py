@@ -31,6 +31,7 @@ from engine.store.schema import (
     edge,
     event,
     idempotency_key,
+    is_still,
     queue,
     run,
     state_is,
@@ -329,7 +330,7 @@ def _ask_to_stop(dialect: Dialect) -> sa.Update:
     return (
         sa.update(task_state)
         .values(is_cancelling=sa.true())
-        .where(dialect.is_any(task_state.c.task_id, "ids"), state_is(task_state.c.state, TaskState.RUNNING))
+        .where(dialect.is_any(task_state.c.task_id, "ids"), is_still(task_state.c.state, TaskState.RUNNING))
         .returning(task_state.c.task_id)
     )
 
@@ -469,7 +470,7 @@ def _ids_in_state(state: TaskState) -> sa.Select[Any]:
     return (
         sa.select(task_state.c.task_id)
         .join_from(task, task_state, task_state.c.task_id == task.c.id)
-        .where(task.c.run_id == sa.bindparam("run_id", type_=Id), state_is(task_state.c.state, state))
+        .where(task.c.run_id == sa.bindparam("run_id", type_=Id), is_still(task_state.c.state, state))
         .order_by(task_state.c.task_id)
         .with_for_update(of=task_state)
     )

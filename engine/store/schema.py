@@ -65,6 +65,15 @@ def state_is(column: sa.ColumnElement[Any], *states: TaskState) -> sa.ColumnElem
     return column == literals[0] if len(literals) == 1 else column.in_(literals)
 
 
+def is_still(column: sa.ColumnElement[Any], *states: TaskState) -> sa.ColumnElement[bool]:
+    """The guard on rows that are found by id: `column` is one of `states`, hidden from the planner.
+
+    With the plain form Postgres found 200 rows by id through the partial index of all running ones, once
+    per row: 19 ms instead of 1.5 ms for a batch.
+    """
+    return state_is(column.concat(sa.literal_column("''")), *states)
+
+
 run = sa.Table(
     "run",
     metadata,

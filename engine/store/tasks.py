@@ -20,7 +20,7 @@ from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.moves import move, record
 from engine.store.resolve import release_dependents
-from engine.store.schema import Id, attempt, edge, run, state_is, task, task_state, worker_session
+from engine.store.schema import Id, attempt, edge, is_still, run, state_is, task, task_state, worker_session
 from engine.store.statement import document, insert_rows, json_text, moment_of, moment_text, statement
 
 
@@ -165,19 +165,23 @@ def _lease_columns() -> sa.Select[Any]:
             task.c.client,
         )
         .join_from(task_state, task, task.c.id == task_state.c.task_id)
-        .where(state_is(task_state.c.state, TaskState.RUNNING))
         .order_by(task_state.c.rank, task_state.c.available_at, task_state.c.task_id)
     )
 
 
 @statement
 def _leases(dialect: Dialect) -> sa.Select[Any]:
-    return _lease_columns().where(dialect.is_any(task_state.c.task_id, "ids"))
+    return _lease_columns().where(
+        dialect.is_any(task_state.c.task_id, "ids"), is_still(task_state.c.state, TaskState.RUNNING)
+    )
 
 
 @statement
 def _session_leases(dialect: Dialect) -> sa.Select[Any]:
-    return _lease_columns().where(task_state.c.session_id == sa.bindparam("session", type_=Id))
+    return _lease_columns().where(
+        task_state.c.session_id == sa.bindparam("session", type_=Id),
+        state_is(task_state.c.state, TaskState.RUNNING),
+    )
 
 
 def _lease(row: Any) -> Lease:

@@ -10,7 +10,7 @@ from engine.model.records import Lease, WorkerSession
 from engine.model.states import TaskState
 from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
-from engine.store.schema import Id, state_is, task_log, task_progress, task_state, worker_session
+from engine.store.schema import Id, is_still, state_is, task_log, task_progress, task_state, worker_session
 from engine.store.statement import document, insert_rows, json_text, moment_of, moment_text, statement
 
 
@@ -110,7 +110,7 @@ def _is_current(lease: Lease) -> sa.ColumnElement[bool]:
     return sa.and_(
         task_state.c.task_id == lease.task_id,
         task_state.c.token == lease.token,
-        state_is(task_state.c.state, TaskState.RUNNING),
+        is_still(task_state.c.state, TaskState.RUNNING),
     )
 
 

@@ -99,7 +99,8 @@ class PostgresDialect(Dialect):
             sa.cast(rows.c.value.op("->>", return_type=sa.Text)(sa.literal_column(str(i))), type_).label(key)
             for i, (key, type_) in enumerate(columns.items())
         ]
-        return sa.select(*picked).select_from(rows).subquery(name)
+        # Materialized: flattened into a join, each value would be parsed again for each row it meets.
+        return sa.select(*picked).select_from(rows).cte(name).prefix_with("MATERIALIZED")
 
     def candidates(self, column: sa.ColumnElement[Any], query: sa.Select[Any]) -> sa.ColumnElement[bool]:
         # `IN (SELECT … LIMIT n)` may run the sub-select once per row: 50 rows were claimed for LIMIT 5.

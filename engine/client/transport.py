@@ -1,0 +1,148 @@
+"""One HTTP connection to a server: JSON out, JSON in, refusals as the engine's own errors.
+
+Follows no redirect, so a token never travels to another host, and never shows the token.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from engine import __version__
+from engine.client.errors import AccessDenied, ServerUnavailable
+from engine.errors import ConfigError, Conflict, EngineError, InvalidInput, NotFound, Overloaded, TooLarge
+from engine.model.json import JSON
+
+_TIMEOUT_SECONDS = 60.0
+_CONNECT_SECONDS = 5.0
+_MAX_SHOWN = 500
+
+
+class Transport:
+    def __init__(self, url: str, token: str | None = None, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> None:
+        self.url = check_url(url)
+        headers = {"user-agent": f"task-engine/{__version__}", "accept": "application/json"}
+        if token:
+            headers["authorization"] = f"Bearer {_plain(token)}"
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers=headers,
+            timeout=httpx.Timeout(timeout_seconds, connect=min(timeout_seconds, _CONNECT_SECONDS)),
+            follow_redirects=False,
+            trust_env=not _is_local(self.url),  # a proxy has no business between us and our own machine
+        )
+
+    def get(self, path: str, **parameters: Any) -> JSON:
+        return self.request("GET", path, parameters=parameters)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_seconds: float | None = None,
+    ) -> JSON:
+        """The JSON of the answer, None if it is empty. Raises `EngineError`s."""
+        given = {key: value for key, value in (parameters or {}).items() if value is not None}
+        extra = {"timeout": timeout_seconds} if timeout_seconds is not None else {}
+        sent_headers = {**(headers or {}), **({"content-type": "application/json"} if body is not None else {})}
+        try:
+            answer = self._http.request(
+                method, path, params=given, content=body, headers=sent_headers, **extra  # type: ignore[arg-type] — httpx' sentinel
+            )
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
+            raise ServerUnavailable(f"no server answers at {self.url} ({_reason(error)})") from None
+        except httpx.HTTPError as error:
+            raise ServerUnavailable(
+                f"the connection to {self.url} failed ({_reason(error)})", is_unknown=method != "GET"
+            ) from None
+        return self._read(answer)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _read(self, answer: httpx.Response) -> JSON:
+        if answer.is_redirect:
+            target = answer.headers.get("location", "")[:200]
+            raise ServerUnavailable(f"{self.url} redirects to {target!r}; redirects are not followed, use that URL")
+        if not answer.content:
+            document = None
+        else:
+            try:
+                document = answer.json()
+            except ValueError:  # a proxy's page
+                raise ServerUnavailable(
+                    f"{self.url} answered {answer.status_code} with something that is not JSON; is it a Task Engine?"
+                ) from None
+        if answer.is_success:
+            return document
+        raise _refusal(answer, _message(document) or f"HTTP {answer.status_code}")
+
+
+def _refusal(answer: httpx.Response, message: str) -> EngineError:
+    match answer.status_code:
+        case 401:
+            return AccessDenied(f"{message}: give a token with --token or ENGINE_TOKEN")
+        case 403:
+            return AccessDenied(message)
+        case 404:
+            return NotFound(message)
+        case 409:
+            return Conflict(message)
+        case 413:
+            return TooLarge(message)
+        case 400 | 405 | 415 | 417 | 422:
+            return InvalidInput(message)
+        case 503:
+            wait = answer.headers.get("retry-after", "")
+            return Overloaded(message, int(wait) if wait.isdigit() else 5)
+        case _:
+            return ServerUnavailable(f"the server answered {answer.status_code}: {message}")
+
+
+def _message(document: JSON) -> str | None:
+    """The text of a refusal: ExecGo's `error`, or the `detail` of problem details."""
+    if not isinstance(document, dict):
+        return None
+    text = document.get("error") or document.get("detail") or document.get("title")
+    return text[:_MAX_SHOWN] if isinstance(text, str) else None
+
+
+def check_url(url: str) -> str:
+    """The base URL without a trailing slash. Raises `ConfigError`."""
+    try:
+        parts = urlsplit(url)
+        is_fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_fine = False
+    if not is_fine or parts.query or parts.fragment:
+        raise ConfigError("a server is given as http://HOST:PORT or https://HOST")
+    if parts.username or parts.password:
+        raise ConfigError("a server's URL holds no user name or password; give a token with ENGINE_TOKEN")
+    return url.rstrip("/")
+
+
+def _plain(token: str) -> str:
+    token = token.strip()
+    if not token.isascii() or not token.isprintable():
+        raise ConfigError("the token contains characters that no token has")
+    return token
+
+
+def _is_local(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
