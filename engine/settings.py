@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import tzinfo
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -90,7 +89,9 @@ def _zone(name: str) -> str:
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError("not a time zone of this machine; accepted: names such as UTC or Europe/Berlin") from None
+        raise ValueError(
+            "not a time zone of this machine; accepted: names such as UTC or Europe/Berlin"
+        ) from None
     return name
 
 
@@ -110,7 +111,7 @@ Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 
 
 def _setting(default: Any, description: str, *, unit: str = "", flag: str = "", **more: Any) -> Any:
-    extra = {"unit": unit, "flag": flag}
+    extra: dict[str, Any] = {"unit": unit, "flag": flag}
     return Field(default, description=description, json_schema_extra=extra, **more)
 
 
@@ -121,7 +122,9 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", hide_input_in_errors=True
     )
 
-    config: Path | None = _setting(None, "YAML file with settings under the names of this table", flag="--config")
+    config: Path | None = _setting(
+        None, "YAML file with settings under the names of this table", flag="--config"
+    )
     database_url: SecretStr | None = _setting(
         None,
         "`postgresql://user@host/name` or `sqlite:///path`; without it, `task-engine.db` in the data folder",
@@ -129,7 +132,9 @@ class Settings(BaseSettings):
     )
     data_dir: Path = _setting(Path("data"), "folder of the embedded database", flag="--data-dir")
     shared: bool = _setting(
-        False, "let other processes use the same SQLite file; otherwise this process has it alone", flag="--shared"
+        False,
+        "let other processes use the same SQLite file; otherwise this process has it alone",
+        flag="--shared",
     )
 
     addr: Annotated[str, AfterValidator(_address)] = _setting(
@@ -138,7 +143,9 @@ class Settings(BaseSettings):
         flag="--addr",
     )
     grpc_addr: str = _setting(":50051", "accepted for ExecGo; gRPC is not in this build", flag="--grpc-addr")
-    allowed_hosts: Listed = _setting((), "host names, besides its own address, under which the server may be called")
+    allowed_hosts: Listed = _setting(
+        (), "host names, besides its own address, under which the server may be called"
+    )
     cors_origins: Listed = _setting((), "web origins that may call the server from a browser")
     insecure_no_auth: bool = _setting(
         False, "serve other machines without a token", flag="--insecure-no-auth"
@@ -147,7 +154,7 @@ class Settings(BaseSettings):
         None, "a token with every right, accepted beside those in the database; 32 characters or more"
     )
     max_open_tasks: Count = _setting(
-        1_000_000, "submissions are refused (503) while more tasks than this are open; 0: no limit", unit="tasks"
+        1_000_000, "submissions are refused (503) while more tasks than this are open; 0: never", unit="tasks"
     )
 
     max_concurrency: int = _setting(
@@ -161,7 +168,7 @@ class Settings(BaseSettings):
     shutdown_timeout: Seconds = _setting(
         15.0, "a stop waits this long for running tasks", unit="s", flag="--shutdown-timeout"
     )
-    lease: Seconds = _setting(20.0, "a worker without a heartbeat for this long is dead to the others", unit="s")
+    lease: Seconds = _setting(20.0, "a worker without a heartbeat for this long counts as dead", unit="s")
     beat: Seconds = _setting(5.0, "time between two heartbeats", unit="s")
     sweep: Seconds = _setting(2.0, "time between two looks for dead workers", unit="s")
     poll: Seconds = _setting(1.0, "longest time between two looks for work", unit="s")
@@ -182,7 +189,7 @@ class Settings(BaseSettings):
     process_cpu_seconds: Annotated[int, Field(ge=1)] | None = _setting(
         None, "processor time of each process that a task starts", unit="s"
     )
-    process_count: Annotated[int, Field(ge=1)] | None = _setting(None, "processes of the user, while a task runs")
+    process_count: Annotated[int, Field(ge=1)] | None = _setting(None, "processes that the user may have")
     process_output_bytes: Annotated[int, Field(ge=1024, le=64 * 2**20)] = _setting(
         2**20, "output kept per stream of a process; more is cut", unit="bytes"
     )
@@ -278,11 +285,6 @@ class _File(PydanticBaseSettingsSource):
         return {} if path is None else _without_nonpositive(read_file(str(path)))
 
 
-@lru_cache(maxsize=1)
-def _document(path: str, stamp: float) -> Document:
-    return read(path)
-
-
 def read_file(path: str) -> dict[str, Any]:
     """The settings in a file, with `${VAR}` and `${VAR:default}` replaced. Raises `ConfigError`."""
     try:
@@ -294,7 +296,8 @@ def read_file(path: str) -> dict[str, Any]:
     for name in document.value:
         if name not in Settings.model_fields or name == "config":
             raise ConfigError(str(document.error((name,), f"unknown setting {name!r}{_near(name)}")))
-    return {name: _expanded(document, name, value) for name, value in document.value.items() if value is not None}
+    values = {name: value for name, value in document.value.items() if value is not None}
+    return {name: _expanded(document, name, value) for name, value in values.items()}
 
 
 def _near(name: str) -> str:
@@ -350,14 +353,14 @@ def _origin(name: str, flags: Mapping[str, Any]) -> str:
 
 def reference() -> str:
     """The table of `docs/settings.md`, made from the model."""
-    lines = ["| setting | environment | flag | default | unit | meaning |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = ["| setting | environment | flag | default | unit | meaning |", "|" + " --- |" * 6]
     for name, field in Settings.model_fields.items():
         extra = field.json_schema_extra
         assert isinstance(extra, dict)
         variables = f"`{PREFIX}{name.upper()}`" + (f", `EXECGO_{name.upper()}`" if name in _EXECGO else "")
         flag = f"`{extra['flag']}`" if extra["flag"] else ""
-        cells = [f"`{name}`", variables, flag, _shown(field.default), str(extra["unit"]), field.description or ""]
-        lines.append(f"| {' | '.join(cells)} |")
+        known = (f"`{name}`", variables, flag, _shown(field.default), extra["unit"], field.description)
+        lines.append(f"| {' | '.join(map(str, known))} |")
     return "\n".join(lines) + "\n"
 
 

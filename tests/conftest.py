@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from engine.store import migrate
+from engine.store.database import Database
 from tests.support.postgres import Server, open_server
 from tests.support.template import Template, migrated_template
 
@@ -29,6 +33,49 @@ def template(cluster: Server) -> Template:
     return migrated_template(cluster)
 
 
-# ---------------------------------------------------------------------------------------------------
-# The `database` fixture (every test that takes it runs on SQLite and on Postgres) goes here.
-# ---------------------------------------------------------------------------------------------------
+# --- a fresh database for each test
+
+
+@pytest.fixture(scope="session")
+def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed SQLite file with our schema, to copy."""
+    path = tmp_path_factory.mktemp("sqlite") / "empty.db"
+    database = Database(f"sqlite:///{path}", exclusive=True)
+    migrate.upgrade(database.engine)
+    database.close()
+    return path
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A fresh database with our schema, one of each kind."""
+    if request.param == "postgres":
+        template: Template = request.getfixturevalue("template")
+        with template.clone() as url:
+            yield url
+        return
+    path = tmp_path / "engine.db"
+    shutil.copyfile(request.getfixturevalue("empty_file"), path)
+    yield f"sqlite:///{path}"
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """Every test that takes it runs on SQLite and on Postgres."""
+    database = Database(database_url, wake_others=False)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def row_locking_url(template: Template) -> Iterator[str]:
+    """A fresh database where several transactions write at once, so that they can meet."""
+    with template.clone() as url:
+        yield url
+
+
+@pytest.fixture
+def row_locking(row_locking_url: str) -> Iterator[Database]:
+    database = Database(row_locking_url, pool_size=12, wake_others=False)
+    yield database
+    database.close()

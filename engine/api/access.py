@@ -104,7 +104,10 @@ class Bearer:
 
 _BOOTSTRAP = Bearer("token:bootstrap", frozenset({_ADMIN}), None)
 _UNAUTHENTICATED = Refusal(
-    401, "unauthenticated", "a valid bearer token is required", {"www-authenticate": 'Bearer realm="task-engine"'}
+    401,
+    "unauthenticated",
+    "a valid bearer token is required",
+    {"www-authenticate": 'Bearer realm="task-engine"'},
 )
 
 

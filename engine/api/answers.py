@@ -94,6 +94,7 @@ _CODES = {
     415: "unsupported_encoding",
     417: "expectation_failed",
     422: "invalid_input",
+    503: "unavailable",
 }
 
 
@@ -115,7 +116,7 @@ def refusal_of(error: Exception) -> Refusal:
         case EngineError():
             status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
             return Refusal(status, error.code, str(error)) if status < 500 else _internal(error)
-        case HTTPException() if error.status_code < 500:
+        case HTTPException() if error.status_code < 500 or error.status_code == 503:
             code = _CODES.get(error.status_code, "bad_request")
             detail = error.detail or HTTPStatus(error.status_code).phrase
             return Refusal(error.status_code, code, detail, dict(error.headers or {}))

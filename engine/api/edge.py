@@ -13,6 +13,7 @@ import time
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
+from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.api.access import Access, Browser, Denied
@@ -39,9 +40,9 @@ class Edge:
         self._browser = Browser(options)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] == ScopeType.HTTP:
             await self._http(dict(scope), receive, send)
-        elif scope["type"] == "websocket":
+        elif scope["type"] == ScopeType.WEBSOCKET:
             await self._websocket(dict(scope), receive, send)
         else:
             await self._app(scope, receive, send)

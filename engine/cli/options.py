@@ -21,7 +21,7 @@ data_dir_option = click.option(
 )
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """A duration such as `500ms`, `30s` or `1m30s`; a plain number is seconds."""
 
     name = "duration"

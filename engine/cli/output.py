@@ -53,8 +53,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Se
     """A table whose cells are plain text; a cell that names a state gets its colour."""
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
-        fold = "fold" if sys.stdout.isatty() else "ignore"
-        made.add_column(column, justify="right" if column in right else "left", overflow=fold)  # type: ignore[arg-type] — a Literal
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         made.add_row(*(_cell(value) for value in row))
     return made
@@ -65,7 +64,9 @@ def _cell(value: object) -> Text:
     return Text(text, style=STATE_STYLES.get(text, ""))
 
 
-def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
+def show_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()
+) -> None:
     console().print(table(columns, rows, right=right))
 
 

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 import rich_click as click
+from click.exceptions import NoArgsIsHelpError
 
 from engine.cli.output import clean
 from engine.client.errors import ServerUnavailable
@@ -36,7 +37,7 @@ class LazyGroup(click.RichGroup):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """A stand-in that help and completion can show; `resolve_command` gives the real one."""
         if cmd_name in self._lazy:
-            return click.RichCommand(cmd_name, help=self._lazy[cmd_name][1])
+            return click.RichCommand(name=cmd_name, help=self._lazy[cmd_name][1])
         return super().get_command(ctx, cmd_name)
 
     def resolve_command(
@@ -116,7 +117,7 @@ def is_debug() -> bool:
 
 def _explain_usage(error: click.ClickException) -> int:
     context = getattr(error, "ctx", None)
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+    if isinstance(error, NoArgsIsHelpError):
         click.echo(error.message, err=True)
         return USAGE
     _say(f"error: {error.format_message()}")

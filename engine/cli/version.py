@@ -18,6 +18,8 @@ def version(as_json: bool) -> None:
     """Show the version."""
     if as_json:
         python, sqlite = platform.python_version(), sqlite3.sqlite_version
-        print_json({"version": __version__, "python": python, "sqlite": sqlite, "platform": platform.platform()})
+        print_json(
+            {"version": __version__, "python": python, "sqlite": sqlite, "platform": platform.platform()}
+        )
     else:
         click.echo(f"task-engine {__version__}")

@@ -23,7 +23,9 @@ _MAX_SHOWN = 500
 
 
 class Transport:
-    def __init__(self, url: str, token: str | None = None, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self, url: str, token: str | None = None, *, timeout_seconds: float = _TIMEOUT_SECONDS
+    ) -> None:
         self.url = check_url(url)
         headers = {"user-agent": f"task-engine/{__version__}", "accept": "application/json"}
         if token:
@@ -51,11 +53,15 @@ class Transport:
     ) -> JSON:
         """The JSON of the answer, None if it is empty. Raises `EngineError`s."""
         given = {key: value for key, value in (parameters or {}).items() if value is not None}
-        extra = {"timeout": timeout_seconds} if timeout_seconds is not None else {}
-        sent_headers = {**(headers or {}), **({"content-type": "application/json"} if body is not None else {})}
+        media = {} if body is None else {"content-type": "application/json"}
         try:
             answer = self._http.request(
-                method, path, params=given, content=body, headers=sent_headers, **extra  # type: ignore[arg-type] — httpx' sentinel
+                method,
+                path,
+                params=given,
+                content=body,
+                headers={**media, **(headers or {})},
+                timeout=httpx.USE_CLIENT_DEFAULT if timeout_seconds is None else timeout_seconds,
             )
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
             raise ServerUnavailable(f"no server answers at {self.url} ({_reason(error)})") from None
@@ -71,7 +77,9 @@ class Transport:
     def _read(self, answer: httpx.Response) -> JSON:
         if answer.is_redirect:
             target = answer.headers.get("location", "")[:200]
-            raise ServerUnavailable(f"{self.url} redirects to {target!r}; redirects are not followed, use that URL")
+            raise ServerUnavailable(
+                f"{self.url} redirects to {target!r}; redirects are not followed, use that URL"
+            )
         if not answer.content:
             document = None
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from engine.store.workers import forget
 
 KEY_SECONDS = 24 * 3600
 PRUNE_CHUNK = 50
+_LARGE = 2_000  # tasks; larger graphs are checked in a thread, so that the event loop goes on
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,10 @@ async def submit(
     With `contract`, each task's name becomes (or moves) that contract's alias. Raises `GraphError`,
     `UnknownKind`, `IdempotencyMismatch`; nothing was written then.
     """
-    checked = check(graph, known_kinds)
+    if len(graph.tasks) < _LARGE:
+        checked = check(graph, known_kinds)
+    else:
+        checked = await asyncio.to_thread(check, graph, known_kinds)
     return await database.run(submit_within, checked, contract, key, actor=actor)
 
 
@@ -145,8 +150,10 @@ async def tasks(
     )
 
 
-async def edges(database: Database, run_id: int) -> list[tuple[str, str, str | None]]:
-    return await database.read(queries.list_edges, run_id)
+async def edges(
+    database: Database, run_id: int, *, limit: int | None = None
+) -> list[tuple[str, str, str | None]]:
+    return await database.read(lambda tx: queries.list_edges(tx, run_id, limit=limit))
 
 
 async def events(database: Database, run_id: int, *, after: int = 0, limit: int = 1000) -> list[Event]:

@@ -19,7 +19,7 @@ from engine.store.moves import count
 from engine.store.statement import json_text
 from engine.store.tasks import ClaimRequest, Ending
 
-MAX_RESULT_BYTES = 1024 * 1024
+MAX_RESULT_BYTES = 8 * 1024 * 1024  # 1 MiB of an HTTP answer or of each output stream, escaped as JSON
 Mark = tuple[int, datetime, int]  # a place in a queue's order: (rank, available_at, task id)
 
 
@@ -196,6 +196,7 @@ async def list_aliased(
     *,
     states: Sequence[str] = (),
     kinds: Sequence[str] = (),
+    failed_before: bool | None = None,
     run_id: int | None = None,
     after: int | None = None,
     offset: int = 0,
@@ -204,7 +205,15 @@ async def list_aliased(
     """Tasks a contract can see, by id; read on with `after` = id of the last one."""
     return await database.read(
         lambda tx: queries.list_aliased(
-            tx, contract, states=states, kinds=kinds, run_id=run_id, after=after, offset=offset, limit=limit
+            tx,
+            contract,
+            states=states,
+            kinds=kinds,
+            failed_before=failed_before,
+            run_id=run_id,
+            after=after,
+            offset=offset,
+            limit=limit,
         )
     )
 

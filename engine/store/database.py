@@ -23,6 +23,7 @@ from engine.store.dialects.sqlite import FileClaim, in_memory
 T = TypeVar("T")
 
 _RERUNS = 20
+_RERUNS_SECONDS = 10.0  # each rerun may wait for a lock; a caller has to get an answer
 _RERUN_SECONDS = 0.005  # grows with each rerun, with jitter
 SHARDS = 256  # of the counters; more would make the totals dearer to read
 PRIVATE_SHARDS = 1000  # from here on: one transaction each, folded by the sweeper
@@ -116,7 +117,7 @@ class Database:
         return Transaction(connection, self.dialect, actor, random.randrange(PRIVATE_SHARDS, 2**31))
 
     def _run(self, work: Callable[..., T], args: tuple[Any, ...], actor: str) -> T:
-        reruns = 0
+        reruns, give_up = 0, time.monotonic() + _RERUNS_SECONDS
         while True:
             committing = False
             try:
@@ -128,7 +129,8 @@ class Database:
                     transaction.commit()
             except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError, LostRace) as error:
                 reruns += 1
-                if reruns > _RERUNS or not self._may_rerun(error, committing, reruns):
+                is_over = reruns > _RERUNS or time.monotonic() > give_up
+                if is_over or not self._may_rerun(error, committing, reruns):
                     raise self._translated(error) from error
             else:
                 self.wake(tx.wakes)
@@ -150,7 +152,7 @@ class Database:
         return not committing and reruns == 1 and self.dialect.is_disconnect(error)
 
     def _read(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
-        reruns = 0
+        reruns, give_up = 0, time.monotonic() + _RERUNS_SECONDS
         while True:
             try:
                 with self._readers.connect() as connection, connection.begin():
@@ -158,13 +160,16 @@ class Database:
                     return work(Transaction(connection, self.dialect), *args)
             except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
                 reruns += 1
-                if reruns > _RERUNS or not self._may_rerun(error, False, reruns):
+                is_over = reruns > _RERUNS or time.monotonic() > give_up
+                if is_over or not self._may_rerun(error, False, reruns):
                     raise self._translated(error) from error
             time.sleep(_RERUN_SECONDS * reruns)
 
     def _translated(self, error: BaseException) -> BaseException:
-        if isinstance(error, OSError | sa.exc.TimeoutError) or self.dialect.is_disconnect(error):
-            return StoreUnavailable(f"the database is not available: {_first_line(error)}")
+        ours = isinstance(error, OSError | sa.exc.TimeoutError | LostRace)
+        if ours or self.dialect.is_unavailable(error):
+            reason = _first_line(error) or "too many changes at the same place"
+            return StoreUnavailable(f"the database is not available: {reason}")
         return error
 
     # --- wake-ups
@@ -265,6 +270,8 @@ class _Notifier:
                 for queue in queues:
                     self._dialect.notify(connection, queue)
             except Exception:  # a lost hint costs at most one poll interval
+                if connection is not None:
+                    connection.close()
                 connection = None
             time.sleep(_HINT_SECONDS)
         if connection is not None:

@@ -213,7 +213,9 @@ def list_attempts(tx: Transaction, task_id: int) -> list[Attempt]:
     ]
 
 
-def list_edges(tx: Transaction, run_id: int) -> list[tuple[str, str, str | None]]:
+def list_edges(
+    tx: Transaction, run_id: int, *, limit: int | None = None
+) -> list[tuple[str, str, str | None]]:
     """(upstream name, downstream name, condition) of a run, in id order."""
     parent, child = task.alias("parent"), task.alias("child")
     query = (
@@ -222,6 +224,7 @@ def list_edges(tx: Transaction, run_id: int) -> list[tuple[str, str, str | None]
         .join(child, child.c.id == edge.c.child_id)
         .where(parent.c.run_id == run_id)
         .order_by(edge.c.parent_id, edge.c.child_id)
+        .limit(limit)
     )
     return [(row.parent, row.child, row.condition) for row in tx.execute(query)]
 
@@ -290,12 +293,16 @@ def list_aliased(
     *,
     states: Sequence[str] = (),
     kinds: Sequence[str] = (),
+    failed_before: bool | None = None,
     run_id: int | None = None,
     after: int | None = None,
     offset: int = 0,
     limit: int | None = None,
 ) -> list[Task]:
-    """Tasks a contract can see, by task id; `after` is the id of the last one already seen."""
+    """Tasks a contract can see, by task id; `after` is the id of the last one already seen.
+
+    `failed_before` says whether tasks that do not run now must have failed before, or must not.
+    """
     query = (
         _TASKS.join(alias, alias.c.task_id == task.c.id)
         .where(alias.c.contract == contract)
@@ -308,6 +315,10 @@ def list_aliased(
         query = query.where(task_state.c.state.in_(states))
     if kinds:
         query = query.where(task.c.kind.in_(kinds))
+    if failed_before is not None:
+        waits = task_state.c.state != TaskState.RUNNING
+        has_failed = task_state.c.failures > 0
+        query = query.where(sa.or_(~waits, has_failed) if failed_before else ~has_failed)
     if run_id is not None:
         query = query.where(task.c.run_id == run_id)
     if after is not None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from engine.model.graph import Plan, Rule, TaskSpec
@@ -40,7 +41,15 @@ from engine.store.schema import (
     task_progress,
     task_state,
 )
-from engine.store.statement import document, insert_rows, json_text, moment_of, moment_text, statement
+from engine.store.statement import (
+    column_types,
+    document,
+    insert_rows,
+    json_text,
+    moment_of,
+    moment_text,
+    statement,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,24 +246,39 @@ def add_children(tx: Transaction, run_id: int, parent_id: int, plan: Plan) -> Su
 
 
 def find_key(tx: Transaction, scope: str, key: str) -> Any:
-    """The row of an idempotency key, or None."""
-    return tx.execute(
-        sa.select(idempotency_key).where(idempotency_key.c.scope == scope, idempotency_key.c.key == key)
-    ).one_or_none()
+    """The row of an idempotency key (fingerprint, run_id, answer), or None."""
+    row = tx.execute(_FIND_KEY, {"scope": scope, "key": key}).one_or_none()
+    return row and row._replace(answer=msgspec.json.decode(row.answer))
+
+
+# The answer travels as text: a caller's own connection may read and write JSON in ways of its own.
+_FIND_KEY = sa.select(
+    idempotency_key.c.fingerprint,
+    idempotency_key.c.run_id,
+    sa.cast(idempotency_key.c.answer, sa.Text).label("answer"),
+).where(
+    idempotency_key.c.scope == sa.bindparam("scope", type_=sa.Text),
+    idempotency_key.c.key == sa.bindparam("key", type_=sa.Text),
+)
 
 
 def insert_key(tx: Transaction, scope: str, key: str, fingerprint: str, run_id: int, answer: Any) -> None:
     """Bind a key to a run. Raises `LostRace` if another submit with the key was faster."""
-    insert = tx.dialect.insert(idempotency_key).values(
-        scope=scope,
-        key=key,
-        fingerprint=fingerprint,
-        run_id=run_id,
-        answer=answer,
-        created_at=moment_of(tx.dialect, idempotency_key.c.created_at),
-    )
-    if tx.execute(insert.on_conflict_do_nothing().returning(idempotency_key.c.key)).first() is None:
+    rows = document([[scope, key, fingerprint, run_id, json_text(answer)]])
+    if tx.execute(_insert_key(tx.dialect), {"keys": rows}).first() is None:
         raise LostRace
+
+
+@statement
+def _insert_key(dialect: Dialect) -> Any:
+    names = ("scope", "key", "fingerprint", "run_id", "answer")
+    rows = dialect.recordset("keys", column_types(idempotency_key, names))
+    values = [*(rows.c[name] for name in names), moment_of(dialect, idempotency_key.c.created_at)]
+    # SQLite cannot parse ON CONFLICT after a SELECT without a WHERE.
+    insert = dialect.insert(idempotency_key).from_select(
+        [*names, "created_at"], sa.select(*values).where(sa.true())
+    )
+    return insert.on_conflict_do_nothing().returning(idempotency_key.c.key)
 
 
 def forget_keys(tx: Transaction, seconds: float) -> int:
@@ -363,7 +387,7 @@ def rerun(tx: Transaction, run_id: int) -> int:
 
     Finished ones keep their results; what was skipped for a branch that was not taken is skipped again.
     """
-    changes: list[Change] = []
+    changes = [Change(run_id, "run.retried")]
     for state in (TaskState.FAILED, TaskState.SKIPPED, TaskState.CANCELLED):
         ids = _ids_in(tx, run_id, state)
         rows = tx.execute(_back_to_start(tx.dialect, state), {"moved": document([i] for i in ids)}).all()
@@ -372,6 +396,8 @@ def rerun(tx: Transaction, run_id: int) -> int:
     changes += _settle_again(tx, reset)
     [tally] = lock_tallies(tx, [run_id])
     tally.is_cancelling = False
+    # Open again, whatever is left to do: if nothing is, `record` closes it with a verdict of now.
+    tally.state = RunState.RUNNING if tally.has_started else RunState.PENDING
     write_tallies(tx, [tally])
     record(tx, changes)
     return len(reset)
@@ -392,15 +418,21 @@ def _back_to_start(dialect: Dialect, state: TaskState) -> sa.Update:
 
 def _settle_again(tx: Transaction, task_ids: Sequence[int]) -> list[Change]:
     """Recount what reset tasks wait for, then unblock or skip those that need not wait."""
-    rows = tx.execute(_recount(tx.dialect), {"ids": tx.dialect.array(task_ids)}).all()
+    ids = {"ids": tx.dialect.array(task_ids)}
+    rows = tx.execute(_recount(tx.dialect), ids).all()
+    dependents = set(tx.execute(_with_upstreams(tx.dialect), ids).scalars())
     verdicts: dict[Move, list[int]] = {Move.UNBLOCK: [], Move.SKIP: []}
     for row in rows:
-        verdict = settle(
-            Rule(row.rule) if row.rule else Rule.ALL_SUCCESS,
-            waiting_on=row.waiting_on,
-            failed_on=row.failed_on,
-            skipped_on=row.skipped_on,
-        )
+        if row.state != TaskState.BLOCKED:
+            continue
+        verdict: Move | None = Move.UNBLOCK  # without upstreams, whatever the rule, as at submit
+        if row.task_id in dependents:
+            verdict = settle(
+                Rule(row.rule) if row.rule else Rule.ALL_SUCCESS,
+                waiting_on=row.waiting_on,
+                failed_on=row.failed_on,
+                skipped_on=row.skipped_on,
+            )
         if verdict is not None:
             verdicts[verdict].append(row.task_id)
     changes = make_available(tx, Move.UNBLOCK, TaskState.BLOCKED, verdicts[Move.UNBLOCK])
@@ -412,7 +444,14 @@ def _settle_again(tx: Transaction, task_ids: Sequence[int]) -> list[Change]:
 
 
 @statement
+def _with_upstreams(dialect: Dialect) -> sa.Select[Any]:
+    return sa.select(edge.c.child_id).where(dialect.is_any(edge.c.child_id, "ids")).distinct()
+
+
+@statement
 def _recount(dialect: Dialect) -> sa.Update:
+    """Count afresh for the tasks `ids`, and for those below them: some ran although an upstream failed,
+    and each upstream that ends anew is counted off them again."""
     parent = task_state.alias("parent")
     is_open = sa.not_(state_is(parent.c.state, *FINAL_TASK_STATES))
     missed = sa.or_(
@@ -427,6 +466,10 @@ def _recount(dialect: Dialect) -> sa.Update:
     def total(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
         return sa.func.coalesce(sa.func.sum(sa.case((condition, 1), else_=0)), 0)
 
+    recounted = sa.union(
+        sa.select(task_state.c.task_id).where(dialect.is_any(task_state.c.task_id, "ids")),
+        sa.select(edge.c.child_id).where(dialect.is_any(edge.c.parent_id, "ids")),
+    ).subquery("recounted")
     child = task_state.alias("child")
     counts = (
         sa.select(
@@ -438,7 +481,7 @@ def _recount(dialect: Dialect) -> sa.Update:
         .select_from(child)
         .outerjoin(edge, edge.c.child_id == child.c.task_id)
         .outerjoin(parent, parent.c.task_id == edge.c.parent_id)
-        .where(dialect.is_any(child.c.task_id, "ids"))
+        .where(child.c.task_id.in_(sa.select(recounted.c[0])))
         .group_by(child.c.task_id)
         .subquery("counts")
     )
@@ -452,6 +495,7 @@ def _recount(dialect: Dialect) -> sa.Update:
         .where(task_state.c.task_id == counts.c.task_id)
         .returning(
             task_state.c.task_id,
+            task_state.c.state,
             task_state.c.rule,
             task_state.c.waiting_on,
             task_state.c.failed_on,

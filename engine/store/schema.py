@@ -289,7 +289,7 @@ counter = sa.Table(
 
 # Ids are drawn in blocks, so that a graph knows the ids of its rows before it writes them. Databases
 # with sequences draw from these; the others count in `id_block`, inside the submitting transaction.
-BLOCK_SIZE = {"run": 8, "task": 512, "session": 1}
+BLOCK_SIZE = {"run": 8, "task": 512}
 for _name, _size in BLOCK_SIZE.items():
     sa.Sequence(f"{_name}_id_block", start=1, increment=_size, metadata=metadata)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,8 +18,11 @@ from engine.store.statement import document, insert_rows, json_text, moment_of, 
 def register(
     tx: Transaction, *, name: str, host: str, pid: int, version: str, queues: list[str], concurrency: int
 ) -> int:
-    """Open a session and return its id."""
-    [session_id] = tx.dialect.allocate(tx.connection, "session", 1)
+    """Open a session and return its id: random, so that no two databases on one host share one.
+
+    Processes of tasks carry it, and are killed by it when their worker is gone.
+    """
+    session_id = secrets.randbits(48)
     insert_rows(
         tx,
         worker_session,
@@ -51,7 +55,7 @@ def live_sessions(tx: Transaction) -> list[WorkerSession]:
 
 
 def sessions(tx: Transaction, *, only_live: bool = False, limit: int = 100) -> list[WorkerSession]:
-    query = sa.select(worker_session).order_by(worker_session.c.id.desc()).limit(limit)
+    query = sa.select(worker_session).order_by(worker_session.c.started_at.desc(), worker_session.c.id).limit(limit)
     if only_live:
         query = query.where(worker_session.c.ended_at.is_(None)).limit(10_000)
     return [_session(row) for row in tx.execute(query)]

@@ -35,7 +35,12 @@ class _LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         write = current.get()
         if write is not None and not record.name.startswith("engine."):
-            write("log", f"{record.levelname} {record.name}: {record.getMessage()}\n")
+            try:
+                text = record.getMessage()
+            except Exception:  # wrong arguments: logging reports them, and never raises into the caller
+                self.handleError(record)
+                return
+            write("log", f"{record.levelname} {record.name}: {text}\n")
 
 
 _handler = _LogHandler()
@@ -47,7 +52,8 @@ def install() -> None:
     global _users
     _users += 1
     if _users == 1:
-        sys.stdout, sys.stderr = _Tee(sys.stdout, "stdout"), _Tee(sys.stderr, "stderr")  # type: ignore[assignment] — quacks like TextIO
+        # They quack like TextIO.
+        sys.stdout, sys.stderr = _Tee(sys.stdout, "stdout"), _Tee(sys.stderr, "stderr")  # type: ignore[assignment]
         logging.getLogger().addHandler(_handler)
 
 

@@ -30,10 +30,10 @@ class Finisher:
     ) -> None:
         self._database = database
         self._book = book
-        self._actor = actor
+        self.actor = actor
         self._on_lost = on_lost
         self._ended: list[tuple[Lease, Outcome]] = []
-        self._writing = 0
+        self._writing: list[tuple[Lease, Outcome]] = []
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -44,18 +44,18 @@ class Finisher:
         self._wanted.set()
 
     @property
-    def waiting(self) -> int:
-        return len(self._ended) + self._writing
+    def task_ids(self) -> set[int]:
+        """Tasks whose outcome is not known to be recorded yet."""
+        return {lease.task_id for lease, _ in (*self._ended, *self._writing)}
 
     async def run(self) -> None:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
             while self._ended:
-                batch, self._ended = self._ended[:MAX_BATCH], self._ended[MAX_BATCH:]
-                self._writing = len(batch)
-                await self._write(batch)
-                self._writing = 0
+                self._writing, self._ended = self._ended[:MAX_BATCH], self._ended[MAX_BATCH:]
+                await self._write(self._writing)
+                self._writing = []
             self._idle.set()
 
     async def _write(self, batch: list[tuple[Lease, Outcome]]) -> None:
@@ -79,7 +79,7 @@ class Finisher:
         tries = 0
         while True:
             try:
-                return await tasks.finish(self._database, batch, actor=self._actor)
+                return await tasks.finish(self._database, batch, actor=self.actor)
             except StoreUnavailable as error:
                 tries += 1
                 if tries == 1:
@@ -106,6 +106,8 @@ class Finisher:
                 await tasks.append_logs(self._database, chunk)
             except StoreUnavailable:
                 return  # output is worth less than outcomes: it does not hold them up
+            except Exception as error:  # nor does output that cannot be stored
+                emit("task.output_dropped", level="error", lines=len(chunk), error=repr(error))
 
     async def write_logs_often(self) -> None:
         while True:

@@ -1,7 +1,8 @@
 """A small process beside each worker: beats for its session, and cleans up when the worker is gone.
 
 It shares no interpreter lock, event loop, thread or connection with tasks, so nothing a task does can
-starve the heartbeat. It stops beating when the worker is dead or stopped by a signal.
+starve the heartbeat. It stops beating when the worker is dead or stopped by a signal, and kills the
+processes of its tasks once the lease may have passed to others.
 
 Protocol: the worker writes one JSON line (`order_line`) to our input and keeps it open. We write one
 line per event to our output: `beat <boot time when it was sent>`, `lost`. The line `bye` ends us quietly;
@@ -15,8 +16,10 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 from contextlib import suppress
+from enum import Enum, auto
 from typing import Any
 
 import psutil
@@ -25,60 +28,120 @@ from engine.executors.processes import kill_marked
 from engine.store.beat import Beat, BeatTarget
 
 _BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps
+_LOOK_SECONDS = 0.5  # between looks at the worker; also the wait after a beat that failed
 
 
 def boot_time() -> float:
     return time.clock_gettime(_BOOT)
 
 
+def lease_margin(beat_seconds: float, lease_seconds: float) -> float:
+    """So long before the lease can run out for others, it has run out for us."""
+    return min(beat_seconds, lease_seconds / 4)
+
+
+class _State(Enum):
+    RUNNING = auto()
+    STOPPED = auto()  # by a signal: it may go on later
+    GONE = auto()
+
+
 def main() -> None:
     # A Ctrl-C in the terminal reaches the whole group; only the worker decides when it is over.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    order = json.loads(sys.stdin.buffer.readline())
-    target = BeatTarget(**order["target"])
-    guard(target, beat_seconds=order["beat_seconds"], worker=psutil.Process(os.getppid()))
+    worker = psutil.Process(os.getppid())
+    line = sys.stdin.buffer.readline()
+    if line:  # otherwise the worker died before it could say anything
+        order = json.loads(line)
+        target = BeatTarget(**order["target"])
+        guard(target, order["beat_seconds"], order["lease_seconds"], worker)
+    os._exit(0)  # a beat that hangs must not keep us
 
 
-def guard(target: BeatTarget, *, beat_seconds: float, worker: psutil.Process) -> None:
-    beat: Beat | None = None
+def guard(target: BeatTarget, beat_seconds: float, lease_seconds: float, worker: psutil.Process) -> None:
+    """Until the worker says bye or is gone. Beats have a thread: one that hangs must not hide its death."""
+    pulse = _Pulse(target, beat_seconds, worker)
+    margin = lease_margin(beat_seconds, lease_seconds) / 2  # a worker that can acts first, and more gently
+    pause = min(_LOOK_SECONDS, beat_seconds)
+    has_killed = False
     while True:
-        if _is_running(worker):
-            beat = _beat(target, beat)
-        readable, _, _ = select.select([sys.stdin], [], [], beat_seconds)
-        if readable:
-            if sys.stdin.buffer.readline().strip() != b"bye":
-                _clean_up(target, beat)
-            break
-    if beat is not None:
-        beat.close()
+        readable, _, _ = select.select([sys.stdin], [], [], pause)
+        if readable and sys.stdin.buffer.readline().strip() == b"bye":
+            return
+        if readable or _look(worker) is _State.GONE:
+            _clean_up(target, lease_seconds)
+            return
+        is_over = pulse.is_lost or pulse.silence > lease_seconds - margin
+        if is_over and not has_killed:
+            kill_marked("ENGINE_SESSION", str(target.session_id))
+        has_killed = is_over
 
 
-def _beat(target: BeatTarget, beat: Beat | None) -> Beat | None:
-    sent = boot_time()
+class _Pulse:
+    """Beats in a thread of its own while the worker runs, until the session is lost."""
+
+    def __init__(self, target: BeatTarget, beat_seconds: float, worker: psutil.Process) -> None:
+        self._target = target
+        self._beat_seconds = beat_seconds
+        self._worker = worker
+        self._sent = boot_time()  # when the last good beat was sent
+        self.is_lost = False
+        threading.Thread(target=self._run, name="beat", daemon=True).start()
+
+    @property
+    def silence(self) -> float:
+        return boot_time() - self._sent
+
+    def _run(self) -> None:
+        beat: Beat | None = None
+        while not self.is_lost:
+            pause = min(_LOOK_SECONDS, self._beat_seconds)
+            if _look(self._worker) is _State.RUNNING:
+                sent = boot_time()
+                with suppress(OSError):  # unknown: the worker watches the time of the last good beat
+                    beat = beat or self._target.open()
+                    self._note(sent, beat.send() if beat is not None else True)
+                    pause = self._beat_seconds
+            time.sleep(pause)
+
+    def _note(self, sent: float, is_alive: bool) -> None:
+        if is_alive:
+            self._sent = sent
+        else:
+            self.is_lost = True
+        _say(f"beat {sent}" if is_alive else "lost")
+
+
+def _look(worker: psutil.Process) -> _State:
     try:
-        beat = beat or target.open()
-        alive = beat.send() if beat is not None else True
-    except OSError:
-        return beat  # unknown: the worker watches the time of the last good beat
-    _say(f"beat {sent}" if alive else "lost")
-    return beat
-
-
-def _is_running(worker: psutil.Process) -> bool:
-    try:
-        return worker.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        if not worker.is_running():  # looks at the start time too: the number may have changed hands
+            return _State.GONE
+        match worker.status():
+            case psutil.STATUS_ZOMBIE | psutil.STATUS_DEAD:
+                return _State.GONE
+            case psutil.STATUS_STOPPED:
+                return _State.STOPPED
+            case _:
+                return _State.RUNNING
     except psutil.Error:
-        return False
+        return _State.GONE
 
 
-def _clean_up(target: BeatTarget, beat: Beat | None) -> None:
+def _clean_up(target: BeatTarget, lease_seconds: float) -> None:
     """The worker died: end its tasks' processes first, then let others have the tasks."""
     kill_marked("ENGINE_SESSION", str(target.session_id))
-    with suppress(OSError):
-        beat = beat or target.open()
-        if beat is not None:
-            beat.end("worker died")
+    give_up = boot_time() + lease_seconds  # by then others see for themselves
+    while True:
+        try:
+            beat = target.open()
+            if beat is not None:
+                beat.end("worker died")
+            return
+        except OSError:
+            if boot_time() > give_up:
+                return
+            time.sleep(_LOOK_SECONDS)
 
 
 def _say(line: str) -> None:
@@ -86,14 +149,15 @@ def _say(line: str) -> None:
         print(line, flush=True)
 
 
-def order_line(target: BeatTarget, beat_seconds: float) -> bytes:
+def order_line(target: BeatTarget, beat_seconds: float, lease_seconds: float) -> bytes:
     """The line a worker sends to its guardian. Through a pipe: it may hold a database password."""
     fields: dict[str, Any] = {
         "session_id": target.session_id,
         "postgres": target.postgres,
         "sqlite": target.sqlite,
     }
-    return json.dumps({"target": fields, "beat_seconds": beat_seconds}).encode() + b"\n"
+    order = {"target": fields, "beat_seconds": beat_seconds, "lease_seconds": lease_seconds}
+    return json.dumps(order).encode() + b"\n"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The worker's side of its guardian: starts it, and knows until when the lease certainly holds."""
+"""The worker's side of its guardian: keeps one running, and knows until when the lease certainly holds."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from engine.store.beat import BeatTarget
-from engine.worker.guardian import boot_time, order_line
+from engine.telemetry import emit
+from engine.worker.guardian import boot_time, lease_margin, order_line
+
+_RESTART_SECONDS = 0.5
+_STOP_SECONDS = 5.0
 
 
 class Lifeline:
-    """Starts a guardian for one session and reads what it says.
+    """Starts a guardian for one session, reads what it says, and replaces it if it dies.
 
     `is_safe` is False once no beat was known to succeed for `lease_seconds` less a margin, counted from
     when the beat was *sent*: from then on others may take our tasks, so we must not start any.
+    `on_lost` is called once, if others have ended the session.
     """
 
     def __init__(
@@ -26,13 +31,19 @@ class Lifeline:
         self._beat_seconds = beat_seconds
         self._lease_seconds = lease_seconds
         self._on_lost = on_lost
+        self._is_lost = False
         self._beats_matter = target.postgres is not None or target.sqlite is not None
         self._last_beat = boot_time()
         self._process: asyncio.subprocess.Process | None = None
-        self._reader: asyncio.Task[None] | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._is_stopping = False
 
     async def start(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
+        self._process = await self._spawn()
+        self._keeper = asyncio.create_task(self._keep(self._process), name="engine-lifeline")
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "engine.worker.guardian",
@@ -40,42 +51,61 @@ class Lifeline:
             stdout=subprocess.PIPE,
             start_new_session=True,  # a signal to our group must not take the guardian with us
         )
-        assert self._process.stdin is not None
-        self._process.stdin.write(order_line(self._target, self._beat_seconds))
-        await self._process.stdin.drain()
-        self._reader = asyncio.create_task(self._read(), name="engine-lifeline")
+        assert process.stdin is not None
+        with suppress(OSError):  # it died already: the end of its output says so as well
+            process.stdin.write(order_line(self._target, self._beat_seconds, self._lease_seconds))
+            await process.stdin.drain()
+        return process
 
     @property
     def is_safe(self) -> bool:
-        margin = min(self._beat_seconds, self._lease_seconds / 4)
+        if self._is_lost:
+            return False
+        margin = lease_margin(self._beat_seconds, self._lease_seconds)
         return not self._beats_matter or boot_time() - self._last_beat < self._lease_seconds - margin
 
-    async def _read(self) -> None:
-        assert self._process is not None and self._process.stdout is not None
-        async for line in self._process.stdout:
+    @property
+    def guardian_pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    async def _keep(self, process: asyncio.subprocess.Process) -> None:
+        while True:
+            await self._read(process)
+            await process.wait()
+            if self._is_stopping:
+                return
+            emit("worker.guardian_died", level="warning", session=self._target.session_id)
+            await asyncio.sleep(_RESTART_SECONDS)
+            while not self._is_stopping:
+                try:
+                    self._process = process = await self._spawn()
+                    break
+                except OSError as error:  # no memory, processes or descriptors left
+                    emit("worker.guardian_missing", level="error", reason=str(error))
+                    await asyncio.sleep(_RESTART_SECONDS)
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        async for line in process.stdout:
             word, _, rest = line.decode().strip().partition(" ")
             if word == "beat":
                 self._last_beat = float(rest)
-            elif word == "lost":
+            elif word == "lost" and not self._is_lost:
+                self._is_lost = True
                 self._on_lost()
 
-    @property
-    def is_guarded(self) -> bool:
-        return self._process is not None and self._process.returncode is None
-
     async def stop(self) -> None:
+        self._is_stopping = True
         process = self._process
-        if process is None:
+        if process is None or self._keeper is None:
             return
         assert process.stdin is not None
         with suppress(OSError):
             process.stdin.write(b"bye\n")
             await process.stdin.drain()
             process.stdin.close()
-        try:
-            await asyncio.wait_for(process.wait(), 5.0)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-        if self._reader is not None:
-            await self._reader
+        done, _ = await asyncio.wait({self._keeper}, timeout=_STOP_SECONDS)
+        if not done:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await self._keeper

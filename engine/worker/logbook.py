@@ -81,7 +81,7 @@ class AttemptLog:
             self._emit(stream, piece)
 
     def _emit(self, stream: str, text: str) -> None:
-        self._book.add((self._lease, self._number, datetime.now(UTC), stream, _storable(text)))
+        self._book.add((self._lease, self._number, datetime.now(UTC), _storable(stream), _storable(text)))
 
 
 def _storable(text: str) -> str:

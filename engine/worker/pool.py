@@ -17,8 +17,11 @@ from engine.executors.base import ExecutorSettings, ProcessLimits
 from engine.telemetry import emit
 from engine.worker.options import WorkerOptions
 
-_RESTART_SECONDS = 1.0
+_RESTART_SECONDS = 1.0  # doubled for each process in a row that dies soon
 _RESTART_SECONDS_MAX = 30.0
+_SHORT_LIFE_SECONDS = 5.0
+_PAUSE_SECONDS = 0.1
+_OVERTIME_SECONDS = 60.0  # beyond the grace period, for a process that does not end
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +65,20 @@ async def _keep_running(spec: PoolSpec, number: int, stop: asyncio.Event, force:
     wait = _RESTART_SECONDS
     while not stop.is_set():
         started = asyncio.get_running_loop().time()
-        process = await _spawn(spec)
-        code = await _attend(process, stop, force)
-        if stop.is_set():
-            break
-        replaced += 1
-        emit("worker.process_died", level="warning", process=number, pid=process.pid, code=code)
-        lived = asyncio.get_running_loop().time() - started
-        wait = _RESTART_SECONDS if lived > _RESTART_SECONDS_MAX else min(wait * 2, _RESTART_SECONDS_MAX)
+        try:
+            process = await _spawn(spec)
+        except OSError as error:  # no memory, processes or descriptors left
+            emit("worker.process_missing", level="error", process=number, reason=str(error))
+        else:
+            code = await _attend(process, spec, stop, force)
+            if stop.is_set():
+                break
+            replaced += 1
+            emit("worker.process_died", level="warning", process=number, pid=process.pid, code=code)
+        has_lived = asyncio.get_running_loop().time() - started > _SHORT_LIFE_SECONDS
         with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), wait if lived < 5 else 0.1)
+            await asyncio.wait_for(stop.wait(), _PAUSE_SECONDS if has_lived else wait)
+        wait = _RESTART_SECONDS if has_lived else min(wait * 2, _RESTART_SECONDS_MAX)
     return replaced
 
 
@@ -86,14 +93,19 @@ async def _spawn(spec: PoolSpec) -> asyncio.subprocess.Process:
     return process
 
 
-async def _attend(process: asyncio.subprocess.Process, stop: asyncio.Event, force: asyncio.Event) -> int:
+async def _attend(
+    process: asyncio.subprocess.Process, spec: PoolSpec, stop: asyncio.Event, force: asyncio.Event
+) -> int:
     """Wait for the process to end, passing a stop on to it: SIGTERM to drain, SIGKILL when forced."""
     ended = asyncio.create_task(process.wait())
-    for wanted, number in ((stop, signal.SIGTERM), (force, signal.SIGKILL)):
+    for wanted, number, seconds in (
+        (stop, signal.SIGTERM, None),
+        (force, signal.SIGKILL, spec.options.grace_seconds + _OVERTIME_SECONDS),
+    ):
         signalled = asyncio.create_task(wanted.wait())
-        await asyncio.wait({ended, signalled}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({ended, signalled}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        signalled.cancel()
         if ended.done():
-            signalled.cancel()
             break
         with suppress(ProcessLookupError):
             process.send_signal(number)

@@ -6,14 +6,20 @@ import asyncio
 import os
 import signal
 import sys
+import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from engine.errors import StoreUnavailable
 from engine.executors.registry import ExecutorRegistry
 from engine.store.database import Database
-from engine.telemetry import configure_logging
+from engine.telemetry import configure_logging, emit
 from engine.worker.pool import PoolSpec
 from engine.worker.service import Worker
+
+_RETRY_SECONDS = 0.5
+_EXIT_SECONDS = 10.0
 
 
 def main() -> None:
@@ -24,10 +30,10 @@ def main() -> None:
 
 async def work(spec: PoolSpec) -> None:
     """Work until SIGTERM (drain), a second SIGTERM (at once), or the end of our supervisor (drain)."""
-    stop, force = asyncio.Event(), asyncio.Event()
+    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda: force.set() if stop.is_set() else stop.set())
+        loop.add_signal_handler(number, _on_signal, stop)
     loop.add_reader(sys.stdin.fileno(), _on_input, loop, stop)
     database = Database(spec.url, wake_others=spec.wake_others)
     try:
@@ -36,18 +42,42 @@ async def work(spec: PoolSpec) -> None:
             protected_files=(*spec.executor_settings.protected_files, *map(Path, database.files)),
         )
         worker = Worker(database, ExecutorRegistry.from_entry_points(settings), spec.options)
-        await worker.start()
-        await stop.wait()
-        drain = asyncio.create_task(worker.drain())
-        forced = asyncio.create_task(force.wait())
-        await asyncio.wait({drain, forced}, return_when=asyncio.FIRST_COMPLETED)
-        if not drain.done():
-            # The guardian sees us go: it ends our tasks' processes and closes the session.
-            os._exit(1)
-        forced.cancel()
-        await drain
+        if await _start(worker, stop):
+            await stop.wait()
+            await worker.drain()
     finally:
+        _limit_the_rest()
         database.close()
+
+
+async def _start(worker: Worker, stop: asyncio.Event) -> bool:
+    """Start as soon as the database answers; False if we are stopped before."""
+    is_told = False
+    while not stop.is_set():
+        try:
+            await worker.start()
+            return True
+        except StoreUnavailable as error:
+            if not is_told:
+                emit("worker.start_delayed", level="warning", reason=str(error))
+            is_told = True
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _RETRY_SECONDS)
+    return False
+
+
+def _on_signal(stop: asyncio.Event) -> None:
+    if stop.is_set():
+        # The guardian sees us go: it ends our tasks' processes and closes the session.
+        os._exit(1)
+    stop.set()
+
+
+def _limit_the_rest() -> None:
+    """Threads of tasks, or of a database that does not answer, would keep the interpreter from ending."""
+    timer = threading.Timer(_EXIT_SECONDS, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
 
 
 def _on_input(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from enum import StrEnum
+from typing import TypeVar
 
-from engine.errors import LeaseLost, UnknownKind
+from engine.errors import LeaseLost, StoreUnavailable, UnknownKind
 from engine.executors.base import TaskContext, attempt_environment
 from engine.executors.registry import ExecutorRegistry
 from engine.model.graph import TaskSpec
 from engine.model.json import JSON
-from engine.model.outcomes import Cancelled, Failed, Outcome, Released
+from engine.model.outcomes import Cancelled, Crashed, Failed, Outcome, Released, Succeeded
 from engine.model.records import Lease
 from engine.operations import tasks
 from engine.store.database import Database
 from engine.worker import capture
 from engine.worker.logbook import AttemptLog, Logbook
+
+T = TypeVar("T")
+
+_RETRY_SECONDS = 0.5
+_MAX_MESSAGE = 10_000
 
 
 class Stop(StrEnum):
@@ -48,19 +55,26 @@ class Attempt:
         if self._stop is not None:
             self._handle.cancel()
         try:
-            outcome = await self._handle
-        except asyncio.CancelledError:
-            if self._stop is None:
-                raise  # our own caller is being cancelled
-            outcome = Released()
+            await asyncio.wait({self._handle})
+        except asyncio.CancelledError:  # our own caller is being cancelled
+            self._handle.cancel()
+            raise
+        outcome = _CANCELLED_ITSELF if self._handle.cancelled() else self._handle.result()
         self._log.close()
         match self._stop:
             case Stop.LOST:
                 return None
-            case Stop.CANCEL if isinstance(outcome, Failed | Released):
+            # What an executor makes of being interrupted is not the task's own failure.
+            case Stop.CANCEL if isinstance(outcome, Failed):
                 return Cancelled()
+            case Stop.RELEASE if isinstance(outcome, Failed):
+                return Released()
             case _:
                 return outcome
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stop is not None
 
     def stop(self, why: Stop) -> None:
         """Interrupt the attempt; `run` returns as soon as the executor has cleaned up."""
@@ -77,14 +91,17 @@ class Attempt:
         try:
             executor = self._registry.get(lease.kind)
             async with asyncio.timeout(seconds) as limit:
-                return await executor.execute(self._context(seconds), lease.params)
+                outcome = await executor.execute(self._context(seconds), lease.params)
+            return _checked(outcome)
         except TimeoutError as error:
             if limit.expired():
                 return Failed("context deadline exceeded", code="timeout", source="scheduler", retryable=True)
             return _failed(error)
         except UnknownKind as error:
             return Failed(str(error), code="not_found", source="scheduler", is_permanent=True)
-        except (Exception, SystemExit) as error:  # whatever a task does, it must not take the worker along
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # whatever a task does, it must not take the worker along
             return _failed(error)
 
     def _context(self, seconds: float | None) -> TaskContext:
@@ -99,19 +116,47 @@ class Attempt:
         )
 
     async def _spawn(self, specs: Sequence[TaskSpec]) -> list[int]:
-        return await tasks.spawn(self._database, self.lease, specs, actor=self._actor)
+        # Safe to repeat: names that this task added before are returned as they are.
+        return await self._insist(lambda: tasks.spawn(self._database, self.lease, specs, actor=self._actor))
 
     async def _report(self, document: JSON) -> None:
-        try:
-            await tasks.report(self._database, self.lease, document)
-        except LeaseLost:
-            self.stop(Stop.LOST)
-            raise
+        await self._insist(lambda: tasks.report(self._database, self.lease, document))
+
+    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
+        """A database that is away for a while is no reason for a task to fail; losing the lease is."""
+        while True:
+            try:
+                return await call()
+            except StoreUnavailable:
+                await asyncio.sleep(_RETRY_SECONDS)
+            except LeaseLost:
+                self.stop(Stop.LOST)
+                raise
+
+
+def _checked(outcome: Outcome) -> Outcome:
+    """What an executor returned, fit to be recorded. Plug-ins are not type-checked."""
+    match outcome:
+        case Succeeded() | Released() | Crashed():
+            return outcome
+        case Failed() | Cancelled():
+            return replace(outcome, message=_storable(outcome.message))
+        case _:
+            return Failed(f"the executor returned {type(outcome).__name__} instead of an outcome")
 
 
 def _failed(error: BaseException) -> Failed:
     try:
         text = str(error)
-    except Exception:  # an exception of user code may not even be printable
+    except BaseException:  # an exception of user code may not even be printable
         text = ""
-    return Failed(f"{text or type(error).__name__}"[:10_000].replace("\x00", "\\x00"))
+    return Failed(_storable(text or type(error).__name__))
+
+
+def _storable(text: str) -> str:
+    # Neither NUL nor lone surrogates (undecodable file names) can be stored everywhere.
+    clean = str(text)[:_MAX_MESSAGE].replace("\x00", "\\x00")
+    return clean.encode("utf-8", "backslashreplace").decode()
+
+
+_CANCELLED_ITSELF = Failed("the executor was cancelled, and not by the engine")

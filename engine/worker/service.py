@@ -6,14 +6,14 @@ import asyncio
 import os
 import random
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Self
 
 from engine import __version__
 from engine.errors import StoreUnavailable
 from engine.executors.registry import ExecutorRegistry
-from engine.model.outcomes import Failed, decide
+from engine.model.outcomes import Failed, Released, decide
 from engine.model.records import Lease
 from engine.model.states import Move
 from engine.operations import workers
@@ -27,6 +27,11 @@ from engine.worker.logbook import Logbook
 from engine.worker.options import WorkerOptions
 from engine.worker.runner import Attempt, Stop
 from engine.worker.sweeper import Sweeper
+
+_LOOP_PAUSE_SECONDS = 1.0
+_CATCH_UP_SECONDS = 0.05
+_PATIENCE_SECONDS = 10.0  # with a database that does not answer while we sign off
+_STUCK_SECONDS = 30.0  # with an executor that does not end when it is cancelled
 
 
 class Worker:
@@ -46,6 +51,8 @@ class Worker:
         self._loops: list[asyncio.Task[None]] = []
         self._work = asyncio.Event()  # there may be something to claim, or room to run it
         self._look = asyncio.Event()  # there may be an order to stop something
+        self._claiming: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._is_draining = False
         self._session_id = 0
         self._book = Logbook(lambda: None)
@@ -75,8 +82,8 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         if self._database.needs_recovery:
             # No other process can use this database: whoever was here before us is dead.
-            self._database.needs_recovery = False
             await workers.end_all(self._database, "worker lost")
+            self._database.needs_recovery = False
         self._session_id = await workers.register(self._database, self._registration())
         actor = f"worker:{self._session_id}"
         self._finisher = Finisher(self._database, self._book, actor, self._forget)
@@ -90,26 +97,21 @@ class Worker:
             sweep_seconds=options.sweep_seconds,
             retention_seconds=options.retention_seconds,
         )
-        self._lifeline = Lifeline(
-            self._database.beat_target(self._session_id),
-            beat_seconds=options.beat_seconds,
-            lease_seconds=options.lease_seconds,
-            on_lost=self._lost,
-        )
+        self._lifeline = self._new_lifeline(self._session_id)
         await self._lifeline.start()
         if options.capture_output:
             capture.install()
         self._database.on_wake(self._on_wake)
+        self._claiming = self._supervised(self._claim_loop)
         for loop in (
-            self._claim_loop(),
-            self._order_loop(),
-            self._fence_loop(),
-            self._finisher.run(),
-            self._finisher.write_logs_often(),
-            self._sweeper.run(),
-            self._sweeper.prune_often(),
+            self._order_loop,
+            self._fence_loop,
+            self._finisher.run,
+            self._finisher.write_logs_often,
+            self._sweeper.run,
+            self._sweeper.prune_often,
         ):
-            self._loops.append(self._supervised(loop))
+            self._supervised(loop)
         emit("worker.started", session=self._session_id, concurrency=options.concurrency)
 
     def _registration(self) -> workers.Registration:
@@ -123,42 +125,65 @@ class Worker:
             concurrency=self._options.concurrency,
         )
 
-    def _supervised(self, loop: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Background loops end only when we cancel them; anything else is worth a loud line."""
-        handle = asyncio.create_task(loop)
+    def _new_lifeline(self, session_id: int) -> Lifeline:
+        return Lifeline(
+            self._database.beat_target(session_id),
+            beat_seconds=self._options.beat_seconds,
+            lease_seconds=self._options.lease_seconds,
+            on_lost=self._lost,
+        )
 
-        def report(done: asyncio.Task[None]) -> None:
-            if not done.cancelled() and done.exception() is not None:
-                emit("worker.loop_failed", level="error", error=repr(done.exception()))
+    def _supervised(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+        """Keep a background loop going: a worker without one of them would only look alive."""
 
-        handle.add_done_callback(report)
+        async def keep_going() -> None:
+            while True:
+                try:
+                    return await loop()
+                except Exception as error:  # loud, and not the end
+                    emit("worker.loop_failed", level="error", loop=loop.__name__, error=repr(error))
+                    await asyncio.sleep(_LOOP_PAUSE_SECONDS)
+
+        handle = asyncio.create_task(keep_going(), name=f"engine-{loop.__name__}")
+        self._loops.append(handle)
         return handle
 
     async def drain(self, grace_seconds: float | None = None) -> None:
         """Stop claiming, let running attempts finish for `grace_seconds`, give the rest back, sign off.
 
-        The heartbeat goes on until the last attempt has ended.
+        The heartbeat goes on until the last attempt has ended. A second call shortens the grace of the
+        first; each returns when the worker has signed off.
         """
-        if not self._loops:
+        if not self._loops and self._ending is None:
             return
         self._is_draining = True
+        self._work.set()
         grace = self._options.grace_seconds if grace_seconds is None else grace_seconds
         if self._handles:
             emit("worker.draining", session=self._session_id, running=self.running, grace_seconds=grace)
             await asyncio.wait(self._handles, timeout=grace)
-        for attempt in list(self._attempts.values()):
-            attempt.stop(Stop.RELEASE)
-        if self._handles:
-            await asyncio.wait(self._handles)
-        await self._sign_off()
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end())
+        self._release_all()
+        await asyncio.shield(self._ending)
 
     async def stop_now(self) -> None:
         """As `drain` without grace: what runs is interrupted and given back."""
         await self.drain(0.0)
 
-    async def _sign_off(self) -> None:
+    def _release_all(self) -> None:
+        for attempt in list(self._attempts.values()):
+            attempt.stop(Stop.RELEASE)
+
+    async def _end(self) -> None:
+        if self._claiming is not None:  # a claim under way may still bring leases, to be given back
+            await asyncio.wait({self._claiming}, timeout=_PATIENCE_SECONDS)
+        if self._handles:
+            await asyncio.wait(self._handles, timeout=_STUCK_SECONDS)
+        for attempt in self._attempts.values():
+            emit("worker.attempt_stuck", level="error", task=attempt.lease.task_id, kind=attempt.lease.kind)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._finisher.flushed(), 10.0)
+            await asyncio.wait_for(self._finisher.flushed(), _PATIENCE_SECONDS)
         self._database.off_wake(self._on_wake)
         loops, self._loops = self._loops, []
         for loop in loops:
@@ -167,7 +192,7 @@ class Worker:
         await self._finisher.write_logs()
         try:
             await workers.end(self._database, self._session_id, "stopped")
-        except StoreUnavailable as error:
+        except StoreUnavailable as error:  # others will notice that it beats no more
             emit("worker.sign_off_failed", level="warning", reason=str(error))
         await self._lifeline.stop()
         if self._options.capture_output:
@@ -183,8 +208,7 @@ class Worker:
             claimed: list[Lease] = []
             if room > 0 and not self._is_draining and self._lifeline.is_safe:
                 claimed = await self._claimer.claim(room)
-                for lease in claimed:
-                    self._begin(lease)
+                self._take(claimed)
             if self._is_draining:
                 return
             if len(claimed) < room or room <= 0:
@@ -194,6 +218,13 @@ class Worker:
         poll = self._options.poll_seconds * random.uniform(0.8, 1.2)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._work.wait(), poll)
+
+    def _take(self, leases: list[Lease]) -> None:
+        for lease in leases:
+            if self._is_draining:
+                self._finisher.add(lease, Released())
+            else:
+                self._begin(lease)
 
     def _begin(self, lease: Lease) -> None:
         attempt = Attempt(lease, self._database, self._registry, self._book, f"worker:{self._session_id}")
@@ -232,58 +263,62 @@ class Worker:
             self._look.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._look.wait(), self._options.poll_seconds)
-            if self._attempts:
+            if self._attempts or self._claimer.is_in_doubt:
                 with suppress(StoreUnavailable):
                     await self._follow_orders()
 
     async def _follow_orders(self) -> None:
-        asked = dict(self._attempts)
-        orders = await workers.orders(self._database, self._session_id)
+        asked, session_id = dict(self._attempts), self._session_id
+        orders = await workers.orders(self._database, session_id)
         for task_id, attempt in asked.items():
-            if self._attempts.get(task_id) is not attempt:
-                continue  # it ended meanwhile
+            if self._attempts.get(task_id) is not attempt or attempt.lease.session_id != session_id:
+                continue  # it ended meanwhile, or is stopped already with its lost session
             token, is_cancelling = orders.get(task_id, ("", False))
             if token != attempt.lease.token:
                 attempt.stop(Stop.LOST)
             elif is_cancelling:
                 attempt.stop(Stop.CANCEL)
+        held = {task_id: token for task_id, (token, _) in orders.items()}
+        known = self._attempts.keys() | self._finisher.task_ids
+        self._take(await self._claimer.recover(held, known))
 
     async def _fence_loop(self) -> None:
         """When the lease may have passed to others, stop what we run: its outcome would be refused."""
         while True:
             await asyncio.sleep(min(self._options.beat_seconds, 1.0) / 2)
-            if not self._lifeline.is_safe and self._attempts:
-                emit("worker.fenced", level="warning", session=self._session_id, running=self.running)
-                for attempt in list(self._attempts.values()):
-                    attempt.stop(Stop.RELEASE)
+            if self._lifeline.is_safe:
+                continue
+            await asyncio.sleep(_CATCH_UP_SECONDS)  # if a task blocked the loop, good beats lie unread
+            running = [attempt for attempt in self._attempts.values() if not attempt.is_stopping]
+            if running and not self._lifeline.is_safe:
+                emit("worker.fenced", level="warning", session=self._session_id, running=len(running))
+                self._release_all()
 
     def _lost(self) -> None:
         """Others have declared our session dead: what we run is theirs now. Go on under a new session."""
         emit("worker.lost", level="warning", session=self._session_id, running=self.running)
         for attempt in list(self._attempts.values()):
             attempt.stop(Stop.LOST)
-        self._loops.append(self._supervised(self._register_again()))
+        if not self._is_draining:
+            self._supervised(self._register_again)
 
     async def _register_again(self) -> None:
-        while not self._is_draining:
+        session_id = 0
+        while not session_id:
             try:
                 session_id = await workers.register(self._database, self._registration())
-                break
             except StoreUnavailable:
-                await asyncio.sleep(1.0)
-        else:
-            return
-        old, self._session_id = self._lifeline, session_id
-        self._lifeline = Lifeline(
-            self._database.beat_target(session_id),
-            beat_seconds=self._options.beat_seconds,
-            lease_seconds=self._options.lease_seconds,
-            on_lost=self._lost,
-        )
-        await self._lifeline.start()
-        self._claimer.session_id = session_id
+                await asyncio.sleep(_LOOP_PAUSE_SECONDS)
+        lifeline = self._new_lifeline(session_id)
+        await lifeline.start()
+        old, self._lifeline = self._lifeline, lifeline
+        self._session_id = self._claimer.session_id = self._sweeper.observer_id = session_id
+        self._claimer.actor = self._finisher.actor = f"worker:{session_id}"
         self._work.set()
         emit("worker.registered_again", session=session_id)
+        # The old guardian stays until the old attempts' processes are gone: it would kill them for us.
+        if self._handles:
+            await asyncio.wait(set(self._handles), timeout=_STUCK_SECONDS)
         await old.stop()
 
     # --- wake-ups

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from engine.errors import StoreUnavailable
@@ -63,7 +64,7 @@ class Sweeper:
         retention_seconds: float,
     ) -> None:
         self._database = database
-        self._id = observer_id
+        self.observer_id = observer_id
         self._seconds = sweep_seconds
         self._retention = retention_seconds
         self._observer = Observer(lease_seconds, sweep_seconds)
@@ -75,21 +76,34 @@ class Sweeper:
                 await self.sweep()
             except StoreUnavailable:
                 continue
-            except Exception as error:  # one bad row must not end the recovery of all others
+            except Exception as error:  # the next look may go better
                 emit("sweeper.failed", level="error", error=repr(error))
 
     async def sweep(self) -> None:
         if not self._database.is_private:  # otherwise there is nobody else whose beat could stop
             for session in self._observer.overdue(await workers.live(self._database)):
-                if session.id != self._id:
-                    await self._expire(session)
+                if session.id != self.observer_id:
+                    await self._each(self._expire, session)
         for session in await workers.sessions_to_clear(self._database):
-            count = await workers.clear(self._database, session, self._id)
-            if count:
-                emit("worker.cleared", level="warning", session=session.id, tasks=count)
+            await self._each(self._clear, session)
+
+    async def _each(
+        self, take_back: Callable[[WorkerSession], Awaitable[None]], session: WorkerSession
+    ) -> None:
+        try:
+            await take_back(session)
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # one bad row must not end the recovery of all others
+            emit("sweeper.failed", level="error", session=session.id, error=repr(error))
+
+    async def _clear(self, session: WorkerSession) -> None:
+        count = await workers.clear(self._database, session, self.observer_id)
+        if count:
+            emit("worker.cleared", level="warning", session=session.id, tasks=count)
 
     async def _expire(self, session: WorkerSession) -> None:
-        count = await workers.expire(self._database, session, self._id)
+        count = await workers.expire(self._database, session, self.observer_id)
         if count is not None:
             emit("worker.expired", level="warning", session=session.id, worker=session.name, tasks=count)
 

@@ -14,7 +14,7 @@ branch_labels = None
 depends_on = None
 
 
-ID_BLOCKS = {"run": 8, "task": 512, "session": 1}
+ID_BLOCKS = {"run": 8, "task": 512}
 
 
 def upgrade() -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +16,12 @@ def settings(tmp_path: Path) -> ExecutorSettings:
 
 
 @pytest.fixture
-async def http_server(anyio_backend: str) -> Iterator[HttpServer]:
+async def http_server(anyio_backend: str) -> AsyncIterator[HttpServer]:
     async with HttpServer() as server:
         yield server
 
 
 @pytest.fixture
-async def tcp_server(anyio_backend: str) -> Iterator[TcpServer]:
+async def tcp_server(anyio_backend: str) -> AsyncIterator[TcpServer]:
     async with TcpServer() as server:
         yield server

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
@@ -17,11 +18,12 @@ import dns.rrset
 class TcpServer:
     """Accepts connections; `address` is `127.0.0.1:<port>`."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self.tls = tls
         self.accepted = 0
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
         return self
@@ -62,8 +64,8 @@ class Answer:
 class HttpServer(TcpServer):
     """Answers each request with what `routes` makes of it; keeps the requests."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(tls)
         self.requests: list[Request] = []
         self.hung_up = asyncio.Event()
         self.routes: dict[str, Callable[[Request], Answer]] = {

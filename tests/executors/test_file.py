@@ -118,7 +118,7 @@ async def test_bytes_that_are_no_text_are_replaced_or_sent_as_base64(
 async def test_delete_removes_a_file_and_an_empty_directory(executor: FileExecutor, base: Path) -> None:
     (base / "d").mkdir()
     (base / "d/x").touch()
-    assert "delete file: d: directory not empty" == await fails(executor, "delete", "d")
+    assert await fails(executor, "delete", "d") == "delete file: d: directory not empty"
     assert await run(executor, "delete", "d/x") == Succeeded({"deleted": True})
     assert await run(executor, "delete", "d/") == Succeeded({"deleted": True})
     assert os.listdir(base) == []
@@ -159,10 +159,12 @@ async def test_links_that_stay_inside_are_followed_where_the_kernel_guards(
 
 async def test_action_and_path_are_required(executor: FileExecutor) -> None:
     assert await fails(executor, "read", " ") == "path is required"
-    words = '(supported: read, write, append, delete, stat)'
+    words = "(supported: read, write, append, delete, stat)"
     assert await fails(executor, "copy", "x") == f'unknown action "copy" {words}'
     assert await fails(executor, "", "x") == f'unknown action "" {words}'
-    assert await fails(executor, "write", "x", content="?", encoding="base64") == "content is not valid base64"
+    assert (
+        await fails(executor, "write", "x", content="?", encoding="base64") == "content is not valid base64"
+    )
 
 
 @pytest.mark.parametrize(
@@ -212,11 +214,16 @@ async def test_the_root_itself_is_not_deleted_or_replaced(
 @pytest.mark.parametrize("action", ["read", "write", "append", "delete", "stat"])
 @pytest.mark.parametrize(
     "path",
-    ["../secret", "a/../../secret", "{outside}/secret", "../root-evil/secret", "{outside}/root-evil/secret", ".."],
+    [
+        "../secret",
+        "a/../../secret",
+        "{outside}/secret",
+        "../root-evil/secret",
+        "{outside}/root-evil/secret",
+        "..",
+    ],
 )
-async def test_paths_outside_are_refused(
-    executor: FileExecutor, base: Path, action: str, path: str
-) -> None:
+async def test_paths_outside_are_refused(executor: FileExecutor, base: Path, action: str, path: str) -> None:
     message = await fails(executor, action, path.format(outside=base.parent), content="evil")
     assert "is outside the file root" in message
     assert untouched(base)
@@ -248,7 +255,9 @@ async def test_three_hundred_levels_are_fine(executor: FileExecutor) -> None:
     assert isinstance(await run(executor, "read", "d/" * 300 + "x"), Succeeded)
 
 
-@pytest.mark.parametrize("target", ["../secret", "{outside}/secret", "/dev/zero", "/proc/self/environ", "nowhere"])
+@pytest.mark.parametrize(
+    "target", ["../secret", "{outside}/secret", "/dev/zero", "/proc/self/environ", "nowhere"]
+)
 async def test_links_that_lead_outside_are_refused(executor: FileExecutor, base: Path, target: str) -> None:
     os.symlink(target.format(outside=base.parent), base / "link")
     for action in ("read", "write", "append", "stat"):
@@ -260,9 +269,7 @@ async def test_links_that_lead_outside_are_refused(executor: FileExecutor, base:
 
 
 @pytest.mark.parametrize("target", ["..", "{outside}", "/proc/self/root", "/"])
-async def test_folders_that_lead_outside_are_refused(
-    executor: FileExecutor, base: Path, target: str
-) -> None:
+async def test_folders_that_lead_outside_are_refused(executor: FileExecutor, base: Path, target: str) -> None:
     os.symlink(target.format(outside=base.parent), base / "link")
     for action in ("read", "write", "append", "delete", "stat"):
         await fails(executor, action, "link/secret", content="evil")
@@ -400,5 +407,3 @@ def test_openat2_is_used_where_the_kernel_has_it(tmp_path: Path) -> None:
 async def test_a_missing_root_is_a_failure(tmp_path: Path) -> None:
     executor = FileExecutor(make_settings(tmp_path / "none"))
     assert await fails(executor, "read", "x") == "read file: x: no such file or directory"
-
-

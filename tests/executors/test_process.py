@@ -63,7 +63,9 @@ async def test_the_environment_holds_markers_and_nothing_of_the_worker(
 ) -> None:
     monkeypatch.setenv("ENGINE_DATABASE_URL", "postgresql://secret")
     context = make_context(name="load", attempt=4)
-    ended = await run_process(context, ["/usr/bin/env"], settings=settings, env={"COLOUR": "red", MARK: "forged"})
+    ended = await run_process(
+        context, ["/usr/bin/env"], settings=settings, env={"COLOUR": "red", MARK: "forged"}
+    )
     seen = dict(line.split("=", 1) for line in ended.stdout.splitlines())
     assert "secret" not in ended.stdout
     assert seen.items() >= {**context.environment, "COLOUR": "red"}.items()
@@ -169,7 +171,9 @@ async def test_limits_hold_before_the_program_runs(tmp_path: Path) -> None:
         "(r.RLIMIT_AS, r.RLIMIT_CPU, r.RLIMIT_NPROC, r.RLIMIT_CORE)])"
     )
     settings = make_settings(tmp_path, limits=limits)
-    ended = await run_process(make_context(), [sys.executable, "-c", script, "a b", "$(id)"], settings=settings)
+    ended = await run_process(
+        make_context(), [sys.executable, "-c", script, "a b", "$(id)"], settings=settings
+    )
     assert ended.stdout == f"[{512 * 1024 * 1024}, 7, 999, 0]\n"
 
 
@@ -226,7 +230,7 @@ async def test_cancel_lets_a_process_clean_up(settings: ExecutorSettings, tmp_pa
 
 async def test_cancel_kills_a_connected_child_without_the_mark(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, kill_grace_seconds=0.1)
-    handle = start("env -i setsid sh -c 'echo $$ > pid; exec sleep 300'", settings)
+    handle = start("env -i setsid sh -c 'trap \"\" TERM; echo $$ > pid; exec sleep 300'", settings)
     pid = await eventually(lambda: number_in(tmp_path / "pid"))
     await cancel(handle)
     assert not is_alive(pid)
@@ -253,7 +257,9 @@ async def test_cancel_before_the_start_starts_nothing_that_stays(
     assert kill_marked(MARK, context.environment[MARK]) == 0
 
 
-async def test_a_background_process_does_not_hold_the_task(settings: ExecutorSettings, tmp_path: Path) -> None:
+async def test_a_background_process_does_not_hold_the_task(
+    settings: ExecutorSettings, tmp_path: Path
+) -> None:
     ended = await asyncio.wait_for(run_script("sleep 300 & echo $! > pid; echo hi", settings), 20)
     assert (ended.stdout, ended.exit_code) == ("hi\n", 0)
     assert not is_alive(number_in(tmp_path / "pid") or 0)
@@ -272,13 +278,17 @@ async def test_output_of_a_background_process_that_ends_soon_is_kept(settings: E
     assert (await run_script("(sleep 0.05; echo late) & echo hi", settings)).stdout == "hi\nlate\n"
 
 
-async def test_a_process_that_closed_its_output_is_waited_for(settings: ExecutorSettings, tmp_path: Path) -> None:
+async def test_a_process_that_closed_its_output_is_waited_for(
+    settings: ExecutorSettings, tmp_path: Path
+) -> None:
     script = "import os, time; os.closerange(0, 64); time.sleep(0.3); os._exit(5)"
     ended = await run_process(make_context(), [sys.executable, "-c", script], settings=settings)
     assert ended.exit_code == 5
 
 
-async def test_stopping_the_parent_is_impossible_to_survive(settings: ExecutorSettings, tmp_path: Path) -> None:
+async def test_stopping_the_parent_is_impossible_to_survive(
+    settings: ExecutorSettings, tmp_path: Path
+) -> None:
     handle = start("echo $$ > pid; kill -STOP $$", settings)
     pid = await eventually(lambda: number_in(tmp_path / "pid"))
     await eventually(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
@@ -308,7 +318,9 @@ def test_kill_marked_finds_every_bearer_and_nobody_else(tmp_path: Path) -> None:
 
 
 def test_kill_marked_spares_the_caller_and_its_ancestors() -> None:
-    call = "from engine.executors.processes import kill_marked; print(kill_marked('ENGINE_SESSION', 'self-1'))"
+    call = (
+        "from engine.executors.processes import kill_marked; print(kill_marked('ENGINE_SESSION', 'self-1'))"
+    )
     script = f"""
 import subprocess, sys
 print(subprocess.run([sys.executable, "-c", {call!r}], capture_output=True, text=True).stdout.strip())
@@ -325,8 +337,9 @@ print(subprocess.run([sys.executable, "-c", {call!r}], capture_output=True, text
 
 def test_killing_needs_no_heavy_imports() -> None:
     script = (
-        "import sys, engine.executors.processes; "
-        "print([name for name in ('pydantic', 'httpx', 'sqlalchemy', 'asyncio', 'dns') if name in sys.modules])"
+        "import sys, engine.executors.processes\n"
+        "heavy = ('pydantic', 'httpx', 'sqlalchemy', 'asyncio', 'dns')\n"
+        "print([name for name in heavy if name in sys.modules])"
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ended.stdout == "[]\n"

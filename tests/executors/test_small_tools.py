@@ -115,9 +115,12 @@ async def test_unknown_keys_are_ignored(settings: ExecutorSettings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("client", "name"), [(None, "os"), ({}, "os"), ({"tool_name": " nope "}, "nope"), ({"tool_name": " "}, "os")]
+    ("client", "name"),
+    [(None, "os"), ({}, "os"), ({"tool_name": " nope "}, "nope"), ({"tool_name": " "}, "os")],
 )
-async def test_an_unknown_tool_fails_with_its_name(settings: ExecutorSettings, client: Any, name: str) -> None:
+async def test_an_unknown_tool_fails_with_its_name(
+    settings: ExecutorSettings, client: Any, name: str
+) -> None:
     outcome = await UnknownToolExecutor(settings).execute(make_context(client=client), {})
     assert outcome == Failed(f'unknown os tool "{name}"')
 

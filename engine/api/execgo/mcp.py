@@ -7,6 +7,8 @@ import time
 
 import msgspec
 from litestar import get, post
+from litestar.exceptions import ServiceUnavailableException
+from litestar.params import FromPath
 
 from engine.api.answers import ErrorBody
 from engine.api.bodies import check_size, check_values, decode, read_small_body
@@ -15,7 +17,7 @@ from engine.api.edge import text_of_segment
 from engine.api.execgo.translation import CONTRACT, MCP, MCP_CONTRACT, handle_out, task_of_handle
 from engine.api.execgo.wire import HandleOut, McpCallIn, Tool, Tools
 from engine.api.options import ApiRequest, Services, actor_of, services_of
-from engine.errors import EngineError, NotFound
+from engine.errors import NotFound
 from engine.model.graph import Graph, TaskSpec
 from engine.model.records import Task
 from engine.model.states import FINAL_TASK_STATES
@@ -24,10 +26,6 @@ from engine.operations import runs, tasks
 _calls = msgspec.json.Decoder(McpCallIn)
 _LOOKS_SECONDS = (0.01, 0.03)  # an echo is usually done by then; nothing depends on it
 _TOOLS = Tools([Tool("mcp.execute", "mcp", "Execute MCP task and return handle", {"type": "object"})])
-
-
-class McpUnavailable(EngineError):
-    code = "mcp_unavailable"
 
 
 @get("/mcp/tools", responses=refusals(ErrorBody, 503), summary="MCP tools", tags=["ExecGo"])
@@ -82,7 +80,7 @@ async def _look(services: Services, task_id: int) -> Task:
     summary="How an MCP call stands",
     tags=["ExecGo"],
 )
-async def show_call(request: ApiRequest, handle: str) -> HandleOut:
+async def show_call(request: ApiRequest, handle: FromPath[str]) -> HandleOut:
     services = services_of(request)
     _require_executor(services)
     handle = text_of_segment(handle)
@@ -105,7 +103,7 @@ async def _task_of(services: Services, handle: str) -> Task:
 
 def _require_executor(services: Services) -> None:
     if MCP not in services.registry:
-        raise McpUnavailable("mcp executor is not available")
+        raise ServiceUnavailableException("mcp executor is not available")
 
 
 ROUTES = [list_tools, call_tool, show_call]

@@ -19,7 +19,7 @@ from engine.api.options import ApiRequest, services_of
 from engine.errors import SchemaMismatch, StoreUnavailable
 from engine.operations import totals
 
-PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+PROMETHEUS = "text/plain; version=0.0.4"  # Litestar adds the charset
 _READY_SECONDS = 5.0
 
 
@@ -68,7 +68,7 @@ async def ready(request: ApiRequest) -> dict[str, Any]:
         raise SchemaMismatch("the database does not have this release's tables") from error
     return {
         "status": "ready",
-        "database": database.dialect.drivername,
+        "database": database.dialect.drivername.partition("+")[0],
         "durability": durability.level,
         "is_durable": durability.is_durable,
         "remarks": list(durability.remarks),

@@ -9,7 +9,7 @@ import msgspec
 from litestar import Response, delete, get, post
 from litestar.exceptions import ClientException
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Stream
 
 from engine.api.answers import ErrorBody
@@ -56,14 +56,16 @@ async def submit_tasks(request: ApiRequest) -> Accepted:
         return graph_of(decode(_graphs, body).tasks, kinds, body), idempotency_key(request, body)
 
     graph, key = await off_loop(body, read)
-    return await accept(request, graph, key)
+    await accept(request, graph, key)
+    return Accepted(len(graph.tasks), [task.name for task in graph.tasks])
 
 
-async def accept(request: ApiRequest, graph: Graph, key: Key | None = None) -> Accepted:
+async def accept(request: ApiRequest, graph: Graph, key: Key | None = None) -> int:
+    """Store a graph under the names of this contract; returns the run."""
     services, kinds = services_of(request), kinds_of(request)
     await services.admission.check(len(graph.tasks))
     try:
-        await runs.submit(
+        accepted = await runs.submit(
             services.database,
             graph,
             actor=actor_of(request),
@@ -73,7 +75,7 @@ async def accept(request: ApiRequest, graph: Graph, key: Key | None = None) -> A
         )
     except UnknownKind as error:
         raise kinds.unknown(error.kind) from None
-    return Accepted(len(graph.tasks), [task.name for task in graph.tasks])
+    return accepted.run_id
 
 
 # --- show and delete
@@ -85,7 +87,7 @@ async def accept(request: ApiRequest, graph: Graph, key: Key | None = None) -> A
     summary="One task",
     tags=["ExecGo"],
 )
-async def show_task(request: ApiRequest, task_id: str) -> TaskOut:
+async def show_task(request: ApiRequest, task_id: FromPath[str]) -> TaskOut:
     task = await tasks.get_aliased(services_of(request).database, CONTRACT, _name(task_id))
     return task_out(task, kinds_of(request))
 
@@ -97,11 +99,9 @@ async def show_task(request: ApiRequest, task_id: str) -> TaskOut:
     summary="Forget a task",
     tags=["ExecGo"],
 )
-async def delete_task(request: ApiRequest, task_id: str) -> None:
-    """Gone from this contract's view at once. What had not started is cancelled; running work goes on unseen."""
-    await tasks.forget_alias(
-        services_of(request).database, CONTRACT, _name(task_id), actor=actor_of(request)
-    )
+async def delete_task(request: ApiRequest, task_id: FromPath[str]) -> None:
+    """Gone from this contract's view at once. What had not started is cancelled."""
+    await tasks.forget_alias(services_of(request).database, CONTRACT, _name(task_id), actor=actor_of(request))
 
 
 def _name(segment: str) -> str:
@@ -123,11 +123,11 @@ def _name(segment: str) -> str:
 )
 async def list_tasks(
     request: ApiRequest,
-    limit: Annotated[int | None, Parameter(ge=1, le=10_000)] = None,
-    offset: Annotated[int, Parameter(ge=0, le=1_000_000_000)] = 0,
-    status: str | None = None,
-    type_: Annotated[str | None, Parameter(query="type")] = None,
-    run_id: Annotated[int | None, Parameter(ge=0, le=MAX_INT)] = None,
+    limit: Annotated[int | None, QueryParameter(ge=1, le=10_000)] = None,
+    offset: Annotated[int, QueryParameter(ge=0, le=1_000_000_000)] = 0,
+    status: FromQuery[str | None] = None,
+    type_: Annotated[str | None, QueryParameter(name="type")] = None,
+    run_id: Annotated[int | None, QueryParameter(ge=0, le=MAX_INT)] = None,
 ) -> Response[bytes] | Stream:
     """In the order of submission. The filters are an extension of the contract."""
     wanted = _filters(status, type_, run_id, kinds_of(request))
@@ -155,9 +155,7 @@ async def _rest(
         size = PAGE if left is None else min(PAGE, left)
         if len(page) < PAGE or size == 0:
             break
-        page = await tasks.list_aliased(
-            services.database, CONTRACT, after=page[-1].id, limit=size, **wanted
-        )
+        page = await tasks.list_aliased(services.database, CONTRACT, after=page[-1].id, limit=size, **wanted)
     yield b"]"
 
 
@@ -166,9 +164,7 @@ def _shown(page: list[Task], request: ApiRequest) -> list[TaskOut]:
     return [task_out(task, kinds) for task in page]
 
 
-def _filters(
-    status: str | None, type_: str | None, run_id: int | None, kinds: Kinds
-) -> dict[str, Any]:
+def _filters(status: str | None, type_: str | None, run_id: int | None, kinds: Kinds) -> dict[str, Any]:
     wanted: dict[str, Any] = {"run_id": run_id}
     if status is not None:
         if status not in FILTERS:

@@ -58,7 +58,9 @@ class Kinds:
     @classmethod
     def of(cls, registry: ExecutorRegistry) -> Kinds:
         kinds = registry.kinds()
-        return cls(frozenset(kinds), frozenset(k for k in kinds if k != OS and registry.get(k).category == OS))
+        return cls(
+            frozenset(kinds), frozenset(k for k in kinds if k != OS and registry.get(k).category == OS)
+        )
 
     def kind_of(self, type_: str, tool_name: str) -> str:
         """The kind that performs a submitted task; a tool that does not exist fails when it is tried."""
@@ -133,7 +135,7 @@ def _take_values(task: TaskIn, client: dict[str, Any], is_alias: bool) -> Any:
     return None
 
 
-def _limit_of(timeout: int | None | UnsetType) -> int | None:
+def _limit_of(timeout: int | UnsetType | None) -> int | None:
     return min(timeout, _MAX_TIMEOUT_MS) if timeout and timeout > 0 else None
 
 

@@ -26,9 +26,9 @@ class TaskIn(msgspec.Struct):
     tool_name: str | None = None
     input: Any = UNSET
     execution_category: str | None = None
-    depends_on: list[str] | None | UnsetType = UNSET
-    retry: Int | None | UnsetType = UNSET
-    timeout: Int | None | UnsetType = UNSET
+    depends_on: list[str] | UnsetType | None = UNSET
+    retry: Int | UnsetType | None = UNSET
+    timeout: Int | UnsetType | None = UNSET
     annotations: dict[str, str] | None = None
 
 
@@ -47,9 +47,9 @@ class AdapterActionIn(msgspec.Struct):
     kind: str | None = None
     tool_name: str | None = None
     input: Any = UNSET
-    depends_on: list[str] | None | UnsetType = UNSET
-    retry: Int | None | UnsetType = UNSET
-    timeout: Int | None | UnsetType = UNSET
+    depends_on: list[str] | UnsetType | None = UNSET
+    retry: Int | UnsetType | None = UNSET
+    timeout: Int | UnsetType | None = UNSET
 
 
 class AdapterRequestIn(msgspec.Struct):

@@ -110,6 +110,10 @@ class Dialect:
         """The connection is gone; a commit under way may or may not have happened."""
         return False
 
+    def is_unavailable(self, error: BaseException) -> bool:
+        """The database is at fault and not what we sent: the same work may succeed later."""
+        return self.is_disconnect(error) or self.is_rerunnable(error)
+
     def is_duplicate(self, error: BaseException) -> bool:
         """A unique key already exists."""
         return False

@@ -43,6 +43,8 @@ _SESSION = {
     "enable_seqscan": "off",
 }
 _RERUNNABLE = {"40001", "40P01", "55P03"}
+_AT_FAULT = {"53", "55", "57", "58"}  # out of space or memory, in use, cancelled by time limits, its disk
+_READ_ONLY = "25006"  # a standby, or an operator's brake
 _GONE = {"57P01", "57P02", "57P03", "25P03", "25P04"}
 
 
@@ -154,6 +156,10 @@ class PostgresDialect(Dialect):
             return state in _GONE or state.startswith("08") or state == "53300"
         original = getattr(error, "orig", error)
         return isinstance(original, psycopg.OperationalError | psycopg.InterfaceError)
+
+    def is_unavailable(self, error: BaseException) -> bool:
+        state = _sqlstate(error) or ""
+        return state[:2] in _AT_FAULT or state == _READ_ONLY or super().is_unavailable(error)
 
     def is_duplicate(self, error: BaseException) -> bool:
         return _sqlstate(error) == "23505"

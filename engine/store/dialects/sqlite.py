@@ -28,6 +28,7 @@ from engine.store.turn import Turn
 BUSY_TIMEOUT_MS = 10_000
 # Releases in which several writing connections cannot corrupt a WAL file (the WAL-reset race).
 _SAFE_WAL = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
+_AT_FAULT = {sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_INTERRUPT}
 _WATCH_SECONDS = 0.02
 
 
@@ -124,6 +125,9 @@ class SqliteDialect(Dialect):
             sqlite3.SQLITE_FULL,
             sqlite3.SQLITE_READONLY,
         }
+
+    def is_unavailable(self, error: BaseException) -> bool:
+        return _code(error) in _AT_FAULT or super().is_unavailable(error)
 
     def is_duplicate(self, error: BaseException) -> bool:
         original = getattr(error, "orig", error)

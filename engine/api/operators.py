@@ -1,0 +1,70 @@
+"""Routes of `/api/v1` for operators: workers and tokens."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from litestar import Response, delete, get, post
+from litestar.params import FromPath, FromQuery
+
+from engine.api.answers import FieldError, InvalidFields, Problem
+from engine.api.bodies import decode, read_small_body
+from engine.api.documents import body_operation, refusals
+from engine.api.edge import text_of_segment
+from engine.api.options import ApiRequest, services_of
+from engine.api.run_translation import name_of, token_out, validate, worker_out
+from engine.api.run_wire import NewToken, TokenIn, Tokens, Workers
+from engine.operations import tokens, workers
+
+_documents: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+
+
+@get("/api/v1/workers", responses=refusals(Problem, 422, 503), summary="Worker sessions", tags=["Operators"])
+async def list_workers(request: ApiRequest, live: FromQuery[bool] = False) -> Workers:
+    """Ended sessions are shown for a while, unless `live` is true."""
+    sessions = await workers.list_sessions(services_of(request).database, only_live=live)
+    return Workers([worker_out(session) for session in sessions])
+
+
+@get("/api/v1/tokens", responses=refusals(Problem, 503), summary="API tokens", tags=["Operators"])
+async def list_tokens(request: ApiRequest) -> Tokens:
+    found = await tokens.list_tokens(services_of(request).database)
+    return Tokens([token_out(token) for token in found])
+
+
+@post(
+    "/api/v1/tokens",
+    status_code=201,
+    operation_class=body_operation("TokenIn"),
+    responses=refusals(Problem, 400, 413, 422, 503),
+    summary="Make an API token",
+    tags=["Operators"],
+)
+async def create_token(request: ApiRequest) -> Response[NewToken]:
+    wanted = validate(TokenIn, decode(_documents, await read_small_body(request)))
+    if wanted.expires_at is not None and wanted.expires_at <= datetime.now(UTC):
+        raise InvalidFields([FieldError("/expires_at", "is in the past")])
+    secret = await tokens.create(
+        services_of(request).database,
+        name=wanted.name,
+        scopes=list(wanted.scopes),
+        expires_at=wanted.expires_at,
+    )
+    return Response(NewToken(secret.split("_")[1], secret), headers={"cache-control": "no-store"})
+
+
+@delete(
+    "/api/v1/tokens/{token_id:str}",
+    status_code=204,
+    responses=refusals(Problem, 404, 503),
+    summary="Revoke an API token",
+    tags=["Operators"],
+)
+async def revoke_token(request: ApiRequest, token_id: FromPath[str]) -> None:
+    """Takes effect everywhere within ten seconds."""
+    await tokens.revoke(services_of(request).database, name_of(text_of_segment(token_id), "token"))
+
+
+ROUTES = [list_workers, list_tokens, create_token, revoke_token]

@@ -1,0 +1,141 @@
+"""The HTTP server: uvicorn inside our own event loop. Signals are the caller's matter."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import stat
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import uvicorn
+from litestar import Litestar
+
+from engine.api.connection import Limits, protocol_with
+from engine.api.options import Services
+from engine.errors import ConfigError
+
+_IDLE_SECONDS = 60
+_BACKLOG = 2048
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_ready.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+async def serve(
+    app: Litestar,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    uds: Path | None = None,
+    stop: asyncio.Event,
+    grace_seconds: float = 15.0,
+    on_ready: Callable[[int], object] | None = None,
+) -> None:
+    """Serve until `stop` is set; then take no more requests and give running ones `grace_seconds`.
+
+    `on_ready` is called with the port once connections are accepted (0 for a Unix socket). With port 0 the
+    system picks a free one. Raises `ConfigError` if the address cannot be used.
+    """
+    listener = _listen_unix(uds) if uds is not None else _listen(host, port)
+    services: Services = app.state.services
+    options = services.options
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http=protocol_with(Limits(options.read_timeout_seconds, options.write_timeout_seconds)),
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=_IDLE_SECONDS,
+            timeout_graceful_shutdown=max(1, round(grace_seconds)),
+            ws_max_size=64 * 1024,
+        )
+    )
+    handle = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        await _first(handle, server.is_ready)
+        if on_ready is not None and not handle.done():
+            on_ready(0 if uds is not None else listener.getsockname()[1])
+        await _first(handle, stop)
+    finally:
+        services.is_stopping = True
+        server.should_exit = True
+        await handle
+        listener.close()
+        if uds is not None:
+            await asyncio.to_thread(uds.unlink, missing_ok=True)
+
+
+async def _first(handle: asyncio.Task[None], event: asyncio.Event) -> None:
+    """Wait until the server ends or `event` is set."""
+    waiting = asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait({handle, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port}: {error}") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and not host:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+    return listener
+
+
+def _listen_unix(path: Path) -> socket.socket:
+    """A socket that only our own user can open. A stale file is replaced, one in use is not."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        listener.bind(str(path))
+        os.chmod(path, 0o600)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot listen on {path}: {error.strerror or error}") from None
+    return listener
+
+
+def _remove_stale(path: Path) -> None:
+    if not path.exists():
+        return
+    if not stat.S_ISSOCK(path.stat().st_mode):
+        raise ConfigError(f"cannot listen on {path}: it is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise ConfigError(f"cannot listen on {path}: another server uses it")

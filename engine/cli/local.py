@@ -1,0 +1,148 @@
+"""A database as a target: the operations themselves, without a server in between."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Coroutine, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import Any, TypeVar
+
+import msgspec
+
+from engine.cli.graphs import CONTRACT, contract_task, filters, graph_of
+from engine.cli.wiring import check_schema, executor_settings, open_database
+from engine.client.documents import Document
+from engine.client.rest import ContractTask, Submitted, is_execgo
+from engine.executors.registry import ExecutorRegistry
+from engine.model.records import Event, LogLine, Run, Task, Token, WorkerSession
+from engine.operations import runs, tasks, tokens, workers
+from engine.operations.runs import Key
+from engine.settings import Settings
+from engine.store.database import Database
+
+T = TypeVar("T")
+_LOOK_SECONDS = 0.1
+
+
+class LocalTarget:
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self.database = database
+        self.settings = settings
+        self.where = database.url.render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        self.database.close()
+
+    @cached_property
+    def _registry(self) -> ExecutorRegistry:
+        return ExecutorRegistry.from_entry_points(executor_settings(self.settings, is_local=True))
+
+    # --- runs
+
+    def submit(self, document: Document, key: str) -> Submitted:
+        graph, contract = graph_of(document, self._registry)
+        # The same scope and fingerprint as over REST: a repeat is recognised whichever way it takes.
+        path = "/tasks" if is_execgo(document.value) else "/api/v1/runs"
+        fingerprint = hashlib.sha256(msgspec.json.encode(document.value, order="sorted")).hexdigest()
+        accepted = _now(
+            runs.submit(
+                self.database,
+                graph,
+                contract=contract,
+                key=Key(f"local POST {path}", key, fingerprint),
+                known_kinds=self._registry.kinds(),
+            )
+        )
+        return Submitted(list(accepted.task_ids), accepted.run_id, accepted.is_repeat)
+
+    def runs(self, *, state: str | None, name: str | None, before: int | None, limit: int) -> list[Run]:
+        return _now(runs.list_runs(self.database, state=state, name=name, before=before, limit=limit))
+
+    def run(self, run_id: int) -> Run:
+        return _now(runs.get(self.database, run_id))
+
+    def tasks(
+        self, run_id: int, *, state: str | None = None, after: int | None = None, limit: int = 1000
+    ) -> list[Task]:
+        return _now(runs.tasks(self.database, run_id, state=state, after=after, limit=limit))
+
+    def events(self, run_id: int, *, after: int, wait_seconds: float = 0.0) -> list[Event]:
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            found = _now(runs.events(self.database, run_id, after=after))
+            if found or time.monotonic() >= deadline:
+                return found
+            time.sleep(_LOOK_SECONDS)
+
+    def logs(self, run_id: int, *, task_name: str | None, limit: int, offset: int) -> list[LogLine]:
+        return _now(runs.logs(self.database, run_id, task_name=task_name, limit=limit, offset=offset))
+
+    def pause(self, run_id: int) -> Run:
+        return _now(runs.hold(self.database, run_id))
+
+    def resume(self, run_id: int) -> Run:
+        return _now(runs.resume(self.database, run_id))
+
+    def cancel(self, run_id: int) -> Run:
+        return _now(runs.cancel(self.database, run_id))
+
+    def retry(self, run_id: int) -> Run:
+        return _now(runs.retry(self.database, run_id))
+
+    def delete(self, run_id: int) -> None:
+        _now(runs.delete(self.database, run_id))
+
+    # --- tasks of the ExecGo contract
+
+    def contract_task(self, task_id: str) -> ContractTask:
+        return self._shown(_now(tasks.get_aliased(self.database, CONTRACT, task_id)))
+
+    def contract_tasks(
+        self, *, status: str | None, type_: str | None, limit: int | None, offset: int
+    ) -> list[ContractTask]:
+        wanted = filters(status, type_, self._registry)
+        found = _now(tasks.list_aliased(self.database, CONTRACT, limit=limit, offset=offset, **wanted))
+        return [self._shown(task) for task in found]
+
+    def cancel_contract_task(self, task_id: str) -> ContractTask:
+        task = _now(tasks.get_aliased(self.database, CONTRACT, task_id))
+        return self._shown(_now(tasks.cancel(self.database, task.id)))
+
+    def delete_contract_task(self, task_id: str) -> None:
+        _now(tasks.forget_alias(self.database, CONTRACT, task_id))
+
+    def _shown(self, task: Task) -> ContractTask:
+        return contract_task(task, self._registry)
+
+    # --- workers and tokens
+
+    def workers(self, *, only_live: bool) -> list[WorkerSession]:
+        return _now(workers.list_sessions(self.database, only_live=only_live))
+
+    def tokens(self) -> list[Token]:
+        return _now(tokens.list_tokens(self.database))
+
+    def create_token(self, name: str, scopes: Sequence[str], expires_at: datetime | None) -> str:
+        return _now(tokens.create(self.database, name=name, scopes=list(scopes), expires_at=expires_at))
+
+    def revoke_token(self, token_id: str) -> None:
+        _now(tokens.revoke(self.database, token_id))
+
+
+def _now(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+def open_target(settings: Settings, url: str | None) -> LocalTarget:
+    """Raises `StoreUnavailable` or `SchemaMismatch`. Never makes a database file."""
+    assert url is None
+    database = open_database(settings, must_exist=True)
+    try:
+        check_schema(database)
+    except BaseException:
+        database.close()
+        raise
+    return LocalTarget(database, settings)

@@ -1,0 +1,113 @@
+"""What the commands act on: a server or a database, with the same verbs, so that output is the same."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from importlib import import_module
+from typing import Any, Protocol
+
+import rich_click as click
+
+from engine.cli.options import config_option, data_dir_option, db_option, json_option, stacked
+from engine.client import rest
+from engine.client.documents import Document
+from engine.client.rest import ContractTask, Submitted
+from engine.model.records import Event, LogLine, Run, Task, Token, WorkerSession
+from engine.settings import Settings, load
+
+
+class Target(Protocol):
+    """Raises `NotFound`, `Conflict`, `InvalidInput` … alike on both sides."""
+
+    where: str  # for people: a server's URL, or a database without its password
+
+    def close(self) -> None: ...
+
+    def submit(self, document: Document, key: str) -> Submitted: ...
+    def runs(self, *, state: str | None, name: str | None, before: int | None, limit: int) -> list[Run]: ...
+    def run(self, run_id: int) -> Run: ...
+    def tasks(
+        self, run_id: int, *, state: str | None = None, after: int | None = None, limit: int = 1000
+    ) -> list[Task]: ...
+    def events(self, run_id: int, *, after: int, wait_seconds: float = 0.0) -> list[Event]: ...
+    def logs(self, run_id: int, *, task_name: str | None, limit: int, offset: int) -> list[LogLine]: ...
+    def pause(self, run_id: int) -> Run: ...
+    def resume(self, run_id: int) -> Run: ...
+    def cancel(self, run_id: int) -> Run: ...
+    def retry(self, run_id: int) -> Run: ...
+    def delete(self, run_id: int) -> None: ...
+
+    def contract_task(self, task_id: str) -> ContractTask: ...
+    def contract_tasks(
+        self, *, status: str | None, type_: str | None, limit: int | None, offset: int
+    ) -> list[ContractTask]: ...
+    def cancel_contract_task(self, task_id: str) -> ContractTask: ...
+    def delete_contract_task(self, task_id: str) -> None: ...
+
+    def workers(self, *, only_live: bool) -> list[WorkerSession]: ...
+    def tokens(self) -> list[Token]: ...
+    def create_token(self, name: str, scopes: Sequence[str], expires_at: datetime | None) -> str: ...
+    def revoke_token(self, token_id: str) -> None: ...
+
+
+_server = click.option(
+    "--server",
+    metavar="URL",
+    help="Server to talk to; by default one that answers at the configured address.",
+)
+_token = click.option(
+    "--token", metavar="TOKEN", help="Token for the server. ENGINE_TOKEN is better: others can see flags."
+)
+_options = stacked(_server, db_option, data_dir_option, _token, config_option, json_option)
+
+
+def with_target(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --server, --db, --json …; calls `command(target, as_json=…, **its own options)`."""
+
+    @functools.wraps(command)
+    def call(
+        *args: Any,
+        server: str | None,
+        database_url: str | None,
+        data_dir: str | None,
+        token: str | None,
+        config: str | None,
+        **others: Any,
+    ) -> Any:
+        target = open_target(
+            {
+                "server": server,
+                "database_url": database_url,
+                "data_dir": data_dir,
+                "token": token,
+                "config": config,
+            }
+        )
+        try:
+            return command(target, *args, **others)
+        finally:
+            target.close()
+
+    return _options(call)
+
+
+def open_target(flags: dict[str, str | None]) -> Target:
+    """By flag; else the configured server; else a server that answers at our address; else the database."""
+    by_database = flags["database_url"] is not None or flags["data_dir"] is not None
+    if flags["server"] is not None and by_database:
+        raise click.UsageError("give --server or a database (--db, --data-dir), not both")
+    settings = load(flags)
+    url = None if by_database else server_of(settings)
+    kind = "engine.cli.local" if url is None else "engine.cli.remote"
+    target: Target = import_module(kind).open_target(settings, url)  # the other side's imports are not needed
+    return target
+
+
+def server_of(settings: Settings) -> str | None:
+    """The server to use: the configured one, or one that answers at the address of the settings."""
+    if settings.server is not None:
+        return settings.server
+    here = settings.address.url
+    return here if rest.answers(here) else None

@@ -1,0 +1,104 @@
+"""Settings turned into the objects that a process is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from engine.errors import ConfigError, EngineError, StoreUnavailable
+from engine.executors.base import ExecutorSettings, ProcessLimits
+from engine.settings import Settings
+from engine.store import migrate
+from engine.store.database import Database
+from engine.store.dialects import parse_url
+from engine.worker.options import WorkerOptions
+
+
+def is_sqlite(url: str) -> bool:
+    return parse_url(url).get_backend_name() == "sqlite"
+
+
+def open_database(
+    settings: Settings, *, exclusive: bool = False, must_exist: bool = False, pool_size: int = 4
+) -> Database:
+    """The database of the settings. Raises `ConfigError` for a bad URL, else `StoreUnavailable`.
+
+    `exclusive` counts for SQLite only. With `must_exist` no SQLite file is made.
+    """
+    url = parse_url(settings.database)
+    name = url.database or ""
+    on_disk = url.get_backend_name() == "sqlite" and name not in ("", ":memory:")
+    if must_exist and on_disk and not Path(name).is_file():
+        raise StoreUnavailable(
+            f"there is no database file {name}; name a database with --db, or a server with --server"
+        )
+    try:
+        return Database(
+            settings.database, pool_size=pool_size, exclusive=exclusive, wake_others=settings.wake
+        )
+    except (ConfigError, OSError) as error:
+        raise StoreUnavailable(str(error)) from None
+
+
+def check_schema(database: Database) -> None:
+    """Raises `SchemaMismatch`, or `StoreUnavailable` if the database does not answer."""
+    with store_errors(database):
+        migrate.check(database.engine)
+
+
+def upgrade_schema(database: Database) -> None:
+    with store_errors(database):
+        migrate.upgrade(database.engine, database.dialect)
+
+
+class store_errors:
+    """Driver errors of statements that do not run through `Database` become `StoreUnavailable`."""
+
+    def __init__(self, database: Database) -> None:
+        self._name = database.url.render_as_string(hide_password=True)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, sa.exc.SQLAlchemyError | OSError) and not isinstance(error, EngineError):
+            original = getattr(error, "orig", None) or error
+            first = str(original).strip().split("\n", 1)[0][:200]
+            raise StoreUnavailable(f"the database {self._name} is not available: {first}") from None
+
+
+def worker_options(settings: Settings) -> WorkerOptions:
+    if settings.beat * 2 > settings.lease:
+        raise ConfigError(f"beat ({settings.beat:g} s) must be at most half of lease ({settings.lease:g} s)")
+    return WorkerOptions(
+        concurrency=settings.max_concurrency,
+        queues=settings.queues,
+        name=settings.worker_name,
+        lease_seconds=settings.lease,
+        beat_seconds=settings.beat,
+        sweep_seconds=settings.sweep,
+        poll_seconds=settings.poll,
+        grace_seconds=settings.shutdown_timeout,
+        retention_seconds=settings.retention,
+    )
+
+
+def executor_settings(
+    settings: Settings, *, is_local: bool, protected: Iterable[str] = ()
+) -> ExecutorSettings:
+    """`is_local`: only programs of this machine can submit, so scripts are on unless switched off."""
+    return ExecutorSettings(
+        file_root=settings.file_root.absolute(),
+        shell_policy="open" if settings.shell_policy == "open" else "",
+        allow_scripts=is_local if settings.allow_scripts is None else settings.allow_scripts,
+        allow_cli_skills=is_local if settings.allow_cli_skills is None else settings.allow_cli_skills,
+        limits=ProcessLimits(
+            memory_mib=settings.process_memory_mib,
+            cpu_seconds=settings.process_cpu_seconds,
+            processes=settings.process_count,
+            output_bytes=settings.process_output_bytes,
+        ),
+        protected_files=tuple(Path(name).absolute() for name in protected),
+    )

@@ -1,0 +1,242 @@
+"""The typed client: what the REST interfaces say, as the engine's own records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from engine.client.errors import ServerUnavailable
+from engine.client.transport import Transport
+from engine.model.json import JSON
+from engine.model.records import Event, LogLine, Run, Task, Token, WorkerSession
+
+T = TypeVar("T")
+RUNS = "/api/v1/runs"
+_PROBE_SECONDS = 0.3
+_PAGE = 500  # of the server's list of runs
+_MAX_WAIT_SECONDS = 25.0
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What a submit was answered with. The ExecGo contract does not name the run."""
+
+    task_names: list[str]
+    run_id: int | None = None
+    is_repeat: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ContractTask:
+    """A task as the ExecGo contract shows it; `document` is the whole of it."""
+
+    id: str
+    type: str
+    status: str
+    created_at: datetime
+    updated_at: datetime
+    document: dict[str, Any] = field(repr=False)
+    tool_name: str | None = None
+    error: str | None = None
+    runtime: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, document: dict[str, Any]) -> ContractTask:
+        return _typed({**document, "document": document}, cls)
+
+
+FINAL_STATUSES = frozenset({"success", "failed", "skipped"})
+
+
+def is_execgo(graph: JSON) -> bool:
+    """Whether a graph has ExecGo's shape (`id`, `type`) rather than ours (`name`, `kind`): its first task tells."""
+    tasks = graph.get("tasks") if isinstance(graph, dict) else None
+    first = tasks[0] if isinstance(tasks, list) and tasks else None
+    return isinstance(first, dict) and bool({"id", "type"} & first.keys()) and "kind" not in first
+
+
+class Client:
+    """A server. Raises the engine's errors: `NotFound`, `Conflict`, `InvalidInput`, `ServerUnavailable` …"""
+
+    def __init__(self, url: str, token: str | None = None, *, timeout_seconds: float = 60.0) -> None:
+        self._transport = Transport(url, token, timeout_seconds=timeout_seconds)
+
+    @property
+    def url(self) -> str:
+        return self._transport.url
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- the server
+
+    def health(self) -> dict[str, Any]:
+        return _typed(self._transport.get("/health"), dict[str, Any])
+
+    def ready(self) -> dict[str, Any]:
+        return _typed(self._transport.get("/ready"), dict[str, Any])
+
+    def workers(self, *, only_live: bool = False) -> list[WorkerSession]:
+        answer = self._transport.get("/api/v1/workers", live="true" if only_live else None)
+        return _rows(answer, "workers", WorkerSession)
+
+    # --- runs
+
+    def submit_graph(self, graph: JSON, *, key: str | None = None) -> Submitted:
+        """Submit a graph, in either shape. With `key` it is safe to repeat within a day."""
+        if is_execgo(graph):
+            return Submitted(list(_field(self._send("POST", "/tasks", graph, key), "task_ids", list[str])))
+        answer = self._send("POST", RUNS, graph, key)
+        return Submitted(list(_field(answer, "task_ids", dict[str, int])), _field(answer, "run_id", int))
+
+    def runs(
+        self, *, state: str | None = None, name: str | None = None, before: int | None = None, limit: int = 50
+    ) -> list[Run]:
+        """Newest first. Reads as many pages as `limit` needs."""
+        found: list[Run] = []
+        while len(found) < limit:
+            page = min(limit - len(found), _PAGE)
+            answer = self._transport.get(RUNS, state=state, name=name, before=before, limit=page)
+            rows = [_run(document) for document in _field(answer, "runs", list[dict[str, Any]])]
+            found += rows
+            if len(rows) < page:
+                break
+            before = rows[-1].id
+        return found
+
+    def run(self, run_id: int) -> Run:
+        return _run(_field(self._transport.get(f"{RUNS}/{run_id}", include=""), "run", dict[str, Any]))
+
+    def tasks(
+        self, run_id: int, *, state: str | None = None, after: int | None = None, limit: int = 1000
+    ) -> list[Task]:
+        answer = self._transport.get(f"{RUNS}/{run_id}/tasks", state=state, after=after, limit=limit)
+        return _rows(answer, "tasks", Task, run_id=run_id)
+
+    def events(
+        self, run_id: int, *, after: int = 0, wait_seconds: float = 0.0, limit: int = 1000
+    ) -> list[Event]:
+        """Events numbered above `after`; if there are none, waits that long for one."""
+        wait = min(wait_seconds, _MAX_WAIT_SECONDS)
+        answer = self._transport.request(
+            "GET",
+            f"{RUNS}/{run_id}/events",
+            parameters={"after": after, "limit": limit, "wait": wait},
+            timeout_seconds=wait + 30.0,
+        )
+        return _rows(answer, "events", Event, run_id=run_id)
+
+    def logs(
+        self, run_id: int, *, task_name: str | None = None, limit: int = 1000, offset: int = 0
+    ) -> list[LogLine]:
+        answer = self._transport.get(f"{RUNS}/{run_id}/logs", task=task_name, limit=limit, offset=offset)
+        return _rows(answer, "lines", LogLine)
+
+    def pause(self, run_id: int) -> Run:
+        return self._control(run_id, "pause")
+
+    def resume(self, run_id: int) -> Run:
+        return self._control(run_id, "resume")
+
+    def cancel(self, run_id: int) -> Run:
+        return self._control(run_id, "cancel")
+
+    def retry(self, run_id: int) -> Run:
+        return self._control(run_id, "retry")
+
+    def delete(self, run_id: int) -> None:
+        self._transport.request("DELETE", f"{RUNS}/{run_id}")
+
+    def _control(self, run_id: int, verb: str) -> Run:
+        return _run(self._transport.request("POST", f"{RUNS}/{run_id}/{verb}"))
+
+    # --- tasks of the ExecGo contract
+
+    def contract_task(self, task_id: str) -> ContractTask:
+        return ContractTask.of(self._transport.get(f"/tasks/{quote(task_id, safe='')}"))
+
+    def contract_tasks(
+        self,
+        *,
+        status: str | None = None,
+        type_: str | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[ContractTask]:
+        answer = self._transport.get("/tasks", status=status, type=type_, limit=limit, offset=offset or None)
+        return [ContractTask.of(document) for document in _typed(answer, list[dict[str, Any]])]
+
+    def cancel_contract_task(self, task_id: str) -> ContractTask:
+        return ContractTask.of(self._transport.request("POST", f"/tasks/{quote(task_id, safe='')}/cancel"))
+
+    def delete_contract_task(self, task_id: str) -> None:
+        self._transport.request("DELETE", f"/tasks/{quote(task_id, safe='')}")
+
+    # --- tokens
+
+    def tokens(self) -> list[Token]:
+        return _rows(self._transport.get("/api/v1/tokens"), "tokens", Token)
+
+    def create_token(self, name: str, scopes: Sequence[str], expires_at: datetime | None = None) -> str:
+        """Returns the secret, which is shown this once."""
+        body = {"name": name, "scopes": list(scopes), "expires_at": expires_at}
+        return _field(self._send("POST", "/api/v1/tokens", body), "token", str)
+
+    def revoke_token(self, token_id: str) -> None:
+        self._transport.request("DELETE", f"/api/v1/tokens/{quote(token_id, safe='')}")
+
+    def _send(self, method: str, path: str, body: JSON, key: str | None = None) -> JSON:
+        encoded = json.dumps(body, ensure_ascii=False, separators=(",", ":"), default=_iso).encode()
+        headers = {"idempotency-key": key} if key else None
+        return self._transport.request(method, path, body=encoded, headers=headers)
+
+
+def answers(url: str) -> bool:
+    """Whether a Task Engine answers at `url` at once."""
+    try:
+        with Client(url, timeout_seconds=_PROBE_SECONDS) as client:
+            return {"status", "version", "uptime"} <= client.health().keys()
+    except Exception:  # whatever is there, it is not a server of ours
+        return False
+
+
+def _iso(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def _run(document: JSON) -> Run:
+    """A run as the server shows it has its counts in an object of their own."""
+    flat = _typed(document, dict[str, Any])
+    return _typed({**flat, **_typed(flat.get("progress"), dict[str, Any])}, Run)
+
+
+def _rows(answer: JSON, name: str, kind: type[T], **added: Any) -> list[T]:
+    """The records of a list answer; `added` are fields that the path of the request named."""
+    return [_typed({**row, **added}, kind) for row in _field(answer, name, list[dict[str, Any]])]
+
+
+def _field(answer: JSON, name: str, kind: type[T]) -> T:
+    return _typed(_typed(answer, dict[str, Any]).get(name), kind)
+
+
+def _typed(document: JSON, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(document, kind)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise ServerUnavailable(
+            f"the server's answer is not as expected ({error}); is it another release?"
+        ) from None

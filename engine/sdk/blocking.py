@@ -1,0 +1,104 @@
+"""The embedded engine for programs without an event loop: the same methods, blocking."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from functools import wraps
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from engine.sdk.embedded import Engine
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _blocking(
+    method: Callable[Concatenate[Engine, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[SyncEngine, P], R]:
+    @wraps(method)
+    def call(self: SyncEngine, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._run(method(self._engine, *args, **kwargs))
+
+    return call
+
+
+class SyncEngine:
+    """`with SyncEngine(url) as engine:` is `Engine`, run by an event loop in a thread of its own.
+
+    Takes what `Engine` takes. Methods may be called from any thread.
+    """
+
+    @wraps(Engine.__init__)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._engine = Engine(*args, **kwargs)
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        ready: Future[None] = Future()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._live, args=(ready,), name="engine-loop", daemon=True)
+        self._thread.start()
+        try:
+            ready.result()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def _live(self, ready: Future[None]) -> None:
+        async def live() -> None:
+            self._loop = asyncio.get_running_loop()
+            async with self._engine:
+                ready.set_result(None)
+                await self._stop.wait()
+
+        try:
+            asyncio.run(live())
+        except BaseException as error:
+            if ready.done():
+                raise
+            ready.set_exception(error)
+
+    def _end(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stop.set)
+        if self._thread is not None:
+            self._thread.join()
+        self._loop = None
+
+    def _run(self, call: Coroutine[Any, Any, R]) -> R:
+        if self._loop is None:
+            call.close()
+            raise Conflict("the engine is not open; use it inside `with engine.SyncEngine(…) as e:`")
+        answer = asyncio.run_coroutine_threadsafe(call, self._loop)
+        try:
+            return answer.result()
+        except KeyboardInterrupt:
+            answer.cancel()
+            raise
+
+    submit = _blocking(Engine.submit)
+    submit_many = _blocking(Engine.submit_many)
+    wake = _blocking(Engine.wake)
+    get = _blocking(Engine.get)
+    list_runs = _blocking(Engine.list_runs)
+    tasks = _blocking(Engine.tasks)
+    events = _blocking(Engine.events)
+    logs = _blocking(Engine.logs)
+    wait = _blocking(Engine.wait)
+    pause = _blocking(Engine.pause)
+    resume = _blocking(Engine.resume)
+    cancel = _blocking(Engine.cancel)
+    retry = _blocking(Engine.retry)
+    delete = _blocking(Engine.delete)

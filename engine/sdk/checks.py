@@ -1,0 +1,134 @@
+"""Everything that a database could refuse in a graph, checked before the first statement is sent.
+
+A statement that fails would doom a transaction that is not ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from engine.errors import GraphError, TooLarge
+from engine.model.graph import (
+    MAX_PRIORITY,
+    MIN_PRIORITY,
+    Dependency,
+    Graph,
+    Plan,
+    Rule,
+    TaskSpec,
+    check_name,
+)
+from engine.model.json import JSON, Unstorable, check_storable
+from engine.model.retry import Backoff, RetryPolicy
+from engine.operations.runs import check
+
+MAX_PARAMS_BYTES = 256 * 1024
+MAX_LABELS = 100
+MAX_LABEL = 1_000
+MAX_MS = 2**31 - 1  # 24 days: what the column of delays holds
+MAX_TIMEOUT_MS = 365 * 86_400_000
+
+
+def checked(graph: Graph, known_kinds: Collection[str] | None = None) -> Plan:
+    """The plan of `graph`. Raises `GraphError`, `TooLarge` or `UnknownKind`."""
+    if not isinstance(graph, Graph):
+        raise GraphError(f"expected an engine.Graph (engine.graph([…]) makes one), got {type(graph).__name__}")
+    if graph.name is not None:
+        _check_text(graph.name, "the run's name")
+    _check_labels(graph.labels)
+    for task in graph.tasks:
+        _check_task(task)
+    return check(graph, known_kinds)
+
+
+def _check_labels(labels: Any) -> None:
+    if not isinstance(labels, dict) or len(labels) > MAX_LABELS:
+        raise GraphError(f"labels are a dictionary of at most {MAX_LABELS} texts")
+    for key, value in labels.items():
+        _check_text(key, "a label")
+        if not isinstance(value, str) or len(value) > MAX_LABEL:
+            raise GraphError(f"label {key!r} is not a text of at most {MAX_LABEL} characters")
+        _check_json(value, f"label {key!r}")
+
+
+def _check_task(task: TaskSpec) -> None:
+    if not isinstance(task, TaskSpec):
+        raise GraphError(f"a task of a graph is an engine.TaskSpec, got {type(task).__name__}")
+    _check_text(task.name, "task id")
+    where = f'task "{task.name}"'
+    _check_text(task.kind, f"{where}: type")
+    _check_text(task.queue, f"{where}: queue")
+    _check_payload(task.params, f"{where}: params")
+    _check_payload(task.client, f"{where}: client")
+    for dependency in task.depends_on:
+        if not isinstance(dependency, Dependency):
+            raise GraphError(f"{where}: depends_on holds engine.Dependency, got {dependency!r:.80}")
+        _check_text(dependency.name, f"{where}: name of a dependency")
+        if dependency.condition is not None:
+            _check_text(dependency.condition, f"{where}: condition of a dependency")
+    if not isinstance(task.rule, Rule):
+        raise GraphError(f"{where}: rule is an engine.Rule, got {task.rule!r:.80}")
+    _check_integer(task.priority, MIN_PRIORITY, MAX_PRIORITY, f"{where}: priority")
+    _check_integer(task.delay_ms, 0, MAX_MS, f"{where}: delay_ms")
+    if task.timeout_ms is not None:
+        _check_integer(task.timeout_ms, 1, MAX_TIMEOUT_MS, f"{where}: timeout_ms")
+    _check_moment(task.available_at, f"{where}: available_at")
+    _check_retry(task.retry, f"{where}: retry")
+
+
+def _check_text(value: Any, what: str) -> None:
+    if not isinstance(value, str):
+        raise GraphError(f"{what} is a text, got {type(value).__name__}")
+    check_name(value, what)
+
+
+def _check_integer(value: Any, low: int, high: int, what: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise GraphError(f"{what} is an integer from {low} to {high}, got {value!r:.80}")
+
+
+def _check_number(value: Any, low: float, high: float, what: str) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not low <= value <= high:
+        raise GraphError(f"{what} is a number from {low} to {high}, got {value!r:.80}")
+
+
+def _check_moment(value: Any, what: str) -> None:
+    if value is not None and (
+        not isinstance(value, datetime) or value.tzinfo is None or not 1970 <= value.year <= 9000
+    ):
+        raise GraphError(
+            f"{what} is a datetime with a time zone, from the year 1970 to 9000, got {value!r:.80}"
+        )
+
+
+def _check_retry(retry: Any, what: str) -> None:
+    if not isinstance(retry, RetryPolicy):
+        raise GraphError(f"{what} is an engine.RetryPolicy, got {type(retry).__name__}")
+    if not isinstance(retry.backoff, Backoff):
+        raise GraphError(f"{what}.backoff is an engine.Backoff, got {retry.backoff!r:.80}")
+    _check_integer(retry.max_attempts, 1, 1_000, f"{what}.max_attempts")
+    _check_integer(retry.max_crashes, 1, 100, f"{what}.max_crashes")
+    _check_integer(retry.initial_ms, 0, MAX_MS, f"{what}.initial_ms")
+    _check_integer(retry.max_ms, 0, MAX_MS, f"{what}.max_ms")
+    _check_number(retry.factor, 1, 1_000, f"{what}.factor")
+    _check_number(retry.jitter, 0, 1, f"{what}.jitter")
+
+
+def _check_payload(value: JSON, what: str) -> None:
+    _check_json(value, what)
+    size = len(msgspec.json.encode(value))
+    if size > MAX_PARAMS_BYTES:
+        raise TooLarge(f"{what} has {size} bytes, the limit is {MAX_PARAMS_BYTES}")
+
+
+def _check_json(value: JSON, what: str) -> None:
+    try:
+        check_storable(value)
+    except Unstorable as error:
+        raise GraphError(f"{what} cannot be stored: {error}") from None

@@ -1,0 +1,196 @@
+"""The embedded engine: a database and workers inside the program that uses them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from engine.errors import Conflict
+from engine.executors.base import Executor, ExecutorSettings
+from engine.executors.registry import ExecutorRegistry
+from engine.model.graph import Graph
+from engine.model.records import Event, LogLine, Run, Task
+from engine.operations import runs
+from engine.operations.runs import Accepted
+from engine.sdk.requests import SubmitMany, SubmitOne
+from engine.sdk.waiting import Watch
+from engine.store import migrate
+from engine.store.database import Database, Transaction
+from engine.worker.options import WorkerOptions
+from engine.worker.service import Worker
+
+T = TypeVar("T")
+
+DEFAULT_URL = "sqlite:///task-engine.db"
+
+
+class Engine:
+    """`async with Engine(url) as engine:` opens the database and works until the block ends.
+
+    SQLite: the file is this program's alone unless `shared`, and gets its schema by itself. Postgres: the
+    schema must be there (`task-engine db upgrade`). `workers=0` only submits and looks. Tasks are
+    performed by the installed executors, or by those of `registry`, and besides by `executors`.
+    `options` replaces `concurrency` and `queues`. Methods may be called from the loop that opened it.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        workers: int = 1,
+        concurrency: int = 10,
+        queues: Iterable[str] = (),
+        executors: Iterable[Executor] = (),
+        registry: ExecutorRegistry | None = None,
+        options: WorkerOptions | None = None,
+        shared: bool = False,
+        pool_size: int = 4,
+    ) -> None:
+        self._url = url
+        self._workers = workers
+        self._executors = tuple(executors)
+        self._registry = registry
+        self._options = options or WorkerOptions(concurrency=concurrency, queues=tuple(queues))
+        self._exclusive = not shared
+        self._pool_size = pool_size
+        self._kinds: list[str] | None = None
+        self._opened: tuple[Database, Watch] | None = None
+        self._stack = AsyncExitStack()
+
+    # --- life
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            database = await asyncio.to_thread(self._open)
+            stack.push_async_callback(asyncio.to_thread, database.close)
+            watch = Watch(database)
+            stack.push_async_callback(watch.close)
+            if self._workers:
+                registry = self._make_registry(database)
+                # With others on the database, a kind unknown here may be known there.
+                self._kinds = registry.kinds() if database.is_private else None
+                for _ in range(self._workers):
+                    await stack.enter_async_context(Worker(database, registry, self._options))
+            self._opened = database, watch
+            stack.callback(self._forget)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let running tasks finish (`options.grace_seconds`), give the rest back, close the database."""
+        await self._stack.aclose()
+
+    def _open(self) -> Database:
+        database = Database(self._url, pool_size=self._pool_size, exclusive=self._exclusive)
+        try:
+            if database.dialect.locks_rows:
+                migrate.check(database.engine)
+            else:
+                migrate.upgrade(database.engine, database.dialect)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _make_registry(self, database: Database) -> ExecutorRegistry:
+        registry = self._registry
+        if registry is None:
+            settings = ExecutorSettings(protected_files=tuple(map(Path, database.files)))
+            registry = ExecutorRegistry.from_entry_points(settings)
+        return ExecutorRegistry.from_executors([*registry, *self._executors]) if self._executors else registry
+
+    def _forget(self) -> None:
+        self._opened = None
+
+    @property
+    def _database(self) -> Database:
+        if self._opened is None:
+            raise Conflict("the engine is not open; use it inside `async with engine.Engine(…) as e:`")
+        return self._opened[0]
+
+    # --- submit
+
+    async def submit(
+        self, graph: Graph, *, key: str | None = None, name: str | None = None, actor: str = "local"
+    ) -> Accepted:
+        """Store `graph` as a new run, durably: see `engine.submit`."""
+        return await self.perform(
+            SubmitOne.of(graph, key=key, name=name, known_kinds=self._kinds), actor=actor
+        )
+
+    async def submit_many(self, graphs: Iterable[Graph], *, actor: str = "local") -> list[Accepted]:
+        """One run per graph, all in one transaction."""
+        return await self.perform(SubmitMany.of(graphs, known_kinds=self._kinds), actor=actor)
+
+    async def perform(self, work: Callable[[Transaction], T], *, actor: str = "local") -> T:
+        """Run `work` in a transaction of its own."""
+        return await self._database.run(work, actor=actor)
+
+    async def wake(self, *queues: str) -> None:
+        """Tell workers that `queues` (none named: some) have work: after committing a submit of your own.
+
+        Without it they find the work at their next poll, within `options.poll_seconds`.
+        """
+        self._database.wake(set(queues or {""}))
+
+    # --- look
+
+    async def get(self, run_id: int) -> Run:
+        return await runs.get(self._database, run_id)
+
+    async def list_runs(
+        self, *, state: str | None = None, name: str | None = None, before: int | None = None, limit: int = 50
+    ) -> list[Run]:
+        """Newest first; read on with `before` = id of the last one."""
+        return await runs.list_runs(self._database, state=state, name=name, before=before, limit=limit)
+
+    async def tasks(
+        self, run_id: int, *, state: str | None = None, after: int | None = None, limit: int = 1000
+    ) -> list[Task]:
+        """Tasks of a run in the order of submission; read on with `after` = id of the last one."""
+        return await runs.tasks(self._database, run_id, state=state, after=after, limit=limit)
+
+    async def events(self, run_id: int, *, after: int = 0, limit: int = 1000) -> list[Event]:
+        """What happened, in order; read on with `after` = number of the last one."""
+        return await runs.events(self._database, run_id, after=after, limit=limit)
+
+    async def logs(
+        self, run_id: int, *, task_name: str | None = None, limit: int = 1000, offset: int = 0
+    ) -> list[LogLine]:
+        return await runs.logs(
+            self._database, run_id, task_name=task_name, limit=limit, offset=offset
+        )
+
+    async def wait(self, run_id: int, timeout: float | None = None) -> Run:
+        """The run once it has ended. Raises `TimeoutError` after `timeout` seconds, `NotFound`."""
+        database_and_watch = self._opened
+        if database_and_watch is None:
+            return await runs.get(self._database, run_id)
+        return await database_and_watch[1].wait(run_id, timeout)
+
+    # --- control
+
+    async def pause(self, run_id: int, *, actor: str = "local") -> Run:
+        """After this returns no new attempt of the run starts until `resume`. Running ones go on."""
+        return await runs.hold(self._database, run_id, actor=actor)
+
+    async def resume(self, run_id: int, *, actor: str = "local") -> Run:
+        return await runs.resume(self._database, run_id, actor=actor)
+
+    async def cancel(self, run_id: int, *, reason: str = "context canceled", actor: str = "local") -> Run:
+        """After this returns no further task of the run starts; running attempts are told to stop."""
+        return await runs.cancel(self._database, run_id, reason=reason, actor=actor)
+
+    async def retry(self, run_id: int, *, actor: str = "local") -> Run:
+        """A failed or cancelled run goes on from the tasks that did not succeed; results stay."""
+        return await runs.retry(self._database, run_id, actor=actor)
+
+    async def delete(self, run_id: int, *, actor: str = "local") -> None:
+        """Remove a finished run with everything that belongs to it."""
+        await runs.delete(self._database, run_id, actor=actor)

@@ -1,0 +1,85 @@
+"""Submits made ready: all that can be wrong has been checked, all that is left is to run in a transaction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import msgspec
+
+from engine.errors import InvalidInput
+from engine.model.graph import MAX_NAME, Graph, Plan, TaskSpec
+from engine.operations.runs import Accepted, Key, submit_all_within, submit_within
+from engine.sdk.checks import checked
+from engine.store.database import Transaction
+
+KEY_SCOPE = "sdk"
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitOne:
+    plan: Plan
+    key: Key | None
+
+    @classmethod
+    def of(
+        cls,
+        graph: Graph,
+        *,
+        key: str | None = None,
+        name: str | None = None,
+        known_kinds: Collection[str] | None = None,
+    ) -> SubmitOne:
+        """Raises `InvalidInput` (`GraphError`, `UnknownKind`, …). `name` overrides the graph's own."""
+        plan = checked(graph, known_kinds)
+        if name is not None:
+            plan = checked(replace(graph, name=name))
+        return cls(plan, None if key is None else _key(key, plan.graph))
+
+    @property
+    def may_lose_race(self) -> bool:
+        return self.key is not None
+
+    def __call__(self, tx: Transaction) -> Accepted:
+        return submit_within(tx, self.plan, None, self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitMany:
+    plans: list[Plan]
+    may_lose_race = False
+
+    @classmethod
+    def of(cls, graphs: Iterable[Graph], *, known_kinds: Collection[str] | None = None) -> SubmitMany:
+        return cls([checked(graph, known_kinds) for graph in graphs])
+
+    def __call__(self, tx: Transaction) -> list[Accepted]:
+        return submit_all_within(tx, self.plans) if self.plans else []
+
+
+def _key(key: str, graph: Graph) -> Key:
+    if not isinstance(key, str) or not 1 <= len(key) <= MAX_NAME or not key.isprintable():
+        raise InvalidInput(f"an idempotency key is a text of 1 to {MAX_NAME} printable characters")
+    return Key(KEY_SCOPE, key, _fingerprint(graph))
+
+
+def _fingerprint(graph: Graph) -> str:
+    """The same for equal graphs, in every release: fields at their defaults do not count."""
+    document = [graph.name, graph.labels, [_differences(task) for task in graph.tasks]]
+    return hashlib.sha256(msgspec.json.encode(document, order="deterministic")).hexdigest()
+
+
+def _differences(task: TaskSpec) -> dict[str, Any]:
+    found = {field.name: getattr(task, field.name) for field in fields(task)}
+    found["retry"] = task.retry.to_json()
+    found["depends_on"] = [[item.name, item.condition] for item in task.depends_on]
+    return {name: value for name, value in found.items() if value != _DEFAULTS.get(name)}
+
+
+_DEFAULTS: dict[str, Any] = {
+    **{field.name: field.default for field in fields(TaskSpec)},
+    "retry": {},
+    "depends_on": [],
+}

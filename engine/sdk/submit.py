@@ -1,0 +1,104 @@
+"""`engine.submit` and `engine.submit_many`: runs that exist if and only if the caller's transaction commits."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Iterable
+from functools import partial
+from typing import Any, assert_never, overload
+
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session, scoped_session
+
+from engine.errors import InvalidInput
+from engine.model.graph import Graph
+from engine.operations.runs import Accepted
+from engine.sdk.blocking import SyncEngine
+from engine.sdk.embedded import Engine
+from engine.sdk.requests import SubmitMany, SubmitOne
+from engine.store import borrowed
+from engine.store.dialects.handles import opened, run_async
+
+SyncHandle = (
+    sa.Connection
+    | Session
+    | scoped_session[Any]
+    | psycopg.Connection[Any]
+    | sqlite3.Connection
+    | SyncEngine
+)
+AsyncHandle = (
+    AsyncConnection | AsyncSession | async_scoped_session[Any] | psycopg.AsyncConnection[Any] | Engine
+)
+
+
+@overload
+def submit(
+    where: SyncHandle, graph: Graph, *, key: str | None = None, name: str | None = None, actor: str = "local"
+) -> Accepted: ...
+@overload
+def submit(
+    where: AsyncHandle, graph: Graph, *, key: str | None = None, name: str | None = None, actor: str = "local"
+) -> Awaitable[Accepted]: ...
+def submit(
+    where: SyncHandle | AsyncHandle,
+    graph: Graph,
+    *,
+    key: str | None = None,
+    name: str | None = None,
+    actor: str = "local",
+) -> Accepted | Awaitable[Accepted]:
+    """Store `graph` as a new run in the transaction that is open on `where`.
+
+    With an asynchronous `where`, await the answer. The run is there if and only if that transaction
+    commits; until then nothing can be seen or claimed. `key` makes repeats within 24 hours return the
+    same run. Raises `InvalidInput` (`GraphError` and others) and `IdempotencyMismatch` before anything is
+    written: the transaction stays usable.
+    """
+    return _perform(where, SubmitOne.of(graph, key=key, name=name), actor)
+
+
+@overload
+def submit_many(
+    where: SyncHandle, graphs: Iterable[Graph], *, actor: str = "local"
+) -> list[Accepted]: ...
+@overload
+def submit_many(
+    where: AsyncHandle, graphs: Iterable[Graph], *, actor: str = "local"
+) -> Awaitable[list[Accepted]]: ...
+def submit_many(
+    where: SyncHandle | AsyncHandle, graphs: Iterable[Graph], *, actor: str = "local"
+) -> list[Accepted] | Awaitable[list[Accepted]]:
+    """As `submit`, one run per graph; if one graph is wrong, none is stored."""
+    return _perform(where, SubmitMany.of(graphs), actor)
+
+
+def _perform(where: SyncHandle | AsyncHandle, request: SubmitOne | SubmitMany, actor: str) -> Any:
+    work = partial(borrowed.perform, work=request, actor=actor, may_lose_race=request.may_lose_race)
+    match where:
+        case Engine() | SyncEngine():
+            return where.perform(request, actor=actor)
+        case sa.Connection():
+            return work(where)
+        case Session() | scoped_session():
+            return work(where.connection())
+        case psycopg.Connection() | sqlite3.Connection():
+            with opened(where) as connection:
+                return work(connection)
+        case AsyncConnection():
+            return where.run_sync(work)
+        case AsyncSession() | async_scoped_session():
+            return where.run_sync(lambda session: work(session.connection()))
+        case psycopg.AsyncConnection():
+            return run_async(where, work)
+        case _:
+            _refuse(where)
+
+
+def _refuse(where: object) -> None:
+    raise InvalidInput(
+        "submit into an engine, a SQLAlchemy connection or session, a psycopg connection or a sqlite3 "
+        f"connection; got {type(where).__name__}"
+    )

@@ -1,0 +1,115 @@
+"""Short ways to the situations that tests start from. Everything goes through the public operations."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from engine.model.graph import Dependency, Graph, TaskSpec
+from engine.model.outcomes import Outcome
+from engine.model.records import Event, Lease, Run, Task
+from engine.operations import runs, tasks, workers
+from engine.store.database import Database
+from engine.store.tasks import ClaimRequest
+
+T = TypeVar("T")
+KIND = "noop"
+
+
+def do(operation: Coroutine[Any, Any, T]) -> T:
+    """The answer of an operation, for tests that are not coroutines themselves."""
+    return asyncio.run(operation)
+
+
+def spec(name: str, *depends_on: str | Dependency, **fields: Any) -> TaskSpec:
+    edges = tuple(Dependency(item) if isinstance(item, str) else item for item in depends_on)
+    return TaskSpec(name=name, kind=fields.pop("kind", KIND), depends_on=edges, **fields)
+
+
+def graph(text: str, /, **changes: dict[str, Any]) -> Graph:
+    """`graph("a -> b, c -> d; e")`: b and c wait for a, d for both, e stands alone.
+
+    Keywords change the task of that name: `graph("a -> b", b={"rule": Rule.ALWAYS})`.
+    """
+    parents: dict[str, list[str]] = {}
+    for chain in text.split(";"):
+        above: list[str] = []
+        for stage in chain.split("->"):
+            names = [name.strip() for name in stage.split(",")]
+            for name in names:
+                parents.setdefault(name, []).extend(above)
+            above = names
+    specs = [spec(name, *above) for name, above in parents.items()]
+    return Graph(tuple(replace(one, **changes.get(one.name, {})) for one in specs))
+
+
+def submit(database: Database, submitted: Graph | str, **options: Any) -> runs.Accepted:
+    checked = graph(submitted) if isinstance(submitted, str) else submitted
+    return do(runs.submit(database, checked, **options))
+
+
+def session(database: Database, name: str = "worker") -> int:
+    registration = workers.Registration(name, "host", 1, "0", [], 100)
+    return do(workers.register(database, registration))
+
+
+def request(session_id: int, limit: int = 100, **fields: Any) -> ClaimRequest:
+    fields = {"token": uuid.uuid4().hex, "queue": "default", "kinds": (KIND,), **fields}
+    return ClaimRequest(session_id=session_id, limit=limit, **fields)
+
+
+def claim(database: Database, session_id: int, limit: int = 100, **fields: Any) -> list[Lease]:
+    return do(
+        tasks.claim(database, request(session_id, limit, **fields), actor=f"worker:{session_id}")
+    ).leases
+
+
+def claim_all(database: Database, session_id: int, limit: int = 100) -> dict[str, Lease]:
+    """What is claimable now, by name."""
+    return {lease.name: lease for lease in claim(database, session_id, limit)}
+
+
+def finish(database: Database, *ended: tuple[Lease, Outcome]) -> list[Lease]:
+    """Record outcomes; returns the leases that were lost."""
+    return do(tasks.finish(database, ended, actor="worker"))
+
+
+def running(
+    database: Database, submitted: Graph | str = "a", limit: int = 100
+) -> tuple[runs.Accepted, dict[str, Lease]]:
+    """A new run, whose first tasks are claimed by a new session."""
+    accepted = submit(database, submitted)
+    return accepted, claim_all(database, session(database), limit)
+
+
+# --- what is there
+
+
+def run_of(database: Database, run_id: int) -> Run:
+    return do(runs.get(database, run_id))
+
+
+def task_of(database: Database, run_id: int, name: str) -> Task:
+    return do(tasks.get_by_name(database, run_id, name))
+
+
+def states(database: Database, run_id: int) -> dict[str, str]:
+    return {task.name: str(task.state) for task in do(runs.tasks(database, run_id))}
+
+
+def events(database: Database, run_id: int) -> list[Event]:
+    return do(runs.events(database, run_id, limit=1_000_000))
+
+
+def rows(database: Database, query: str, **binds: Any) -> list[Any]:
+    """Rows of plain SQL, so that a check does not rest on the code it checks."""
+    return database.read_sync(lambda tx: tx.execute(sa.text(query), binds).all())
+
+
+def write(database: Database, statement: str, **binds: Any) -> None:
+    database.run_sync(lambda tx: tx.execute(sa.text(statement), binds))
