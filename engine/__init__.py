@@ -5,4 +5,65 @@ Names are loaded when first used: a worker's guardian process imports this packa
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.errors import EngineError as EngineError
+    from engine.executors.base import Executor as Executor
+    from engine.executors.base import ExecutorSettings as ExecutorSettings
+    from engine.executors.base import TaskContext as TaskContext
+    from engine.executors.registry import ExecutorRegistry as ExecutorRegistry
+    from engine.model.graph import Dependency as Dependency
+    from engine.model.graph import Graph as Graph
+    from engine.model.graph import Rule as Rule
+    from engine.model.graph import TaskSpec as TaskSpec
+    from engine.model.outcomes import Failed as Failed
+    from engine.model.outcomes import Succeeded as Succeeded
+    from engine.model.records import Event as Event
+    from engine.model.records import Run as Run
+    from engine.model.records import Task as Task
+    from engine.model.retry import Backoff as Backoff
+    from engine.model.retry import RetryPolicy as RetryPolicy
+    from engine.model.states import RunState as RunState
+    from engine.model.states import TaskState as TaskState
+    from engine.operations.runs import Accepted as Accepted
+    from engine.sdk.blocking import SyncEngine as SyncEngine
+    from engine.sdk.embedded import Engine as Engine
+    from engine.sdk.graphs import graph as graph
+    from engine.sdk.submit import submit as submit
+    from engine.sdk.submit import submit_many as submit_many
+    from engine.worker.options import WorkerOptions as WorkerOptions
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "engine.errors": ("EngineError",),
+    "engine.executors.base": ("Executor", "ExecutorSettings", "TaskContext"),
+    "engine.executors.registry": ("ExecutorRegistry",),
+    "engine.model.graph": ("Dependency", "Graph", "Rule", "TaskSpec"),
+    "engine.model.outcomes": ("Failed", "Succeeded"),
+    "engine.model.records": ("Event", "Run", "Task"),
+    "engine.model.retry": ("Backoff", "RetryPolicy"),
+    "engine.model.states": ("RunState", "TaskState"),
+    "engine.operations.runs": ("Accepted",),
+    "engine.sdk.blocking": ("SyncEngine",),
+    "engine.sdk.embedded": ("Engine",),
+    "engine.sdk.graphs": ("graph",),
+    "engine.sdk.submit": ("submit", "submit_many"),
+    "engine.worker.options": ("WorkerOptions",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        home = _HOME_OF[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    value = globals()[name] = getattr(import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF})

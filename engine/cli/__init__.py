@@ -7,6 +7,7 @@ import sys
 
 import rich_click as click
 
+from engine import __version__
 from engine.cli.program import LazyGroup, Program
 
 NAME = "task-engine"
@@ -24,8 +25,8 @@ COMMANDS = {
 }
 
 EPILOG = (
-    "Settings come from flags, ENGINE_… variables and a YAML file, in this order. Exit codes: 0 done, 1 failed, "
-    "2 wrong usage or input, 3 database, 4 server, 130 interrupted."
+    "Settings come from flags, ENGINE_… variables and a YAML file, in this order. "
+    "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 database, 4 server, 130 interrupted."
 )
 
 
@@ -37,7 +38,7 @@ EPILOG = (
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.option("--debug", is_flag=True, help="Show tracebacks (ENGINE_DEBUG=1).")
-@click.version_option(None, "--version", package_name=NAME, prog_name=NAME)
+@click.version_option(__version__, "--version", prog_name=NAME, message="%(prog)s %(version)s")
 def program(debug: bool) -> None:
     """Task Engine: durable graphs of tasks in Postgres or SQLite."""
     if debug:

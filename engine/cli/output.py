@@ -1,4 +1,4 @@
-"""How things look in a terminal: tables, times, durations, JSON. Text from elsewhere is made harmless first."""
+"""How things look in a terminal: tables, times, durations, JSON. Foreign text is made harmless first."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _cell(value: object) -> Text:
 def show_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()
 ) -> None:
-    console().print(table(columns, rows, right=right))
+    _print(table(columns, rows, right=right))
 
 
 def show_facts(facts: Iterable[tuple[str, object]]) -> None:
@@ -78,7 +78,18 @@ def show_facts(facts: Iterable[tuple[str, object]]) -> None:
     for name, value in facts:
         if value is not None:
             grid.add_row(name, _cell(value))
-    console().print(grid)
+    _print(grid)
+
+
+def _print(renderable: Table) -> None:
+    out = console()
+    if out.is_terminal:
+        out.print(renderable)
+        return
+    with out.capture() as captured:
+        out.print(renderable)
+    for line in captured.get().splitlines():  # without the blanks that fill up the last column
+        click.echo(line.rstrip())
 
 
 def say(text: str) -> None:

@@ -78,7 +78,9 @@ class LineView:
     def show(self, progress: Progress, ended: list[tuple[Event, int | None]]) -> None:
         run = progress.run
         done = run.succeeded + run.failed + run.skipped + run.cancelled
+        done -= sum(event.kind in _ENDINGS for event, _ in ended)
         for event, milliseconds in ended:
+            done += event.kind in _ENDINGS
             self._out.print(_line(event, milliseconds, f"[{done}/{run.total}]"))
         self._out.file.flush()
 

@@ -1,1 +1,1 @@
-"""What talks to a running engine from outside: documents to send, and the typed REST client that sends them."""
+"""What talks to a running engine from outside: documents, and the typed REST client that sends them."""

@@ -13,6 +13,7 @@ import msgspec
 
 from engine.client.errors import ServerUnavailable
 from engine.client.transport import Transport
+from engine.errors import InvalidInput, NotFound
 from engine.model.json import JSON
 from engine.model.records import Event, LogLine, Run, Task, Token, WorkerSession
 
@@ -55,7 +56,7 @@ FINAL_STATUSES = frozenset({"success", "failed", "skipped"})
 
 
 def is_execgo(graph: JSON) -> bool:
-    """Whether a graph has ExecGo's shape (`id`, `type`) rather than ours (`name`, `kind`): its first task tells."""
+    """Whether a graph has ExecGo's shape (`id`, `type`), not ours (`name`, `kind`): its first task tells."""
     tasks = graph.get("tasks") if isinstance(graph, dict) else None
     first = tasks[0] if isinstance(tasks, list) and tasks else None
     return isinstance(first, dict) and bool({"id", "type"} & first.keys()) and "kind" not in first
@@ -179,7 +180,14 @@ class Client:
         return [ContractTask.of(document) for document in _typed(answer, list[dict[str, Any]])]
 
     def cancel_contract_task(self, task_id: str) -> ContractTask:
-        return ContractTask.of(self._transport.request("POST", f"/tasks/{quote(task_id, safe='')}/cancel"))
+        task = self.contract_task(task_id)
+        try:
+            answer = self._transport.request("POST", f"/tasks/{quote(task.id, safe='')}/cancel")
+        except NotFound:
+            raise InvalidInput(
+                "this server cannot cancel single tasks; cancel the run, or use --db"
+            ) from None
+        return ContractTask.of(answer)
 
     def delete_contract_task(self, task_id: str) -> None:
         self._transport.request("DELETE", f"/tasks/{quote(task_id, safe='')}")

@@ -78,7 +78,7 @@ class Transport:
         if answer.is_redirect:
             target = answer.headers.get("location", "")[:200]
             raise ServerUnavailable(
-                f"{self.url} redirects to {target!r}; redirects are not followed, use that URL"
+                f"{self.url} redirects to {target!r}; no redirect is followed, give that URL"
             )
         if not answer.content:
             document = None
@@ -87,7 +87,7 @@ class Transport:
                 document = answer.json()
             except ValueError:  # a proxy's page
                 raise ServerUnavailable(
-                    f"{self.url} answered {answer.status_code} with something that is not JSON; is it a Task Engine?"
+                    f"{self.url} answered {answer.status_code} and no JSON; is it a Task Engine?"
                 ) from None
         if answer.is_success:
             return document

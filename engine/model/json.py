@@ -15,15 +15,20 @@ class Unstorable(ValueError):
     """The value cannot be stored as JSON; the message says where and why."""
 
 
-def check_storable(value: JSON, *, max_depth: int = MAX_DEPTH) -> None:
+def check_storable(value: JSON, *, max_depth: int = MAX_DEPTH, max_values: int | None = None) -> None:
     """Raise `Unstorable` unless every database we support stores `value` and gives it back unchanged.
 
     Refused: NUL and lone surrogates in text, NaN and infinities, integers beyond 64 bits, nesting
-    deeper than `max_depth`, keys that are not text, and anything that is not JSON.
+    deeper than `max_depth`, keys that are not text, and anything that is not JSON. `max_values` bounds the
+    work: a few lists that hold each other ten times over are billions of values.
     """
     stack: list[tuple[Any, int]] = [(value, 1)]
+    seen = 0
     while stack:
         item, depth = stack.pop()
+        seen += 1
+        if max_values is not None and seen > max_values:
+            raise Unstorable(f"more than {max_values} values")
         if isinstance(item, str):
             _check_text(item)
         elif item is None or isinstance(item, bool):
@@ -47,6 +52,19 @@ def check_storable(value: JSON, *, max_depth: int = MAX_DEPTH) -> None:
                 stack.extend((child, depth + 1) for child in item)
         else:
             raise Unstorable(f"{type(item).__name__} is not a JSON type")
+
+
+def is_storable(value: JSON) -> bool:
+    try:
+        check_storable(value)
+    except Unstorable:
+        return False
+    return True
+
+
+def storable_text(text: str) -> str:
+    """`text` with what cannot be stored everywhere (NUL, lone surrogates) as visible escapes."""
+    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
 def _check_text(text: str) -> None:

@@ -95,15 +95,22 @@ def submit_within(
                     f"idempotency key {key.key!r} was used before with a different request"
                 )
             return Accepted(earlier.run_id, earlier.answer, is_repeat=True)
-    [accepted] = submit_all_within(tx, [checked])
+    [accepted] = _insert(tx, [checked])
     if contract is not None:
         aliases.point(tx, contract, accepted.task_ids)
     if key is not None:
         store.insert_key(tx, key.scope, key.key, key.fingerprint, accepted.run_id, accepted.task_ids)
+    store.count_submitted(tx, [checked])
     return accepted
 
 
 def submit_all_within(tx: Transaction, plans: Sequence[Plan]) -> list[Accepted]:
+    accepted = _insert(tx, plans)
+    store.count_submitted(tx, plans)
+    return accepted
+
+
+def _insert(tx: Transaction, plans: Sequence[Plan]) -> list[Accepted]:
     submitted = store.insert_graphs(tx, plans)
     return [
         Accepted(
@@ -266,7 +273,8 @@ async def prune(database: Database, *, finished_seconds: float) -> int:
 
 
 def _prune_chunk(tx: Transaction, finished_seconds: float) -> int:
-    run_ids = store.finished_before(tx, finished_seconds, PRUNE_CHUNK)
+    candidates = store.finished_before(tx, finished_seconds, PRUNE_CHUNK)
+    run_ids = store.own_finished(tx, candidates)
     if run_ids:
         store.delete(tx, run_ids)
     return len(run_ids)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from engine.errors import Conflict, GraphError, LeaseLost, NotFound
 from engine.model.graph import Graph, TaskSpec, plan
-from engine.model.json import JSON, Unstorable, check_storable
-from engine.model.outcomes import Failed, Outcome, Succeeded, decide
+from engine.model.json import JSON, Unstorable, check_storable, is_storable, storable_text
+from engine.model.outcomes import Cancelled, Failed, Outcome, Succeeded, decide
 from engine.model.records import Attempt, Lease, Task
 from engine.model.states import FINAL_TASK_STATES
 from engine.store import aliases, queries, runs, workers
 from engine.store import tasks as store
-from engine.store.database import Database, Transaction
+from engine.store.database import Database, LostRace, Transaction
 from engine.store.moves import count
 from engine.store.statement import json_text
 from engine.store.tasks import ClaimRequest, Ending
@@ -55,12 +55,12 @@ async def finish(database: Database, ended: Sequence[tuple[Lease, Outcome]], *, 
 
 def finish_within(tx: Transaction, endings: Sequence[Ending]) -> list[Lease]:
     recorded = store.finish(tx, endings)
-    missing = [ending for ending in endings if ending.lease.task_id not in recorded]
+    missing = [ending for ending in endings if ending.fence not in recorded]
     if not missing:
         return []
     # Ours from before, if an attempt row with our number says what we say; only a holder can write one.
-    earlier = store.recorded_attempts(tx, [(e.lease.task_id, e.lease.attempt) for e in missing])
-    lost = [e.lease for e in missing if earlier.get(e.lease.task_id) != e.decision.word]
+    earlier = store.recorded_attempts(tx, [ending.fence for ending in missing])
+    lost = [e.lease for e in missing if earlier.get(e.fence) != e.decision.word]
     count(tx, {"late": len(lost)})
     return lost
 
@@ -70,10 +70,13 @@ def encode(lease: Lease, outcome: Outcome) -> Ending:
 
     A result that cannot be stored fails this attempt for good, and only this one.
     """
+    outcome = _legible(outcome)
     result = outcome.result if isinstance(outcome, Succeeded | Failed) else None
     text: str | None = None
     try:
-        check_storable(result)
+        check_storable(result, max_values=MAX_RESULT_BYTES)
+        if isinstance(outcome, Succeeded):
+            check_storable(outcome.branch)
         text = json_text(result)
     except (Unstorable, TypeError, ValueError, RecursionError) as error:
         outcome = _unstorable(outcome, "result_unstorable", f"result cannot be stored: {error}")
@@ -88,6 +91,18 @@ def encode(lease: Lease, outcome: Outcome) -> Ending:
     branch = outcome.branch if isinstance(outcome, Succeeded) else None
     usage = getattr(outcome, "usage", None)
     return Ending(lease, decision, text, branch, usage) if usage else Ending(lease, decision, text, branch)
+
+
+def _legible(outcome: Outcome) -> Outcome:
+    """With words that can be stored: why something failed is worth more than its exact characters."""
+    match outcome:
+        case Failed():
+            details = outcome.details if is_storable(outcome.details) else None
+            return replace(outcome, message=storable_text(outcome.message), details=details)
+        case Cancelled():
+            return replace(outcome, message=storable_text(outcome.message))
+        case _:
+            return outcome
 
 
 def _unstorable(outcome: Outcome, code: str, message: str) -> Failed:
@@ -107,7 +122,8 @@ async def spawn(database: Database, lease: Lease, tasks: Sequence[TaskSpec], *, 
     """Add tasks to the run of a running task. Returns their ids in order.
 
     Names that this same task added before are returned as they are, so a repeated attempt adds nothing
-    twice. Raises `LeaseLost` if the attempt is no longer current, `GraphError` for bad graphs.
+    twice. Raises `LeaseLost` if the attempt is no longer current, `Conflict` if the run is being cancelled,
+    `GraphError` for bad graphs.
     """
     return await database.run(_spawn, lease, list(tasks), actor=actor)
 
@@ -123,6 +139,8 @@ def _spawn(tx: Transaction, lease: Lease, specs: list[TaskSpec]) -> list[int]:
         return [own[spec.name] for spec in specs]
     if existing:
         raise GraphError(f'duplicate task id: "{min(existing)}"')
+    if runs.is_cancelling(tx, lease.run_id):
+        raise Conflict(f"run {lease.run_id} is being cancelled; nothing can be added to it")
     return runs.add_children(tx, lease.run_id, lease.task_id, checked).task_ids
 
 
@@ -170,7 +188,8 @@ def _cancel(tx: Transaction, task_id: int, reason: str) -> Task:
     task = queries.get_task(tx, task_id)
     if task is None:
         raise NotFound(f"task not found: {task_id}")
-    runs.own(tx, task.run_id)
+    if runs.own(tx, task.run_id) is None:
+        raise NotFound(f"task not found: {task_id}")
     if runs.cancel_task(tx, task.run_id, task_id, reason) is None:
         current = queries.get_task(tx, task_id)
         if current is None or current.state != "cancelled":
@@ -228,8 +247,11 @@ def _forget_alias(tx: Transaction, contract: str, name: str) -> None:
     if task is None:
         raise NotFound(f"task not found: {name}")
     runs.own(tx, task.run_id)
-    if aliases.drop(tx, contract, name) is None:
+    dropped = aliases.drop(tx, contract, name)
+    if dropped is None:
         raise NotFound(f"task not found: {name}")
+    if dropped != task.id:
+        raise LostRace  # a resubmission moved the name meanwhile: it means another task now
     current = queries.get_task(tx, task.id)
     if current is not None and current.state not in FINAL_TASK_STATES and current.state != "running":
         runs.cancel_task(tx, task.run_id, task.id, "deleted before it started")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from functools import wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from engine.sdk.embedded import Engine
+from engine.errors import Conflict
+from engine.executors.base import Executor
+from engine.executors.registry import ExecutorRegistry
+from engine.sdk.embedded import DEFAULT_URL, Engine
+from engine.worker.options import WorkerOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,20 +36,41 @@ class SyncEngine:
     Takes what `Engine` takes. Methods may be called from any thread.
     """
 
-    @wraps(Engine.__init__)
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._engine = Engine(*args, **kwargs)
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        workers: int = 1,
+        concurrency: int = 10,
+        queues: Iterable[str] = (),
+        executors: Iterable[Executor] = (),
+        registry: ExecutorRegistry | None = None,
+        options: WorkerOptions | None = None,
+        shared: bool = False,
+        pool_size: int = 4,
+    ) -> None:
+        self._engine = Engine(
+            url,
+            workers=workers,
+            concurrency=concurrency,
+            queues=queues,
+            executors=executors,
+            registry=registry,
+            options=options,
+            shared=shared,
+            pool_size=pool_size,
+        )
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop = asyncio.Event()
+        self._stop: Future[None] = Future()
 
     def __enter__(self) -> Self:
-        ready: Future[None] = Future()
-        self._stop = asyncio.Event()
+        ready: Future[asyncio.AbstractEventLoop] = Future()
+        self._stop = Future()
         self._thread = threading.Thread(target=self._live, args=(ready,), name="engine-loop", daemon=True)
         self._thread.start()
         try:
-            ready.result()
+            self._loop = ready.result()
         except BaseException:
             self._end()
             raise
@@ -56,12 +81,11 @@ class SyncEngine:
     ) -> None:
         self._end()
 
-    def _live(self, ready: Future[None]) -> None:
+    def _live(self, ready: Future[asyncio.AbstractEventLoop]) -> None:
         async def live() -> None:
-            self._loop = asyncio.get_running_loop()
             async with self._engine:
-                ready.set_result(None)
-                await self._stop.wait()
+                ready.set_result(asyncio.get_running_loop())
+                await asyncio.wrap_future(self._stop)
 
         try:
             asyncio.run(live())
@@ -71,11 +95,10 @@ class SyncEngine:
             ready.set_exception(error)
 
     def _end(self) -> None:
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._stop.set)
+        self._loop = None
+        self._stop.set_result(None)
         if self._thread is not None:
             self._thread.join()
-        self._loop = None
 
     def _run(self, call: Coroutine[Any, Any, R]) -> R:
         if self._loop is None:
@@ -88,9 +111,12 @@ class SyncEngine:
             answer.cancel()
             raise
 
+    def wake(self, *queues: str) -> None:
+        """As `Engine.wake`."""
+        self._engine.wake(*queues)
+
     submit = _blocking(Engine.submit)
     submit_many = _blocking(Engine.submit_many)
-    wake = _blocking(Engine.wake)
     get = _blocking(Engine.get)
     list_runs = _blocking(Engine.list_runs)
     tasks = _blocking(Engine.tasks)

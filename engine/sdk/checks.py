@@ -37,7 +37,9 @@ MAX_TIMEOUT_MS = 365 * 86_400_000
 def checked(graph: Graph, known_kinds: Collection[str] | None = None) -> Plan:
     """The plan of `graph`. Raises `GraphError`, `TooLarge` or `UnknownKind`."""
     if not isinstance(graph, Graph):
-        raise GraphError(f"expected an engine.Graph (engine.graph([…]) makes one), got {type(graph).__name__}")
+        raise GraphError(
+            f"expected an engine.Graph (engine.graph([…]) makes one), got {type(graph).__name__}"
+        )
     if graph.name is not None:
         _check_text(graph.name, "the run's name")
     _check_labels(graph.labels)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from engine.errors import Conflict
 from engine.executors.base import Executor, ExecutorSettings
@@ -19,11 +19,9 @@ from engine.operations.runs import Accepted
 from engine.sdk.requests import SubmitMany, SubmitOne
 from engine.sdk.waiting import Watch
 from engine.store import migrate
-from engine.store.database import Database, Transaction
+from engine.store.database import Database
 from engine.worker.options import WorkerOptions
 from engine.worker.service import Worker
-
-T = TypeVar("T")
 
 DEFAULT_URL = "sqlite:///task-engine.db"
 
@@ -70,11 +68,9 @@ class Engine:
             watch = Watch(database)
             stack.push_async_callback(watch.close)
             if self._workers:
-                registry = self._make_registry(database)
-                # With others on the database, a kind unknown here may be known there.
-                self._kinds = registry.kinds() if database.is_private else None
-                for _ in range(self._workers):
-                    await stack.enter_async_context(Worker(database, registry, self._options))
+                workers: list[Worker] = []
+                stack.push_async_callback(_drain, workers)
+                await self._start(workers, database)
             self._opened = database, watch
             stack.callback(self._forget)
             self._stack = stack.pop_all()
@@ -98,6 +94,15 @@ class Engine:
             raise
         return database
 
+    async def _start(self, workers: list[Worker], database: Database) -> None:
+        registry = self._make_registry(database)
+        # With others on the database, a kind unknown here may be known there.
+        self._kinds = registry.kinds() if database.is_private else None
+        for _ in range(self._workers):
+            worker = Worker(database, registry, self._options)
+            workers.append(worker)
+            await worker.start()
+
     def _make_registry(self, database: Database) -> ExecutorRegistry:
         registry = self._registry
         if registry is None:
@@ -109,10 +114,14 @@ class Engine:
         self._opened = None
 
     @property
-    def _database(self) -> Database:
+    def _parts(self) -> tuple[Database, Watch]:
         if self._opened is None:
             raise Conflict("the engine is not open; use it inside `async with engine.Engine(…) as e:`")
-        return self._opened[0]
+        return self._opened
+
+    @property
+    def _database(self) -> Database:
+        return self._parts[0]
 
     # --- submit
 
@@ -120,22 +129,19 @@ class Engine:
         self, graph: Graph, *, key: str | None = None, name: str | None = None, actor: str = "local"
     ) -> Accepted:
         """Store `graph` as a new run, durably: see `engine.submit`."""
-        return await self.perform(
-            SubmitOne.of(graph, key=key, name=name, known_kinds=self._kinds), actor=actor
-        )
+        request = SubmitOne.of(graph, key=key, name=name, known_kinds=self._kinds)
+        return await self._database.run(request, actor=actor)
 
     async def submit_many(self, graphs: Iterable[Graph], *, actor: str = "local") -> list[Accepted]:
         """One run per graph, all in one transaction."""
-        return await self.perform(SubmitMany.of(graphs, known_kinds=self._kinds), actor=actor)
+        request = SubmitMany.of(graphs, known_kinds=self._kinds)
+        return await self._database.run(request, actor=actor)
 
-    async def perform(self, work: Callable[[Transaction], T], *, actor: str = "local") -> T:
-        """Run `work` in a transaction of its own."""
-        return await self._database.run(work, actor=actor)
-
-    async def wake(self, *queues: str) -> None:
+    def wake(self, *queues: str) -> None:
         """Tell workers that `queues` (none named: some) have work: after committing a submit of your own.
 
-        Without it they find the work at their next poll, within `options.poll_seconds`.
+        Without it they find the work at their next poll, within `options.poll_seconds`. Not needed after
+        `submit` of this engine. May be called from any thread.
         """
         self._database.wake(set(queues or {""}))
 
@@ -163,16 +169,11 @@ class Engine:
     async def logs(
         self, run_id: int, *, task_name: str | None = None, limit: int = 1000, offset: int = 0
     ) -> list[LogLine]:
-        return await runs.logs(
-            self._database, run_id, task_name=task_name, limit=limit, offset=offset
-        )
+        return await runs.logs(self._database, run_id, task_name=task_name, limit=limit, offset=offset)
 
     async def wait(self, run_id: int, timeout: float | None = None) -> Run:
         """The run once it has ended. Raises `TimeoutError` after `timeout` seconds, `NotFound`."""
-        database_and_watch = self._opened
-        if database_and_watch is None:
-            return await runs.get(self._database, run_id)
-        return await database_and_watch[1].wait(run_id, timeout)
+        return await self._parts[1].wait(run_id, timeout)
 
     # --- control
 
@@ -194,3 +195,8 @@ class Engine:
     async def delete(self, run_id: int, *, actor: str = "local") -> None:
         """Remove a finished run with everything that belongs to it."""
         await runs.delete(self._database, run_id, actor=actor)
+
+
+async def _drain(workers: list[Worker]) -> None:
+    """All at once: one that still works would take what another gives back."""
+    await asyncio.gather(*(worker.drain() for worker in workers))

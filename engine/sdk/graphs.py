@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -62,7 +62,7 @@ def _retry(value: RetryPolicy | dict[str, Any]) -> RetryPolicy:
     return value if isinstance(value, RetryPolicy) else RetryPolicy.from_json(value)
 
 
-_CONVERSIONS = {
+_CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "depends_on": _dependencies,
     "rule": Rule,
     "priority": priority_level,

@@ -1,11 +1,11 @@
-"""`engine.submit` and `engine.submit_many`: runs that exist if and only if the caller's transaction commits."""
+"""`submit` and `submit_many`: the runs exist if and only if the caller's transaction commits."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Awaitable, Iterable
 from functools import partial
-from typing import Any, assert_never, overload
+from typing import Any, overload
 
 import psycopg
 import sqlalchemy as sa
@@ -22,12 +22,7 @@ from engine.store import borrowed
 from engine.store.dialects.handles import opened, run_async
 
 SyncHandle = (
-    sa.Connection
-    | Session
-    | scoped_session[Any]
-    | psycopg.Connection[Any]
-    | sqlite3.Connection
-    | SyncEngine
+    sa.Connection | Session | scoped_session[Any] | psycopg.Connection[Any] | sqlite3.Connection | SyncEngine
 )
 AsyncHandle = (
     AsyncConnection | AsyncSession | async_scoped_session[Any] | psycopg.AsyncConnection[Any] | Engine
@@ -57,13 +52,14 @@ def submit(
     same run. Raises `InvalidInput` (`GraphError` and others) and `IdempotencyMismatch` before anything is
     written: the transaction stays usable.
     """
-    return _perform(where, SubmitOne.of(graph, key=key, name=name), actor)
+    if isinstance(where, Engine | SyncEngine):
+        return where.submit(graph, key=key, name=name, actor=actor)
+    answer: Accepted | Awaitable[Accepted] = _perform(where, SubmitOne.of(graph, key=key, name=name), actor)
+    return answer
 
 
 @overload
-def submit_many(
-    where: SyncHandle, graphs: Iterable[Graph], *, actor: str = "local"
-) -> list[Accepted]: ...
+def submit_many(where: SyncHandle, graphs: Iterable[Graph], *, actor: str = "local") -> list[Accepted]: ...
 @overload
 def submit_many(
     where: AsyncHandle, graphs: Iterable[Graph], *, actor: str = "local"
@@ -72,14 +68,15 @@ def submit_many(
     where: SyncHandle | AsyncHandle, graphs: Iterable[Graph], *, actor: str = "local"
 ) -> list[Accepted] | Awaitable[list[Accepted]]:
     """As `submit`, one run per graph; if one graph is wrong, none is stored."""
-    return _perform(where, SubmitMany.of(graphs), actor)
+    if isinstance(where, Engine | SyncEngine):
+        return where.submit_many(graphs, actor=actor)
+    answer: list[Accepted] | Awaitable[list[Accepted]] = _perform(where, SubmitMany.of(graphs), actor)
+    return answer
 
 
-def _perform(where: SyncHandle | AsyncHandle, request: SubmitOne | SubmitMany, actor: str) -> Any:
+def _perform(where: object, request: SubmitOne | SubmitMany, actor: str) -> Any:
     work = partial(borrowed.perform, work=request, actor=actor, may_lose_race=request.may_lose_race)
     match where:
-        case Engine() | SyncEngine():
-            return where.perform(request, actor=actor)
         case sa.Connection():
             return work(where)
         case Session() | scoped_session():
@@ -89,16 +86,14 @@ def _perform(where: SyncHandle | AsyncHandle, request: SubmitOne | SubmitMany, a
                 return work(connection)
         case AsyncConnection():
             return where.run_sync(work)
-        case AsyncSession() | async_scoped_session():
+        case AsyncSession():
             return where.run_sync(lambda session: work(session.connection()))
+        case async_scoped_session():
+            return _perform(where(), request, actor)
         case psycopg.AsyncConnection():
             return run_async(where, work)
         case _:
-            _refuse(where)
-
-
-def _refuse(where: object) -> None:
-    raise InvalidInput(
-        "submit into an engine, a SQLAlchemy connection or session, a psycopg connection or a sqlite3 "
-        f"connection; got {type(where).__name__}"
-    )
+            raise InvalidInput(
+                "submit into an engine, a SQLAlchemy connection or session, a psycopg connection or a "
+                f"sqlite3 connection; got {type(where).__name__}"
+            )

@@ -62,7 +62,9 @@ class Watch:
                 self._fail(error)
                 return
             took = time.monotonic() - began
-            was_hinted = await self._pause(max(pause, took * _SHARE), least=max(_FIRST_SECONDS, took * _SHARE))
+            was_hinted = await self._pause(
+                max(pause, took * _SHARE), least=max(_FIRST_SECONDS, took * _SHARE)
+            )
             pause = _FIRST_SECONDS if was_hinted else min(pause * 1.5, _LONGEST_SECONDS)
 
     async def _pause(self, seconds: float, least: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -25,8 +26,8 @@ def fold_counters(tx: Transaction, limit: int = _CHUNK) -> int:
     if not shards:
         return 0
     totals: Counter[str] = Counter()
-    for name, value in tx.execute(_remove(tx.dialect), {"shards": tx.dialect.array(shards)}):
-        totals[name] += value
+    for row in tx.execute(_remove(tx.dialect), {"shards": tx.dialect.array(shards)}):
+        totals[row.name] += row.value
     count(tx, totals)
     return len(shards)
 
@@ -42,7 +43,7 @@ _LOOSE = (
 
 
 @statement
-def _remove(dialect: Dialect) -> sa.Delete:
+def _remove(dialect: Dialect) -> Any:
     return (
         sa.delete(counter)
         .where(dialect.is_any(counter.c.shard, "shards"))

@@ -69,7 +69,8 @@ def move(
 @cache
 def _fresh(dialect: Dialect, kind: Move, source: TaskState) -> sa.Update:
     """Moves that make a task available take `available_at` afresh, so that it joins the end of its queue."""
-    start = dialect.later(task_state.c.delay_ms) if kind is Move.UNBLOCK else dialect.now()
+    waits = kind in (Move.UNBLOCK, Move.UNBLOCK_HELD)
+    start = dialect.later(task_state.c.delay_ms) if waits else dialect.now()
     available_at = sa.type_coerce(start, task_state.c.available_at.type)
     later = sa.case((task_state.c.available_at > available_at, task_state.c.available_at), else_=available_at)
     return move(dialect, kind, source=source, available_at=later)

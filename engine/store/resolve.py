@@ -128,7 +128,8 @@ def _reasons(tx: Transaction, task_ids: Sequence[int]) -> dict[int, str]:
     order = list(_WORDS)
     for row in tx.execute(_ended_parents(tx.dialect), {"ids": tx.dialect.array(task_ids)}):
         state = TaskState(row.state)
-        if state in _WORDS:
+        is_taken = row.condition is None or row.condition == (row.branch or "")
+        if state in _WORDS and not (state is TaskState.SUCCEEDED and is_taken):
             found = (order.index(state), f"dependency {row.name} {_WORDS[state]}")
             worst[row.child_id] = min(worst.get(row.child_id, found), found)
     return {task_id: worst.get(task_id, (0, "no dependency failed"))[1] for task_id in task_ids}
@@ -137,7 +138,7 @@ def _reasons(tx: Transaction, task_ids: Sequence[int]) -> dict[int, str]:
 @statement
 def _ended_parents(dialect: Dialect) -> sa.Select[Any]:
     return (
-        sa.select(edge.c.child_id, task.c.name, task_state.c.state)
+        sa.select(edge.c.child_id, edge.c.condition, task.c.name, task_state.c.state, task_state.c.branch)
         .join_from(edge, task_state, task_state.c.task_id == edge.c.parent_id)
         .join(task, task.c.id == edge.c.parent_id)
         .where(dialect.is_any(edge.c.child_id, "ids"))

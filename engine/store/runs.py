@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,13 +62,8 @@ class Submitted:
 # --- submit
 
 
-def insert_graph(tx: Transaction, plan: Plan) -> Submitted:
-    """Write a run with all its tasks and edges."""
-    return insert_graphs(tx, [plan])[0]
-
-
 def insert_graphs(tx: Transaction, plans: Sequence[Plan]) -> list[Submitted]:
-    """Write many runs with one statement per table."""
+    """Write many runs with one statement per table. The caller counts them, last (`count_submitted`)."""
     run_ids = tx.dialect.allocate(tx.connection, "run", len(plans))
     task_ids = tx.dialect.allocate(tx.connection, "task", sum(len(plan.waiting_on) for plan in plans))
     submitted = []
@@ -125,21 +121,24 @@ def _insert_tasks(
     tasks: list[list[Any]] = []
     states: list[list[Any]] = []
     edges: list[list[Any]] = []
-    totals: dict[str, int] = {}
     queues: set[str] = set()
     for plan, written in graphs:
         ids = written.task_ids
         for task_id, spec, waiting_on in zip(ids, plan.graph.tasks, plan.waiting_on, strict=True):
             tasks.append(_task_row(task_id, written.run_id, parent_id, spec))
             states.append(_state_row(task_id, written.run_id, spec, waiting_on))
-            totals[f"submitted:{spec.kind}"] = totals.get(f"submitted:{spec.kind}", 0) + 1
             queues.add(spec.queue)
         edges += [[ids[parent], ids[child], condition] for parent, child, condition in plan.edges]
     insert_rows(tx, task, tasks, _TASK_COLUMNS, stamped="created_at")
     tx.execute(_insert_states(tx.dialect), {"rows": document(states)})
     insert_rows(tx, edge, edges, ("parent_id", "child_id", "condition"))
     _remember_queues(tx, queues)
-    count(tx, {**totals, "open": len(tasks)})
+
+
+def count_submitted(tx: Transaction, plans: Sequence[Plan]) -> None:
+    """Bring the totals up to date. After everything else: others wait for a counter until we commit."""
+    kinds = Counter(f"submitted:{spec.kind}" for plan in plans for spec in plan.graph.tasks)
+    count(tx, {**kinds, "open": kinds.total()})
 
 
 _TASK_COLUMNS = ("id", "run_id", "parent_id", "name", "kind", "params", "timeout_ms", "retry", "client")
@@ -222,10 +221,18 @@ def queue_names(tx: Transaction) -> list[str]:
 
 
 def add_children(tx: Transaction, run_id: int, parent_id: int, plan: Plan) -> Submitted:
-    """Add tasks to a run while its task `parent_id` runs. The caller shares the run and holds the lease."""
+    """Add tasks to a run while its task `parent_id` runs. The caller shares the run and holds the lease.
+
+    Raises `LostRace` if another task of the run adds one of the names at the same time.
+    """
     task_ids = tx.dialect.allocate(tx.connection, "task", len(plan.waiting_on))
     written = Submitted(run_id, task_ids)
-    _insert_tasks(tx, [(plan, written)], parent_id)
+    try:
+        _insert_tasks(tx, [(plan, written)], parent_id)
+    except sa.exc.IntegrityError as error:
+        if tx.dialect.is_duplicate(error):
+            raise LostRace from error
+        raise
     [tally] = lock_tallies(tx, [run_id])
     tally.total += len(task_ids)
     write_tallies(tx, [tally])
@@ -239,16 +246,25 @@ def add_children(tx: Transaction, run_id: int, parent_id: int, plan: Plan) -> Su
         record(tx, make_available(tx, Move.HOLD, TaskState.AVAILABLE, roots))
     else:
         _wake_for(tx, plan)
+    count_submitted(tx, [plan])
     return written
 
 
 # --- idempotency
 
 
-def find_key(tx: Transaction, scope: str, key: str) -> Any:
-    """The row of an idempotency key (fingerprint, run_id, answer), or None."""
+@dataclass(frozen=True, slots=True)
+class BoundKey:
+    """An idempotency key, the run that it stands for, and the answer to repeat."""
+
+    fingerprint: str
+    run_id: int
+    answer: Any
+
+
+def find_key(tx: Transaction, scope: str, key: str) -> BoundKey | None:
     row = tx.execute(_FIND_KEY, {"scope": scope, "key": key}).one_or_none()
-    return row and row._replace(answer=msgspec.json.decode(row.answer))
+    return None if row is None else BoundKey(row.fingerprint, row.run_id, msgspec.json.decode(row.answer))
 
 
 # The answer travels as text: a caller's own connection may read and write JSON in ways of its own.
@@ -285,6 +301,12 @@ def forget_keys(tx: Transaction, seconds: float) -> int:
     """Remove keys older than `seconds`."""
     cutoff = sa.type_coerce(tx.dialect.later(sa.literal(-seconds * 1000)), idempotency_key.c.created_at.type)
     return tx.execute(sa.delete(idempotency_key).where(idempotency_key.c.created_at < cutoff)).rowcount
+
+
+def is_cancelling(tx: Transaction, run_id: int) -> bool:
+    """Whether a run has been told to stop. Stays true as long as the caller shares the run."""
+    query = sa.select(run.c.is_cancelling).where(run.c.id == run_id)
+    return tx.execute(query).scalar_one() is True
 
 
 def named(tx: Transaction, run_id: int, names: Sequence[str]) -> dict[str, tuple[int, int | None]]:
@@ -565,6 +587,12 @@ def finished_before(tx: Transaction, seconds: float, limit: int) -> list[int]:
             .where(run.c.finished_at.is_not(None), run.c.finished_at < cutoff)
             .order_by(run.c.finished_at)
             .limit(limit)
-            .with_for_update(skip_locked=True)
         ).scalars()
     )
+
+
+def own_finished(tx: Transaction, run_ids: Sequence[int]) -> list[int]:
+    """Be alone in these runs. Returns those that are finished still: a retry may have been faster."""
+    tx.dialect.own_runs(tx.connection, sorted(run_ids))
+    query = sa.select(run.c.id).where(tx.dialect.is_any(run.c.id, "ids"), run.c.finished_at.is_not(None))
+    return list(tx.execute(query, {"ids": tx.dialect.array(run_ids)}).scalars())

@@ -46,6 +46,10 @@ class Ending:
     branch: str | None = None
     usage: Usage = field(default_factory=Usage)
 
+    @property
+    def fence(self) -> tuple[int, int]:
+        return self.lease.task_id, self.lease.attempt
+
 
 # --- claim
 
@@ -207,12 +211,16 @@ def _lease(row: Any) -> Lease:
 # --- finish
 
 
-def finish(tx: Transaction, endings: Sequence[Ending]) -> set[int]:
+def finish(tx: Transaction, endings: Sequence[Ending]) -> set[tuple[int, int]]:
     """Record how attempts ended and release what was waiting for them, in one transaction.
 
-    Only rows that still carry the lease's token change; returns the ids of those tasks. For the others
-    nothing at all is written.
+    Only rows that still carry the lease's token change; returns (task id, attempt) of those. For the others
+    nothing at all is written. Of two endings of one attempt the first counts.
     """
+    firsts: dict[tuple[int, int], Ending] = {}
+    for ending in endings:
+        firsts.setdefault(ending.fence, ending)
+    endings = list(firsts.values())
     run_ids = sorted({ending.lease.run_id for ending in endings})
     _lock_runs(tx, run_ids, endings)
     paused = _paused(tx, run_ids)
@@ -234,12 +242,12 @@ def finish(tx: Transaction, endings: Sequence[Ending]) -> set[int]:
     }
     changes += release_dependents(tx, settled, paused)
     record(tx, changes)
-    return {ending.lease.task_id for ending in accepted}
+    return {ending.fence for ending in accepted}
 
 
 def _lock_runs(tx: Transaction, run_ids: Sequence[int], endings: Iterable[Ending]) -> None:
     """Successes of one run may finish side by side; whatever skips tasks far below works alone."""
-    alone = {e.lease.run_id for e in endings if e.decision.move in (Move.FAIL, Move.CANCEL) or e.branch}
+    alone = {e.lease.run_id for e in endings if e.decision.move is not Move.SUCCEED or e.branch}
     if alone:
         # Both kinds of lock in one order of ids, otherwise two batches could wait for each other.
         for run_id in run_ids:
@@ -329,8 +337,8 @@ def _write_endings(tx: Transaction, kind: Move, endings: Sequence[Ending]) -> li
     ).all()
     if TRANSITIONS[kind].target is TaskState.AVAILABLE:
         tx.wakes |= {row.queue for row in rows}
-    written = {row.task_id for row in rows}
-    return [ending for ending in endings if ending.lease.task_id in written]
+    written = {(row.task_id, row.attempt) for row in rows}
+    return [ending for ending in endings if ending.fence in written]
 
 
 @cache
@@ -416,15 +424,15 @@ def _write_attempts(tx: Transaction, endings: Iterable[Ending]) -> None:
     )
 
 
-def recorded_attempts(tx: Transaction, fences: Sequence[tuple[int, int]]) -> dict[int, str]:
+def recorded_attempts(tx: Transaction, fences: Sequence[tuple[int, int]]) -> dict[tuple[int, int], str]:
     """Of (task id, attempt number) pairs, those that have an outcome, and which."""
     rows = tx.execute(_recorded(tx.dialect), {"fences": document(fences)})
-    return {row.task_id: row.outcome for row in rows}
+    return {(row.task_id, row.number): row.outcome for row in rows}
 
 
 @statement
 def _recorded(dialect: Dialect) -> sa.Select[Any]:
     rows = dialect.recordset("fences", {"task_id": Id, "number": sa.Integer()})
-    return sa.select(attempt.c.task_id, attempt.c.outcome).where(
+    return sa.select(attempt.c.task_id, attempt.c.number, attempt.c.outcome).where(
         attempt.c.task_id == rows.c.task_id, attempt.c.number == rows.c.number
     )

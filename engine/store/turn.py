@@ -50,7 +50,7 @@ class Turn:
 
     def _timeout(self) -> TimeoutError:
         return TimeoutError(
-            f"another process has been writing for {self._wait_seconds:g} seconds; was it stopped by a signal?"
+            f"another process has been writing for {self._wait_seconds:g} s; was it stopped by a signal?"
         )
 
     def __exit__(

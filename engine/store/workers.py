@@ -63,13 +63,15 @@ def sessions(tx: Transaction, *, only_live: bool = False, limit: int = 100) -> l
 
 def sessions_to_clear(tx: Transaction) -> list[WorkerSession]:
     """Sessions that have ended and still hold running tasks, however that came about."""
-    holding = (
-        sa.select(task_state.c.session_id).where(state_is(task_state.c.state, TaskState.RUNNING)).distinct()
-    )
     query = sa.select(worker_session).where(
-        worker_session.c.ended_at.is_not(None), worker_session.c.id.in_(holding)
+        worker_session.c.ended_at.is_not(None), worker_session.c.id.in_(_holding())
     )
     return [_session(row) for row in tx.execute(query)]
+
+
+def _holding() -> sa.Select[Any]:
+    is_running = state_is(task_state.c.state, TaskState.RUNNING)
+    return sa.select(task_state.c.session_id).where(is_running).distinct()
 
 
 def _session(row: Any) -> WorkerSession:
@@ -88,9 +90,12 @@ def _session(row: Any) -> WorkerSession:
 
 
 def forget(tx: Transaction, seconds: float) -> int:
-    """Remove sessions that ended more than `seconds` ago. Attempts keep their number."""
+    """Remove sessions that ended more than `seconds` ago and hold nothing. Attempts keep their number."""
     cutoff = sa.type_coerce(tx.dialect.later(sa.literal(-seconds * 1000)), worker_session.c.ended_at.type)
-    return tx.execute(sa.delete(worker_session).where(worker_session.c.ended_at < cutoff)).rowcount
+    old = sa.delete(worker_session).where(
+        worker_session.c.ended_at < cutoff, worker_session.c.id.not_in(_holding())
+    )
+    return tx.execute(old).rowcount
 
 
 def orders(tx: Transaction, session_id: int) -> dict[int, tuple[str, bool]]:

@@ -53,7 +53,7 @@ def install() -> None:
     _users += 1
     if _users == 1:
         # They quack like TextIO.
-        sys.stdout, sys.stderr = _Tee(sys.stdout, "stdout"), _Tee(sys.stderr, "stderr")  # type: ignore[assignment]
+        sys.stdout, sys.stderr = _Tee(sys.stdout, "stdout"), _Tee(sys.stderr, "stderr")
         logging.getLogger().addHandler(_handler)
 
 

@@ -17,10 +17,10 @@ from engine.executors.base import ExecutorSettings, ProcessLimits
 from engine.telemetry import emit
 from engine.worker.options import WorkerOptions
 
-_RESTART_SECONDS = 1.0  # doubled for each process in a row that dies soon
+_RESTART_SECONDS = 1.0  # doubled for each process in a row that ends soon
 _RESTART_SECONDS_MAX = 30.0
 _SHORT_LIFE_SECONDS = 5.0
-_PAUSE_SECONDS = 0.1
+_PAUSE_SECONDS = 0.2
 _OVERTIME_SECONDS = 60.0  # beyond the grace period, for a process that does not end
 
 
@@ -64,7 +64,7 @@ async def _keep_running(spec: PoolSpec, number: int, stop: asyncio.Event, force:
     replaced = 0
     wait = _RESTART_SECONDS
     while not stop.is_set():
-        started = asyncio.get_running_loop().time()
+        started, code = asyncio.get_running_loop().time(), 1
         try:
             process = await _spawn(spec)
         except OSError as error:  # no memory, processes or descriptors left
@@ -75,10 +75,12 @@ async def _keep_running(spec: PoolSpec, number: int, stop: asyncio.Event, force:
                 break
             replaced += 1
             emit("worker.process_died", level="warning", process=number, pid=process.pid, code=code)
-        has_lived = asyncio.get_running_loop().time() - started > _SHORT_LIFE_SECONDS
+        lived = asyncio.get_running_loop().time() - started
+        is_killed = code < 0  # by a signal, so it is not a setting that has to be corrected first
+        pause = _PAUSE_SECONDS if is_killed or lived > _SHORT_LIFE_SECONDS else wait
+        wait = min(wait * 2, _RESTART_SECONDS_MAX) if pause == wait else _RESTART_SECONDS
         with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), _PAUSE_SECONDS if has_lived else wait)
-        wait = _RESTART_SECONDS if has_lived else min(wait * 2, _RESTART_SECONDS_MAX)
+            await asyncio.wait_for(stop.wait(), pause)
     return replaced
 
 

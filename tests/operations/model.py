@@ -200,7 +200,7 @@ class ModelRun:
             self.totals["retried"] += 1
 
     def _settle(self) -> None:
-        while any([self._settle_one(task) for task in self.named("blocked")]):
+        while any(self._settle_one(task) for task in self.named("blocked")):
             pass
         if not any(task.state not in FINAL for task in self.tasks.values()):
             self.state = self._verdict()

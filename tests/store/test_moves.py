@@ -46,7 +46,7 @@ def test_a_move_with_a_source_changes_only_that_one(database: Database, kind: Mo
 
 
 def test_no_other_word_can_be_stored_as_a_state(database: Database) -> None:
-    accepted = submit(database, "a")
+    submit(database, "a")
     for table in ("task_state", "run"):
         with pytest.raises(Exception, match="ck_"):
             write(database, f"UPDATE {table} SET state = 'ready'")

@@ -61,7 +61,7 @@ class BorrowedSqlite(SqliteDialect, Borrowed):
         self._refuse_unsafe_sharing(connection)
         self.prepare(connection)
         try:
-            # Changes nothing, but takes the write lock now, and lets the driver begin if it does so by itself.
+            # Changes nothing, but takes the write lock, and lets drivers begin that do so by themselves.
             connection.exec_driver_sql("DELETE FROM id_block WHERE 0")
         except sa.exc.OperationalError as error:
             if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
@@ -76,8 +76,9 @@ class BorrowedSqlite(SqliteDialect, Borrowed):
 
     def prepare(self, connection: sa.Connection) -> None:
         # Functions cannot be replaced while a cursor of the caller's is open; then they are there already.
+        driver: Any = connection.connection.dbapi_connection
         with suppress(sqlite3.OperationalError):
-            _add_functions(connection.connection.dbapi_connection)  # type: ignore[arg-type] — or its async twin
+            _add_functions(driver)
 
     def _refuse_unsafe_sharing(self, connection: sa.Connection) -> None:
         """An engine that has a WAL file to itself counts on being its only writer (the WAL-reset race)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import psycopg
 import sqlalchemy as sa
@@ -69,14 +69,18 @@ class _PlainAsyncCursor(sa_psycopg.AsyncAdapt_psycopg_cursor):
 class _PlainAsyncCursors(sa_psycopg.AsyncAdapt_psycopg_connection):
     __slots__ = ()
 
-    def cursor(self, name: str | None = None, /) -> Any:
+    def cursor(self, name: Any = None, /) -> Any:
         return _PlainAsyncCursor(self)
 
 
 # Made once: compiled statements are kept per dialect.
-_POSTGRES = _Postgres(dbapi=_Postgres.import_dbapi())
-_POSTGRES_ASYNC = _PostgresAsync(dbapi=_PostgresAsync.import_dbapi())
-_SQLITE = _Sqlite(dbapi=_Sqlite.import_dbapi())
+def _made(dialect: Any) -> Any:
+    return dialect(dbapi=dialect.import_dbapi())
+
+
+_POSTGRES = _made(_Postgres)
+_POSTGRES_ASYNC = _made(_PostgresAsync)
+_SQLITE = _made(_Sqlite)
 _compiled: dict[Any, Any] = {}
 
 
@@ -100,7 +104,8 @@ async def run_async(handle: psycopg.AsyncConnection[Any], work: Callable[[sa.Con
     """Run `work` with a SQLAlchemy connection on `handle`, on the caller's event loop."""
 
     def run() -> T:
-        with _connected(_POSTGRES_ASYNC, _PlainAsyncCursors(_POSTGRES_ASYNC.dbapi, handle)) as connection:
+        plain = _PlainAsyncCursors(_POSTGRES_ASYNC.dbapi, cast(Any, handle))
+        with _connected(_POSTGRES_ASYNC, plain) as connection:
             return work(connection)
 
     return await greenlet_spawn(run)

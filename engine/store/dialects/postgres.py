@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from engine.store.dialects.base import Dialect, Durability, cut_block
+from engine.store.schema import UtcDateTime
 
 CHANNEL = "task_engine"
 _MIGRATION_LOCK = 0x7461736B  # "task"
@@ -98,7 +98,7 @@ class PostgresDialect(Dialect):
             sa.cast(sa.bindparam(name, type_=sa.Text), postgresql.JSON)
         ).table_valued(sa.column("value", postgresql.JSON), name=f"{name}_rows")
         picked = [
-            sa.cast(rows.c.value.op("->>", return_type=sa.Text)(sa.literal_column(str(i))), type_).label(key)
+            _picked(rows.c.value.op("->>", return_type=sa.Text)(sa.literal_column(str(i))), type_).label(key)
             for i, (key, type_) in enumerate(columns.items())
         ]
         # Materialized: flattened into a join, each value would be parsed again for each row it meets.
@@ -271,8 +271,16 @@ def _encode(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
+def _picked(text: sa.ColumnElement[str], type_: sa.types.TypeEngine[Any]) -> sa.ColumnElement[Any]:
+    if isinstance(type_, UtcDateTime):  # says no zone, and the session's need not be UTC
+        return sa.type_coerce(sa.func.timezone("UTC", sa.cast(text, sa.DateTime())), type_)
+    return sa.cast(text, type_)
+
+
 def _array_item(value: Any) -> str:
-    return str(value) if isinstance(value, int) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, int):
+        return str(value)
+    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _sqlstate(error: BaseException) -> str | None:

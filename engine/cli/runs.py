@@ -1,0 +1,251 @@
+"""`task-engine runs`: look at runs and control them, on a server or on a database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import msgspec
+import rich_click as click
+from click.exceptions import Exit
+
+from engine.cli.output import (
+    clean,
+    duration,
+    moment,
+    note,
+    one_line,
+    print_json,
+    print_json_line,
+    say,
+    show_facts,
+    show_table,
+)
+from engine.cli.program import FAILED
+from engine.cli.summary import (
+    run_document,
+    run_facts,
+    run_ms,
+    show_tasks,
+    task_document,
+    totals,
+)
+from engine.cli.target import Target, with_target
+from engine.cli.watch import Progress, view
+from engine.model.records import Event, LogLine, Run, Task
+from engine.model.states import FINAL_RUN_STATES, RunState, TaskState
+
+_PAGE = 1000
+_WAIT_SECONDS = 5.0
+_OVERLAP = 200  # lines read again while following: lines of different tasks may arrive out of order
+
+run_argument = click.argument("run_id", metavar="RUN", type=click.IntRange(min=1))
+Control = Callable[[Target, int], Run]
+
+
+@click.group("runs")
+def runs() -> None:
+    """List, show, watch, pause, resume, cancel and retry runs; read their logs."""
+
+
+@runs.command("list")
+@click.option(
+    "--state", type=click.Choice([str(state) for state in RunState]), help="Only runs in this state."
+)
+@click.option("--name", metavar="NAME", help="Only runs of this name.")
+@click.option("--before", type=click.IntRange(min=1), metavar="RUN", help="Only runs older than this one.")
+@click.option(
+    "--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many at most."
+)
+@with_target
+def list_(target: Target, as_json: bool, **wanted: Any) -> None:
+    """List runs, newest first."""
+    found = target.runs(**wanted)
+    if as_json:
+        print_json([run_document(run) for run in found])
+        return
+    show_table(
+        ("RUN", "NAME", "STATE", "DONE", "FAILED", "CREATED", "DURATION"),
+        (
+            (
+                run.id,
+                one_line(run.name, 40),
+                run.state,
+                f"{run.succeeded + run.failed + run.skipped + run.cancelled}/{run.total}",
+                run.failed or "",
+                moment(run.created_at),
+                duration(run_ms(run)) if run.started_at else "",
+            )
+            for run in found
+        ),
+        right=("RUN", "DONE", "FAILED", "DURATION"),
+    )
+
+
+@runs.command("show")
+@run_argument
+@click.option(
+    "--state", type=click.Choice([str(state) for state in TaskState]), help="Only tasks in this state."
+)
+@click.option(
+    "--limit", type=click.IntRange(0, 100_000), default=100, show_default=True, help="Tasks at most."
+)
+@with_target
+def show(target: Target, run_id: int, state: str | None, limit: int, as_json: bool) -> None:
+    """Show a run and its tasks. With --json also parameters, results and progress."""
+    run = target.run(run_id)
+    tasks = _tasks(target, run_id, state, limit)
+    if as_json:
+        print_json({"run": run_document(run), "tasks": [task_document(task) for task in tasks]})
+        return
+    show_facts(run_facts(run))
+    say("")
+    if tasks:
+        show_tasks(tasks)
+        say("")
+    if state is None and run.total > len(tasks):
+        say(f"{run.total - len(tasks)} more tasks; --limit shows more of them")
+    say(totals(run))
+
+
+def _tasks(target: Target, run_id: int, state: str | None, limit: int) -> list[Task]:
+    found: list[Task] = []
+    while len(found) < limit:
+        size = min(limit - len(found), _PAGE)
+        page = target.tasks(run_id, state=state, after=found[-1].id if found else None, limit=size)
+        found += page
+        if len(page) < size:
+            break
+    return found
+
+
+# --- watch
+
+
+@runs.command("watch")
+@run_argument
+@with_target
+def watch(target: Target, run_id: int, as_json: bool) -> None:
+    """Follow a run until it ends; the exit code says whether it succeeded. With --json: its events."""
+    progress = Progress(target.run(run_id))
+    if as_json:
+        for events in _events(target, progress):
+            for event in events:
+                print_json_line(msgspec.to_builtins(event))
+    else:
+        with view() as picture:
+            for events in _events(target, progress):
+                picture.show(progress, progress.take(events))
+        say(totals(progress.run))
+    raise Exit(0 if progress.run.state is RunState.SUCCEEDED else FAILED)
+
+
+def _events(target: Target, progress: Progress) -> Iterator[list[Event]]:
+    """Every event of a run from the first to its end, in batches; the run is as of each batch."""
+    number = 0
+    while True:
+        is_behind = number < progress.run.events
+        events = target.events(
+            progress.run.id, after=number, wait_seconds=0.0 if is_behind else _WAIT_SECONDS
+        )
+        number = events[-1].number if events else number
+        progress.run = target.run(progress.run.id)
+        yield events
+        if progress.is_over and number >= progress.run.events:
+            return
+
+
+# --- control
+
+
+def _control(name: str, help_: str, done: str, act: Control) -> None:
+    @runs.command(name, help=help_)
+    @click.argument("run_ids", metavar="RUN...", type=click.IntRange(min=1), nargs=-1, required=True)
+    @with_target
+    def command(target: Target, run_ids: tuple[int, ...], as_json: bool) -> None:
+        changed = [act(target, run_id) for run_id in run_ids]
+        if as_json:
+            print_json([run_document(run) for run in changed])
+            return
+        for run in changed:
+            state = "cancelling" if run.is_cancelling and run.state not in FINAL_RUN_STATES else run.state
+            say(f"run {run.id} {done}; it is {state}")
+
+
+_control(
+    "pause", "Start no further attempt of these runs; running ones go on.", "paused", lambda t, i: t.pause(i)
+)
+_control("resume", "Let paused runs go on.", "resumed", lambda t, i: t.resume(i))
+_control(
+    "cancel",
+    "Stop runs: nothing more is started, running attempts are ended.",
+    "cancelled",
+    lambda t, i: t.cancel(i),
+)
+_control(
+    "retry", "Run again what did not succeed in failed or cancelled runs.", "retried", lambda t, i: t.retry(i)
+)
+
+
+@runs.command("delete")
+@click.argument("run_ids", metavar="RUN...", type=click.IntRange(min=1), nargs=-1, required=True)
+@with_target
+def delete(target: Target, run_ids: tuple[int, ...], as_json: bool) -> None:
+    """Remove finished runs with everything that belongs to them."""
+    for run_id in run_ids:
+        target.delete(run_id)
+    if as_json:
+        print_json({"deleted": list(run_ids)})
+    else:
+        say(f"deleted {', '.join(map(str, run_ids))}")
+
+
+# --- logs
+
+
+@runs.command("logs")
+@run_argument
+@click.option("--task", "task_name", metavar="NAME", help="Only of this task.")
+@click.option("--follow", "-f", is_flag=True, help="Go on until the run ends.")
+@with_target
+def logs(target: Target, run_id: int, task_name: str | None, follow: bool, as_json: bool) -> None:
+    """Print what the tasks of a run wrote."""
+    run = target.run(run_id)
+    show_line = _json_line if as_json else _text_line(with_name=task_name is None)
+    seen: set[tuple[int, int, int]] = set()
+    count = 0
+    while True:
+        was_over = run.state in FINAL_RUN_STATES
+        for line in _lines(target, run_id, task_name, max(0, count - _OVERLAP)):
+            key = (line.task_id, line.attempt, line.number)
+            if key not in seen:
+                seen.add(key)
+                count += 1
+                show_line(line)
+        if not follow or was_over:  # a look after the end has seen the last lines
+            break
+        target.events(run_id, after=run.events, wait_seconds=1.0)
+        run = target.run(run_id)
+    if not count and not as_json:
+        note("nothing was written")
+
+
+def _lines(target: Target, run_id: int, task_name: str | None, offset: int) -> Iterable[LogLine]:
+    while page := target.logs(run_id, task_name=task_name, limit=_PAGE, offset=offset):
+        yield from page
+        offset += len(page)
+        if len(page) < _PAGE:
+            break
+
+
+def _json_line(line: LogLine) -> None:
+    print_json_line(msgspec.to_builtins(line))
+
+
+def _text_line(*, with_name: bool) -> Callable[[LogLine], None]:
+    def show_line(line: LogLine) -> None:
+        name = f"{one_line(line.task_name, 40)} | " if with_name else ""
+        for text in clean(line.text).splitlines() or [""]:
+            click.echo(f"{name}{text}", err=line.stream == "stderr" and not with_name)
+
+    return show_line

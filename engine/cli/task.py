@@ -1,0 +1,243 @@
+"""`task-engine task`: tasks by the names that the ExecGo contract gives them, and submits of either shape."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+
+import rich_click as click
+from click.exceptions import Exit
+
+from engine.cli.options import DURATION
+from engine.cli.output import (
+    duration,
+    moment,
+    note,
+    one_line,
+    print_json,
+    say,
+    show_facts,
+    show_table,
+)
+from engine.cli.program import FAILED
+from engine.cli.summary import run_document, totals
+from engine.cli.target import Target, with_target
+from engine.client.documents import read
+from engine.client.rest import FINAL_STATUSES, ContractTask
+from engine.model.states import FINAL_RUN_STATES, RunState
+
+_FIRST_WAIT, _LONGEST_WAIT, _GROWTH = 0.1, 2.0, 1.5  # seconds between two looks
+_STATUSES = ("pending", "running", "success", "failed", "skipped")
+
+task_argument = click.argument("task_id", metavar="TASK")
+tasks_argument = click.argument("task_ids", metavar="TASK...", nargs=-1, required=True)
+timeout_option = click.option("--timeout", type=DURATION, metavar="TIME", help="Wait no longer than this.")
+
+
+@click.group("task")
+def task() -> None:
+    """Submit graphs; look at, wait for, cancel and delete tasks.
+
+    Tasks are named as in ExecGo graphs (`id`). Tasks of other graphs: `task-engine runs show RUN`.
+    """
+
+
+@task.command("submit")
+@click.argument("file")
+@click.option(
+    "--idempotency-key", "key", metavar="KEY", help="A submit with the same key is the same submit (24 h)."
+)
+@click.option(
+    "--wait", is_flag=True, help="Wait until the tasks have ended; the exit code says whether they succeeded."
+)
+@timeout_option
+@with_target
+def submit(
+    target: Target, file: str, key: str | None, wait: bool, timeout: float | None, as_json: bool
+) -> None:
+    """Submit the graph in FILE (JSON or YAML, `-` reads standard input). Done means stored."""
+    document = read(file)
+    key = key or uuid.uuid4().hex
+    try:
+        submitted = target.submit(document, key)
+    except KeyboardInterrupt:
+        note(f"whether the graph was accepted is not known: repeat with --idempotency-key {key}")
+        raise
+    names = submitted.task_names
+    if not wait:
+        if as_json:
+            print_json({"run_id": submitted.run_id, "accepted": len(names), "task_ids": names})
+        else:
+            where = f" as run {submitted.run_id}" if submitted.run_id is not None else ""
+            say(f"accepted {len(names)} {'task' if len(names) == 1 else 'tasks'}{where}")
+        return
+    if submitted.run_id is not None:
+        _wait_for_run(target, submitted.run_id, timeout, as_json)
+    else:
+        _wait_for_tasks(target, names, timeout, as_json)
+
+
+@task.command("get")
+@task_argument
+@with_target
+def get(target: Target, task_id: str, as_json: bool) -> None:
+    """Show a task, with its result."""
+    found = target.contract_task(task_id)
+    if as_json:
+        print_json(found.document)
+        return
+    runtime = found.runtime
+    show_facts(
+        [
+            ("task", found.id),
+            ("type", found.type),
+            ("tool", found.tool_name),
+            ("status", found.status),
+            ("attempt", runtime.get("attempt")),
+            ("created", moment(found.created_at)),
+            ("updated", moment(found.updated_at)),
+            ("duration", duration(_milliseconds(found)) or None),
+            ("error", found.error),
+        ]
+    )
+    if "result" in found.document:
+        say("")
+        print_json(found.document["result"])
+
+
+@task.command("list")
+@click.option("--status", type=click.Choice(_STATUSES), help="Only tasks with this status.")
+@click.option("--type", "type_", metavar="TYPE", help="Only tasks of this type.")
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many at most."
+)
+@click.option("--offset", type=click.IntRange(min=0), default=0, help="Leave out the first ones.")
+@with_target
+def list_(
+    target: Target, status: str | None, type_: str | None, limit: int, offset: int, as_json: bool
+) -> None:
+    """List tasks in the order of submission."""
+    found = target.contract_tasks(status=status, type_=type_, limit=limit, offset=offset)
+    if as_json:
+        print_json([item.document for item in found])
+    else:
+        _show(found)
+
+
+@task.command("wait")
+@tasks_argument
+@timeout_option
+@with_target
+def wait(target: Target, task_ids: tuple[str, ...], timeout: float | None, as_json: bool) -> None:
+    """Wait until tasks have ended; the exit code says whether all succeeded."""
+    _wait_for_tasks(target, list(task_ids), timeout, as_json)
+
+
+@task.command("cancel")
+@tasks_argument
+@with_target
+def cancel(target: Target, task_ids: tuple[str, ...], as_json: bool) -> None:
+    """Cancel tasks: at once if they have not started, otherwise their worker stops them."""
+    changed = [target.cancel_contract_task(task_id) for task_id in task_ids]
+    if as_json:
+        print_json([item.document for item in changed])
+        return
+    for item in changed:
+        state = "stopping" if item.status == "running" else "cancelled"
+        say(f"task {item.id}: {state}")
+
+
+@task.command("delete")
+@tasks_argument
+@with_target
+def delete(target: Target, task_ids: tuple[str, ...], as_json: bool) -> None:
+    """Forget tasks. What had not started is cancelled; running work goes on unseen."""
+    for task_id in task_ids:
+        target.delete_contract_task(task_id)
+    if as_json:
+        print_json({"deleted": list(task_ids)})
+    else:
+        say(f"deleted {', '.join(task_ids)}")
+
+
+# --- waiting
+
+
+def _wait_for_tasks(target: Target, task_ids: Sequence[str], timeout: float | None, as_json: bool) -> None:
+    """Ends with exit code 0 if all succeeded in time, else 1."""
+    found: dict[str, ContractTask] = {}
+
+    def is_over() -> bool:
+        for task_id in task_ids:
+            if task_id not in found or found[task_id].status not in FINAL_STATUSES:
+                found[task_id] = target.contract_task(task_id)
+        return all(item.status in FINAL_STATUSES for item in found.values())
+
+    in_time = _wait_until(is_over, timeout)
+    if as_json:
+        print_json([item.document for item in found.values()])
+    else:
+        _show(list(found.values()))
+    if not in_time:
+        note(f"not ended after {duration((timeout or 0) * 1000)}: {', '.join(_open(found))}")
+    raise Exit(0 if in_time and all(item.status == "success" for item in found.values()) else FAILED)
+
+
+def _open(found: dict[str, ContractTask]) -> list[str]:
+    return [item.id for item in found.values() if item.status not in FINAL_STATUSES]
+
+
+def _wait_for_run(target: Target, run_id: int, timeout: float | None, as_json: bool) -> None:
+    run = target.run(run_id)
+
+    def is_over() -> bool:
+        nonlocal run
+        run = target.run(run_id)
+        return run.state in FINAL_RUN_STATES
+
+    in_time = _wait_until(is_over, timeout)
+    if as_json:
+        print_json(run_document(run))
+    else:
+        say(totals(run))
+    raise Exit(0 if in_time and run.state is RunState.SUCCEEDED else FAILED)
+
+
+def _wait_until(is_over: Callable[[], bool], timeout: float | None) -> bool:
+    """Look more and more seldom. Returns False if `timeout` seconds passed before."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    pause = _FIRST_WAIT
+    while not is_over():
+        left = pause if deadline is None else deadline - time.monotonic()
+        if left <= 0:
+            return False
+        time.sleep(min(pause, left))
+        pause = min(pause * _GROWTH, _LONGEST_WAIT)
+    return True
+
+
+def _show(found: Sequence[ContractTask]) -> None:
+    show_table(
+        ("TASK", "TYPE", "STATUS", "ATTEMPT", "DURATION", "UPDATED", "ERROR"),
+        (
+            (
+                one_line(item.id, 60),
+                one_line(item.tool_name or item.type, 30),
+                item.status,
+                item.runtime.get("attempt", ""),
+                duration(_milliseconds(item)),
+                moment(item.updated_at),
+                one_line(item.error, 100),
+            )
+            for item in found
+        ),
+        right=("ATTEMPT", "DURATION"),
+    )
+
+
+def _milliseconds(item: ContractTask) -> int | None:
+    """Of the last attempt. The contract leaves out a duration of zero."""
+    if "finished_at" not in item.runtime:
+        return None
+    return int(item.runtime.get("duration_ms", 0))

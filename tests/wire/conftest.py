@@ -1,0 +1,3 @@
+from tests.api.conftest import service
+
+__all__ = ["service"]

@@ -1,0 +1,68 @@
+"""Executors that behave badly, for worker processes of their own; `tests.chaos.ledger` installs them."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from engine.executors.base import ExecutorSettings, TaskContext
+from engine.executors.process import run_process
+from engine.model.json import JSON
+from engine.model.outcomes import Outcome, Succeeded
+
+
+class _Kind:
+    category = "test"
+
+    def __init__(self, settings: ExecutorSettings) -> None:
+        self._settings = settings
+
+    def check(self, params: JSON) -> None: ...
+
+
+class Poison(_Kind):
+    """Kills its worker process."""
+
+    kind = "poison"
+
+    async def execute(self, context: TaskContext, params: Any) -> Outcome:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("still here")
+
+
+class Blocker(_Kind):
+    """Blocks, for `seconds`, the interpreter lock, the event loop, or every thread of the default pool."""
+
+    kind = "blocker"
+
+    async def execute(self, context: TaskContext, params: Any) -> Outcome:
+        seconds = params["seconds"]
+        match params["what"]:
+            case "interpreter":
+                ctypes.PyDLL(None).sleep(seconds)
+            case "loop":
+                time.sleep(seconds)
+            case "threads":
+                await asyncio.gather(*[asyncio.to_thread(time.sleep, seconds) for _ in range(64)])
+        return Succeeded()
+
+
+class Tree(_Kind):
+    """First leaves a process that has cut every tie; says at later attempts whether that still lives."""
+
+    kind = "tree"
+
+    async def execute(self, context: TaskContext, params: Any) -> Outcome:
+        note = Path(params["note"])
+        if note.exists():
+            return Succeeded({"survives": psutil.pid_exists(int(note.read_text()))})
+        script = f"(setsid sh -c 'echo $$ > {note}.new; mv {note}.new {note}; exec sleep 300' &) ; sleep 300"
+        await run_process(context, ["/bin/sh", "-c", script], settings=self._settings)
+        return Succeeded()
