@@ -144,10 +144,8 @@ def _events(target: Target, progress: Progress) -> Iterator[list[Event]]:
     """Every event of a run from the first to its end, in batches; the run is as of each batch."""
     number = 0
     while True:
-        is_behind = number < progress.run.events
-        events = target.events(
-            progress.run.id, after=number, wait_seconds=0.0 if is_behind else _WAIT_SECONDS
-        )
+        wait = 0.0 if number < progress.run.events else _WAIT_SECONDS
+        events = target.events(progress.run.id, after=number, wait_seconds=wait)
         number = events[-1].number if events else number
         progress.run = target.run(progress.run.id)
         yield events

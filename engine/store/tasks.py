@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from engine.model.graph import Rule
 from engine.model.outcomes import Decision, Usage
 from engine.model.records import Lease
 from engine.model.retry import RetryPolicy
@@ -246,14 +247,37 @@ def finish(tx: Transaction, endings: Sequence[Ending]) -> set[tuple[int, int]]:
 
 
 def _lock_runs(tx: Transaction, run_ids: Sequence[int], endings: Iterable[Ending]) -> None:
-    """Successes of one run may finish side by side; whatever skips tasks far below works alone."""
-    alone = {e.lease.run_id for e in endings if e.decision.move is not Move.SUCCEED or e.branch}
+    """Successes of one run may finish side by side; whatever may skip tasks far below works alone."""
+    alone = {e.lease.run_id for e in endings if e.decision.move is not Move.SUCCEED}
+    if tx.dialect.locks_rows:
+        ids = [e.lease.task_id for e in endings if e.lease.run_id not in alone]
+        alone |= set(tx.execute(_may_skip(tx.dialect), {"ids": tx.dialect.array(ids)}).scalars())
     if alone:
         # Both kinds of lock in one order of ids, otherwise two batches could wait for each other.
         for run_id in run_ids:
             (tx.dialect.own_runs if run_id in alone else tx.dialect.share_runs)(tx.connection, [run_id])
     else:
         tx.dialect.share_runs(tx.connection, run_ids)
+
+
+@statement
+def _may_skip(dialect: Dialect) -> sa.Select[Any]:
+    """Runs of the tasks `ids` where even a success can skip others: on a branch, or where a failure is awaited.
+
+    What is skipped lies below the rows that `_lock_rows` takes in order: side by side that dead-locked.
+    """
+    return (
+        sa.select(task_state.c.run_id)
+        .join_from(edge, task_state, task_state.c.task_id == edge.c.child_id)
+        .where(
+            dialect.is_any(edge.c.parent_id, "ids"),
+            sa.or_(
+                edge.c.condition.is_not(None),
+                task_state.c.rule == sa.literal_column(repr(str(Rule.ONE_FAILED))),
+            ),
+        )
+        .distinct()
+    )
 
 
 def _paused(tx: Transaction, run_ids: Sequence[int]) -> set[int]:

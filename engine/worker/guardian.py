@@ -50,7 +50,7 @@ def main() -> None:
     # A Ctrl-C in the terminal reaches the whole group; only the worker decides when it is over.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    worker = psutil.Process(os.getppid())
+    worker = _parent()
     line = sys.stdin.buffer.readline()
     if line:  # otherwise the worker died before it could say anything
         order = json.loads(line)
@@ -59,7 +59,16 @@ def main() -> None:
     os._exit(0)  # a beat that hangs must not keep us
 
 
-def guard(target: BeatTarget, beat_seconds: float, lease_seconds: float, worker: psutil.Process) -> None:
+def _parent() -> psutil.Process | None:
+    try:
+        return psutil.Process(os.getppid())
+    except psutil.Error:  # it died meanwhile
+        return None
+
+
+def guard(
+    target: BeatTarget, beat_seconds: float, lease_seconds: float, worker: psutil.Process | None
+) -> None:
     """Until the worker says bye or is gone. Beats have a thread: one that hangs must not hide its death."""
     pulse = _Pulse(target, beat_seconds, worker)
     margin = lease_margin(beat_seconds, lease_seconds) / 2  # a worker that can acts first, and more gently
@@ -81,7 +90,7 @@ def guard(target: BeatTarget, beat_seconds: float, lease_seconds: float, worker:
 class _Pulse:
     """Beats in a thread of its own while the worker runs, until the session is lost."""
 
-    def __init__(self, target: BeatTarget, beat_seconds: float, worker: psutil.Process) -> None:
+    def __init__(self, target: BeatTarget, beat_seconds: float, worker: psutil.Process | None) -> None:
         self._target = target
         self._beat_seconds = beat_seconds
         self._worker = worker
@@ -113,9 +122,11 @@ class _Pulse:
         _say(f"beat {sent}" if is_alive else "lost")
 
 
-def _look(worker: psutil.Process) -> _State:
+def _look(worker: psutil.Process | None) -> _State:
     try:
-        if not worker.is_running():  # looks at the start time too: the number may have changed hands
+        if (
+            worker is None or not worker.is_running()
+        ):  # looks at the start time too: the number may have changed hands
             return _State.GONE
         match worker.status():
             case psutil.STATUS_ZOMBIE | psutil.STATUS_DEAD:

@@ -6,15 +6,18 @@ The numbers of the checks are those of the invariants in docs/measurements.md.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
+_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 FINAL = {"succeeded", "failed", "skipped", "cancelled"}
 OUTCOMES = {"succeeded", "failed", "cancelled", "retried", "retried_held"}
 
@@ -73,7 +76,7 @@ class Report:
     repeats: int = 0  # Σ(starts − 1), without those that a planned failure explains
     late: int = 0
     seconds: float = 0.0
-    recoveries: list[float] = field(default_factory=list)  # from a kill to the next start of what it hit
+    recoveries: list[float] = field(default_factory=list)  # from a kill until what it hit could be claimed
 
     def check(self, is_right: bool, text: str) -> None:
         if not is_right and len(self.wrong) < 50:
@@ -86,7 +89,7 @@ class Report:
             recovery = f"median {ordered[len(ordered) // 2]:.2f} s, longest {ordered[-1]:.2f} s"
         return (
             f"{self.tasks} tasks, {self.starts} starts in {self.seconds:.1f} s, {self.repeats} repeated "
-            f"after an interruption, {self.late} late outcomes; restart of interrupted tasks: {recovery}"
+            f"after an interruption, {self.late} late outcomes; interrupted tasks claimable: {recovery}"
         )
 
 
@@ -230,7 +233,15 @@ def judge(
             report.check(
                 end is not None and end <= later.start + 0.001, f"O9: task {task} overlaps: {earlier} {later}"
             )
-            hurt = killed.get(earlier.session) or stopped.get(earlier.session, (None,))[0]
-            if hurt is not None and (earlier.end is None or earlier.end > hurt):
-                report.recoveries.append(later.start - hurt)
+
+    # P9: how soon what was interrupted could be claimed again
+    now, boot_at_zero = time.time(), time.time() - time.clock_gettime(_BOOT)
+    for session, at in look("SELECT session_id, finished_at FROM attempt WHERE outcome = 'crashed'"):
+        hurt = killed.get(session) or stopped.get(session, (now,))[0]
+        report.recoveries.append(_seconds(at) - boot_at_zero - hurt)
     return report
+
+
+def _seconds(at: datetime | str) -> float:
+    moment = datetime.fromisoformat(at) if isinstance(at, str) else at
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -236,8 +236,9 @@ def _mtime(path: str) -> int:
 
 
 def _add_functions(connection: sqlite3.Connection) -> None:
-    connection.create_function("engine_now", 0, _now)
-    connection.create_function("engine_later", 1, _later)
+    # Deterministic means, to SQLite, within one statement: it then asks once and not for every row.
+    connection.create_function("engine_now", 0, _now, deterministic=True)
+    connection.create_function("engine_later", 1, _later, deterministic=True)
 
 
 def _now() -> str:

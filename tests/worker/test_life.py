@@ -1,0 +1,372 @@
+"""Start, drain, stop; and what a worker does when something of its own breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import pytest
+
+from engine.errors import StoreUnavailable
+from engine.executors.base import TaskContext
+from engine.model.outcomes import Outcome, Succeeded
+from engine.operations import runs, tasks, workers
+from engine.store import tasks as store
+from engine.store.database import Database
+from engine.worker import capture, logbook
+from engine.worker.claimer import Claimer
+from engine.worker.service import Worker
+from tests.factories import rows, write
+from tests.worker.bench import ended, outcomes, submit_one, until, working
+
+pytestmark = pytest.mark.anyio
+
+
+class Gate:
+    """A body that waits until it is let through."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.open = asyncio.Event()
+        self.starts = 0
+
+    async def gate(self, context: TaskContext, params: Any) -> Outcome:
+        self.starts += 1
+        self.begun.set()
+        await self.open.wait()
+        return Succeeded()
+
+
+# --- the end
+
+
+async def test_drain_lets_running_tasks_finish_and_takes_no_others(database: Database) -> None:
+    gate = Gate()
+    async with working(database, gate.gate) as worker:
+        first = await submit_one(database, "gate")
+        await gate.begun.wait()
+        drain = asyncio.create_task(worker.drain())
+        second = await submit_one(database, "fine")
+        gate.open.set()
+        await drain
+    assert await outcomes(database, first) == ["succeeded"]
+    assert (await tasks.get(database, second)).state == "available"
+    [session] = await workers.list_sessions(database)
+    assert session.end_reason == "stopped"
+
+
+async def test_what_outlasts_the_grace_is_given_back_without_using_an_attempt(database: Database) -> None:
+    gate = Gate()
+    async with working(database, gate.gate) as worker:
+        task_id = await submit_one(database, "gate")
+        await gate.begun.wait()
+        await worker.drain(0.05)
+    task = await tasks.get(database, task_id)
+    assert (task.state, task.failures, task.crashes) == ("available", 0, 0)
+    assert await outcomes(database, task_id) == ["released"]
+    gate.open.set()
+    async with working(database, gate.gate):
+        assert (await ended(database, task_id)).state == "succeeded"
+
+
+async def test_failure_made_by_the_interruption_is_not_the_tasks_own(database: Database) -> None:
+    begun = asyncio.Event()
+
+    async def wrapped(context: TaskContext, params: Any) -> Outcome:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        except BaseException as error:
+            raise RuntimeError("connection broken") from error
+        return Succeeded()
+
+    async with working(database, wrapped) as worker:
+        task_id = await submit_one(database, "wrapped")
+        await begun.wait()
+        await worker.stop_now()
+    assert await outcomes(database, task_id) == ["released"]
+
+
+async def test_second_stop_cuts_the_grace_of_the_first_short(database: Database) -> None:
+    gate = Gate()
+    async with working(database, gate.gate, capture_output=True) as worker:
+        task_id = await submit_one(database, "gate")
+        await gate.begun.wait()
+        users = capture._users
+        first = asyncio.create_task(worker.drain(60.0))
+        await until(lambda: worker._is_draining)
+        await asyncio.wait_for(worker.stop_now(), 10.0)
+        await asyncio.wait_for(first, 1.0)
+        await worker.drain()
+        assert capture._users == users - 1
+    assert await outcomes(database, task_id) == ["released"]
+
+
+async def test_nothing_of_a_worker_is_left(database: Database) -> None:
+    async with working(database):
+        await ended(database, await submit_one(database, "fine"))
+    threads, own = threading.active_count(), len(os.listdir("/dev/fd"))
+    children = len(psutil.Process().children())
+    for _ in range(3):
+        async with working(database):
+            await ended(database, await submit_one(database, "fine"))
+    assert len(psutil.Process().children()) == children
+    assert len(os.listdir("/dev/fd")) <= own
+    assert threading.active_count() <= threads
+    assert not [handle for handle in asyncio.all_tasks() if handle.get_name().startswith("engine-")]
+
+
+# --- what breaks inside
+
+
+async def test_loop_that_fails_goes_on(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, failed = Claimer.claim, []
+
+    async def claim(self: Claimer, room: int) -> Any:
+        if not failed:
+            failed.append(room)
+            raise RuntimeError("a defect")
+        return await real(self, room)
+
+    monkeypatch.setattr(Claimer, "claim", claim)
+    async with working(database):
+        assert (await ended(database, await submit_one(database, "fine"))).state == "succeeded"
+    assert failed
+
+
+async def test_output_that_cannot_be_stored_costs_no_outcome(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def append_logs(*args: Any) -> None:
+        raise ValueError("cannot be encoded")
+
+    async def talk(context: TaskContext, params: Any) -> Outcome:
+        context.log("stdout", "hello\n")
+        return Succeeded()
+
+    monkeypatch.setattr(tasks, "append_logs", append_logs)
+    async with working(database, talk):
+        for _ in range(2):
+            assert (await ended(database, await submit_one(database, "talk"))).state == "succeeded"
+
+
+# --- guardian and lease
+
+
+async def test_guardian_that_dies_is_replaced(database: Database) -> None:
+    async with working(database) as worker:
+        first = worker._lifeline.guardian_pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: worker._lifeline.guardian_pid != first)
+        beats = await beat(database, worker)
+
+        async def beats_on() -> bool:
+            return await beat(database, worker) > beats
+
+        await until(beats_on)
+        assert worker._lifeline.is_safe
+        await ended(database, await submit_one(database, "fine"))
+    assert len(await workers.list_sessions(database)) == 1
+
+
+async def beat(database: Database, worker: Worker) -> int:
+    [session] = [one for one in await workers.list_sessions(database) if one.id == worker.session_id]
+    return session.beat
+
+
+async def test_worker_whose_beats_do_not_arrive_stops_what_runs_and_claims_nothing(
+    database: Database,
+) -> None:
+    gate = Gate()
+    async with working(database, gate.gate, lease_seconds=1.5) as worker:
+        task_id = await submit_one(database, "gate")
+        await gate.begun.wait()
+        guardian = worker._lifeline.guardian_pid
+        assert guardian is not None
+        os.kill(guardian, signal.SIGSTOP)
+        try:
+            await until(lambda: worker.running == 0)
+            assert not worker._lifeline.is_safe
+            await until(lambda: rows(database, "SELECT 1 FROM task_state WHERE state = 'available'"))
+            starts = gate.starts
+            for _ in range(5):  # polls that find it and must not take it
+                await asyncio.sleep(worker._options.poll_seconds)
+            assert (gate.starts, (await tasks.get(database, task_id)).state) == (starts, "available")
+        finally:
+            os.kill(guardian, signal.SIGCONT)
+        gate.open.set()
+        assert (await ended(database, task_id)).state == "succeeded"
+    assert await outcomes(database, task_id) == ["released", "succeeded"]
+
+
+async def test_worker_whose_session_was_ended_goes_on_under_one_new_session(database: Database) -> None:
+    gate = Gate()
+    async with working(database, gate.gate) as worker:
+        task_id = await submit_one(database, "gate")
+        await gate.begun.wait()
+        old = worker.session_id
+        await workers.end(database, old, "an operator did it")
+        await until(lambda: worker.session_id != old)
+        gate.open.set()
+        assert (await ended(database, task_id)).state == "succeeded"
+        [live] = await workers.list_sessions(database, only_live=True)
+        assert live.id == worker.session_id
+        [*_, end] = await runs.events(database, (await tasks.get(database, task_id)).run_id)
+        assert end.actor == f"worker:{worker.session_id}"
+    assert len(await workers.list_sessions(database)) == 2
+
+
+# --- lost answers
+
+
+def lose_answers(
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    of: Callable[..., Any],
+    times: int,
+    delay: float = 0.0,
+) -> list[Any]:
+    """Let `of` commit, and say that the database did not answer; the commit may come `delay` later."""
+    real, lost = database._run, []
+
+    def run(work: Callable[..., Any], args: tuple[Any, ...], actor: str) -> Any:
+        if getattr(work, "__wrapped__", work) is not of or len(lost) >= times:
+            return real(work, args, actor)
+        if delay:
+            lost.append(threading.Timer(delay, real, (work, args, actor)))
+            lost[-1].start()
+        elif result := real(work, args, actor):
+            lost.append(result)
+        else:
+            return result
+        raise StoreUnavailable("the answer is lost")
+
+    monkeypatch.setattr(database, "_run", run)
+    return lost
+
+
+async def test_claim_whose_answer_is_lost_is_adopted(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[Any] = []
+    starts: list[int] = []
+
+    async def count(context: TaskContext, params: Any) -> Outcome:
+        starts.append(context.lease.attempt)
+        return Succeeded()
+
+    real = database._run
+
+    def run(work: Callable[..., Any], args: tuple[Any, ...], actor: str) -> Any:
+        result = real(work, args, actor)
+        if work is store.claim and result[0] and not lost:
+            lost.append(result)
+            raise StoreUnavailable("the answer is lost")
+        return result
+
+    monkeypatch.setattr(database, "_run", run)
+    async with working(database, count):
+        began = time.monotonic()
+        task = await ended(database, await submit_one(database, "count"))
+    assert lost and starts == [1] and time.monotonic() - began < 5
+    assert await outcomes(database, task.id) == ["succeeded"]
+
+
+async def test_claim_that_is_committed_after_one_had_looked_for_it_is_found(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task_id = await submit_one(database, "fine")
+    late = lose_answers(database, monkeypatch, store.claim, times=1, delay=1.5)
+    # Nobody claims it meanwhile: the task becomes claimable just before the late commit.
+    write(database, "UPDATE task_state SET queue = 'elsewhere'")
+    async with working(database):
+        await until(lambda: late)
+        task = None
+        real_claim = Claimer.claim
+
+        async def no_claim(self: Claimer, room: int) -> Any:
+            return []
+
+        monkeypatch.setattr(Claimer, "claim", no_claim)
+        write(database, "UPDATE task_state SET queue = 'default'")
+        task = await ended(database, task_id)
+        monkeypatch.setattr(Claimer, "claim", real_claim)
+        late[0].join()
+    assert await outcomes(database, task.id) == ["succeeded"]
+
+
+async def test_outcome_whose_answer_is_lost_is_recorded_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = database._run, []
+
+    def run(work: Callable[..., Any], args: tuple[Any, ...], actor: str) -> Any:
+        result = real(work, args, actor)
+        if work is tasks.finish_within:
+            calls.append(result)
+            if len(calls) < 3:
+                raise StoreUnavailable("the answer is lost")
+        return result
+
+    monkeypatch.setattr(database, "_run", run)
+    async with working(database):
+        task = await ended(database, await submit_one(database, "fine"))
+        await until(lambda: len(calls) == 3)
+    assert calls == [[], [], []]
+    assert await outcomes(database, task.id) == ["succeeded"]
+    assert not rows(database, "SELECT 1 FROM counter WHERE name = 'late' AND value > 0")
+
+
+# --- wake-ups and output
+
+
+async def test_work_is_found_without_any_wake_up(database: Database, database_url: str) -> None:
+    other = Database(database_url, wake_others=False)
+    try:
+        async with working(database):
+            assert (await ended(database, await submit_one(other, "fine"), 5.0)).state == "succeeded"
+    finally:
+        other.close()
+
+
+async def test_what_a_task_prints_and_logs_is_kept_up_to_a_limit(database: Database) -> None:
+    async def loud(context: TaskContext, params: Any) -> Outcome:
+        print("to stdout")
+        print("to stderr", file=sys.stderr)
+        logging.getLogger("theirs").warning("a %s", "warning")
+        logging.getLogger("theirs").warning("wrong %d", "argument")
+        await asyncio.to_thread(print, "from a thread, \x00 and \udcff")
+        context.log("odd \x00 stream", "kept\n")
+        print("x" * (3 * logbook.MAX_LINE))
+        print("no line end", end="")
+        return Succeeded()
+
+    async def flood(context: TaskContext, params: Any) -> Outcome:
+        for _ in range(logbook.MAX_LINES + 10):
+            print("again")
+        return Succeeded()
+
+    async with working(database, loud, flood, capture_output=True):
+        first = await ended(database, await submit_one(database, "loud"))
+        second = await ended(database, await submit_one(database, "flood"))
+    lines = await runs.logs(database, first.run_id)
+    texts = [(line.stream, line.text) for line in lines]
+    assert texts[:3] == [
+        ("stdout", "to stdout"),
+        ("stderr", "to stderr"),
+        ("log", "WARNING theirs: a warning"),
+    ]
+    assert ("stdout", "from a thread, \\x00 and \\udcff") in texts
+    assert ("odd \\x00 stream", "kept") in texts and ("stdout", "no line end") in texts
+    assert [line.number for line in lines] == list(range(1, len(lines) + 1))
+    kept = await runs.logs(database, second.run_id, limit=20_000)
+    assert len(kept) == logbook.MAX_LINES + 1 and "log is full" in kept[-1].text
