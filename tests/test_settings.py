@@ -119,7 +119,7 @@ def test_variables_in_the_file_are_replaced(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("PORT_OF_OURS", "9191")
     config = write(
         tmp_path / "settings.yaml",
-        "addr: 127.0.0.1:${PORT_OF_OURS:1}\nmax_concurrency: ${NOT_SET_HERE:6}\ndata_dir: ${NOT_SET_HERE:}x\n",
+        "addr: 127.0.0.1:${PORT_OF_OURS:1}\nmax_concurrency: ${NOT_SET:6}\ndata_dir: ${NOT_SET:}x\n",
     )
     settings = load({"config": config})
     assert (settings.addr, settings.max_concurrency, str(settings.data_dir)) == ("127.0.0.1:9191", 6, "x")

@@ -115,9 +115,9 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _listen_unix(path: Path) -> socket.socket:
     """A socket that only our own user can open. A stale file is replaced, one in use is not."""
+    _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _remove_stale(path)
         listener.bind(str(path))
         os.chmod(path, 0o600)
         listener.listen(_BACKLOG)

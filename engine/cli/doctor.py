@@ -148,8 +148,8 @@ def _journal(facts: dict[str, Any]) -> Finding:
     return Finding(
         "journal",
         "warning",
-        f"{text}; {facts['database']} cannot share a WAL file between processes safely, so shared files use a "
-        "rollback journal, which is slower; SQLite 3.51.3 or newer does not need that",
+        f"{text}; {facts['database']} cannot share a WAL file safely between processes, so shared files "
+        "use a rollback journal, which is slower; SQLite 3.51.3 or newer does not need that",
     )
 
 

@@ -21,6 +21,10 @@ FAILED, USAGE, DATABASE, SERVER, INTERRUPTED = 1, 2, 3, 4, 130
 _SIGPIPE = 141  # as of a program that the closed pipe killed
 
 
+class _OutputClosed(Exception):
+    """Nobody reads our output any more."""
+
+
 class LazyGroup(click.RichGroup):
     """A group whose commands are named, with a line of help each, and imported when invoked.
 
@@ -52,6 +56,12 @@ class LazyGroup(click.RichGroup):
 class Program(LazyGroup):
     """The outermost group: errors of the engine and of the user become messages here, and nowhere else."""
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click would make exit code 1 of it
+            raise _OutputClosed from None
+
     def main(
         self,
         args: Sequence[str] | None = None,
@@ -77,7 +87,7 @@ def guarded(work: Callable[[], Any]) -> int:
         code = work()
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except BrokenPipeError:
+    except (_OutputClosed, BrokenPipeError):
         # Nobody reads on. The interpreter would complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return _SIGPIPE

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
 from engine.model.json import JSON
 from engine.model.records import Lease
 from engine.model.states import Move
+
+_CRASH_SPREAD_MS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,8 @@ def decide(lease: Lease, outcome: Outcome) -> Decision:
                 return Decision(Move.CANCEL, "crashed", crashes=1, error=error)
             if crashes >= lease.retry.max_crashes:
                 return Decision(Move.FAIL, "crashed", crashes=1, error=error)
-            return Decision(Move.RETRY, "crashed", crashes=1, error=error)
+            # What crashed together twice is taken apart: the guilty task must not use up the others' budgets.
+            delay_ms = random.randrange(_CRASH_SPREAD_MS) if crashes > 1 else 0
+            return Decision(Move.RETRY, "crashed", delay_ms, crashes=1, error=error)
         case _:
             assert_never(outcome)

@@ -262,7 +262,7 @@ def _lock_runs(tx: Transaction, run_ids: Sequence[int], endings: Iterable[Ending
 
 @statement
 def _may_skip(dialect: Dialect) -> sa.Select[Any]:
-    """Runs of the tasks `ids` where even a success can skip others: on a branch, or where a failure is awaited.
+    """Runs of the tasks `ids` where a success can skip others: by its branch, or where a failure is awaited.
 
     What is skipped lies below the rows that `_lock_rows` takes in order: side by side that dead-locked.
     """

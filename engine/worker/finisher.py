@@ -12,7 +12,7 @@ from engine.model.records import Lease
 from engine.operations import tasks
 from engine.store.database import Database
 from engine.telemetry import emit
-from engine.worker.logbook import Logbook
+from engine.worker.logbook import Line, Logbook
 
 MAX_BATCH = 500
 _LOG_SECONDS = 0.5
@@ -34,6 +34,7 @@ class Finisher:
         self._on_lost = on_lost
         self._ended: list[tuple[Lease, Outcome]] = []
         self._writing: list[tuple[Lease, Outcome]] = []
+        self._writing_logs = asyncio.Lock()
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -99,7 +100,11 @@ class Finisher:
             return [lease]
 
     async def write_logs(self) -> None:
-        lines = self._book.take()
+        # One at a time: lines that another call has taken must be written before their outcome is.
+        async with self._writing_logs:
+            await self._write_lines(self._book.take())
+
+    async def _write_lines(self, lines: list[Line]) -> None:
         while lines:
             chunk, lines = lines[:MAX_BATCH], lines[MAX_BATCH:]
             try:

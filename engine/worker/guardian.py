@@ -71,17 +71,20 @@ def guard(
 ) -> None:
     """Until the worker says bye or is gone. Beats have a thread: one that hangs must not hide its death."""
     pulse = _Pulse(target, beat_seconds, worker)
-    margin = lease_margin(beat_seconds, lease_seconds) / 2  # a worker that can acts first, and more gently
+    margin = lease_margin(beat_seconds, lease_seconds)
     pause = min(_LOOK_SECONDS, beat_seconds)
     has_killed = False
     while True:
         readable, _, _ = select.select([sys.stdin], [], [], pause)
         if readable and sys.stdin.buffer.readline().strip() == b"bye":
             return
-        if readable or _look(worker) is _State.GONE:
+        state = _look(worker)
+        if readable or state is _State.GONE:
             _clean_up(target, lease_seconds)
             return
-        is_over = pulse.is_lost or pulse.silence > lease_seconds - margin
+        # A worker that can acts first, and more gently.
+        patience = lease_seconds - (margin if state is _State.STOPPED else margin / 2)
+        is_over = pulse.is_lost or pulse.silence > patience
         if is_over and not has_killed:
             kill_marked("ENGINE_SESSION", str(target.session_id))
         has_killed = is_over

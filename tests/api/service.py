@@ -75,9 +75,7 @@ class Service:
     async def submit(self, *tasks: dict[str, Any], **headers: str) -> httpx.Response:
         return await self.client.post("/tasks", json={"tasks": list(tasks)}, headers=headers)
 
-    async def poll(
-        self, path: str, statuses: Collection[str] = FINAL, key: str = "status"
-    ) -> dict[str, Any]:
+    async def poll(self, path: str, statuses: Collection[str] = FINAL, key: str = "status") -> dict[str, Any]:
         """Ask until the answer's `key` is one of `statuses`."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:

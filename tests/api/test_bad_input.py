@@ -142,9 +142,7 @@ async def test_wrong_graph_is_refused_in_the_contracts_words(
 
 async def test_large_cycle_is_refused(service: Service) -> None:
     count = 10_000
-    tasks = [
-        {"id": f"t{i}", "type": "noop", "depends_on": [f"t{(i + 1) % count}"]} for i in range(count)
-    ]
+    tasks = [{"id": f"t{i}", "type": "noop", "depends_on": [f"t{(i + 1) % count}"]} for i in range(count)]
     response = await service.submit(*tasks)
     assert response.status_code == 400
     assert response.json() == {"error": "cycle detected in task graph"}
@@ -182,7 +180,15 @@ async def test_of_repeated_keys_the_last_counts(service: Service) -> None:
 
 
 async def test_unknown_keys_are_ignored_and_not_stored(service: Service) -> None:
-    task = {"id": "a", "type": "noop", "status": "success", "result": 1, "error": "x", "retires": 3, "__proto__": {}}
+    task = {
+        "id": "a",
+        "type": "noop",
+        "status": "success",
+        "result": 1,
+        "error": "x",
+        "retires": 3,
+        "__proto__": {},
+    }
     assert (await service.submit(task)).status_code == 202
     answer = (await service.client.get("/tasks/a")).json()
     assert answer["status"] == "pending"
@@ -210,7 +216,8 @@ async def test_body_beyond_the_limit_is_refused_before_it_is_read(database: Data
 
 
 @pytest.mark.parametrize(
-    "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1"]
+    "content_type",
+    [None, "text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1"],
 )
 async def test_any_content_type_is_read_as_json(service: Service, content_type: str | None) -> None:
     headers = {} if content_type is None else {"content-type": content_type}

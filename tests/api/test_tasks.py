@@ -131,7 +131,11 @@ async def test_cancelled_task_is_shown_as_failed(service: Service) -> None:
     task = await tasks.get_aliased(service.database, "execgo", "a")
     await runs.cancel(service.database, task.run_id)
     answer = (await service.client.get("/tasks/a")).json()
-    assert (answer["status"], answer["run_status"], answer["error"]) == ("failed", "cancelled", "context canceled")
+    assert (answer["status"], answer["run_status"], answer["error"]) == (
+        "failed",
+        "cancelled",
+        "context canceled",
+    )
     assert answer["runtime"]["status"] == "cancelled"
     assert answer["runtime"]["error"] == {
         "code": "cancelled",
@@ -193,7 +197,8 @@ async def test_deleted_running_task_finishes_unseen(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["a/b", "a b", "ä€😀", "100%", "a%2Fb", "%252F", "..", ".", "a?b#c", "a;b", "-rf", "'\"<>", "null"]
+    "name",
+    ["a/b", "a b", "ä€😀", "100%", "a%2Fb", "%252F", "..", ".", "a?b#c", "a;b", "-rf", "'\"<>", "null"],
 )
 async def test_id_is_found_when_percent_encoded(service: Service, name: str) -> None:
     assert (await service.submit({"id": name, "type": "noop"})).json()["task_ids"] == [name]
@@ -212,7 +217,9 @@ async def test_list_without_a_limit_gives_every_task(service: Service) -> None:
     assert (await service.submit(*[{"id": name, "type": "noop"} for name in names])).status_code == 202
     listed = (await service.client.get("/tasks")).json()
     assert [task["id"] for task in listed] == names
-    assert [t["id"] for t in (await service.client.get("/tasks?limit=1100&offset=50")).json()] == names[50:1150]
+    assert [t["id"] for t in (await service.client.get("/tasks?limit=1100&offset=50")).json()] == names[
+        50:1150
+    ]
     assert [t["id"] for t in (await service.client.get("/tasks?limit=500")).json()] == names[:500]
     assert [t["id"] for t in (await service.client.get("/tasks?limit=1000")).json()] == names[:1000]
     assert [t["id"] for t in (await service.client.get("/tasks?limit=3&offset=1202")).json()] == names[1202:]
@@ -266,7 +273,11 @@ async def test_head_answers_as_get_without_a_body(service: Service, path: str) -
 
 
 async def test_wrong_method_names_the_right_ones(service: Service) -> None:
-    for path, allowed in (("/tasks", {"GET", "POST"}), ("/tasks/a", {"GET", "DELETE"}), ("/mcp/call", {"POST"})):
+    for path, allowed in (
+        ("/tasks", {"GET", "POST"}),
+        ("/tasks/a", {"GET", "DELETE"}),
+        ("/mcp/call", {"POST"}),
+    ):
         response = await service.client.put(path)
         assert response.status_code == 405
         assert allowed <= set(response.headers["allow"].split(", "))
@@ -282,9 +293,13 @@ async def test_same_key_and_body_is_one_run(service: Service) -> None:
     again = await service.client.post(
         "/tasks", content=b'{"tasks": [ {"type":"noop", "id":"a"} ]}', headers={"idempotency-key": "k1"}
     )
-    assert (first.status_code, first.json()) == (again.status_code, again.json()) == (
-        202,
-        {"accepted": 1, "task_ids": ["a"]},
+    assert (
+        (first.status_code, first.json())
+        == (again.status_code, again.json())
+        == (
+            202,
+            {"accepted": 1, "task_ids": ["a"]},
+        )
     )
     assert service.rows()["run"] == 1
 

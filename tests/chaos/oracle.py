@@ -38,6 +38,10 @@ class Look:
         with psycopg.connect(self._url.replace("+psycopg", ""), autocommit=True) as other:
             return other.execute(query).fetchall()  # type: ignore[arg-type]
 
+    def do(self, statement: str) -> None:
+        with psycopg.connect(self._url.replace("+psycopg", ""), autocommit=True) as other:
+            other.execute(statement)  # type: ignore[arg-type]
+
     def one(self, query: str) -> Any:
         return self(query)[0][0]
 

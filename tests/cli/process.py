@@ -10,7 +10,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any
+
+import psutil
 
 PATIENCE_SECONDS = 60.0
 
@@ -18,7 +21,9 @@ PATIENCE_SECONDS = 60.0
 class Program:
     """`python -m engine …`. Output is collected by threads, so that a full pipe never stops it."""
 
-    def __init__(self, *arguments: str, env: dict[str, str] | None = None, stdin: bytes | None = None) -> None:
+    def __init__(
+        self, *arguments: str, env: dict[str, str] | None = None, stdin: bytes | None = None
+    ) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "engine", *arguments],
             stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
@@ -93,3 +98,27 @@ class Program:
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()
+
+
+def wait_for_file(path: Path, program: Program) -> None:
+    """Until a task of `program` has written `path`; fails as soon as the program ends without it."""
+    while not (path.exists() and path.read_text()):
+        try:
+            program.process.wait(0.02)
+        except subprocess.TimeoutExpired:
+            continue
+        raise AssertionError(f"ended without writing {path}: {program.error_text}")
+
+
+def wait_until_gone(pid: int) -> None:
+    """Until the process has ended; a zombie that nobody has collected yet has ended too."""
+    try:
+        process = psutil.Process(pid)
+        while process.status() != psutil.STATUS_ZOMBIE:
+            try:
+                process.wait(0.05)
+            except psutil.TimeoutExpired:
+                continue
+            return
+    except psutil.NoSuchProcess:
+        return

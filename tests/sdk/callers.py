@@ -19,7 +19,7 @@ from engine.model.graph import Graph
 class Caller(ABC):
     """`handle` is what is handed to the engine; everything else is what the program does itself."""
 
-    databases: tuple[str, ...] = ("sqlite", "postgresql")
+    databases: tuple[str, ...] = ("sqlite", "postgres")
     handle: Any
 
     def __init__(self, url: str) -> None:
@@ -80,7 +80,7 @@ class SaScopedSession(SaSession):
 
 
 class _Async(Caller):
-    databases = ("postgresql",)
+    databases = ("postgres",)
 
     async def submit(self, graph: Graph, **options: Any) -> engine.Accepted:
         return await engine.submit(self.handle, graph, **options)
@@ -120,7 +120,7 @@ class SaAsyncSession(SaAsyncConnection):
 
 
 class Psycopg(Caller):
-    databases = ("postgresql",)
+    databases = ("postgres",)
 
     async def open(self) -> None:
         self.handle = psycopg.connect(libpq(self.url))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -12,8 +14,10 @@ import sqlalchemy as sa
 from engine.store.database import Database
 from engine.store.schema import metadata
 from tests.sdk.callers import CALLERS, Caller
+from tests.support.template import Template
 
 T = TypeVar("T")
+Contents = Callable[[], dict[str, list[tuple[Any, ...]]]]
 Run = Callable[[Coroutine[Any, Any, T]], T]
 
 
@@ -24,24 +28,23 @@ def run() -> Iterator[Run[Any]]:
         yield runner.run
 
 
-@pytest.fixture(params=CALLERS, ids=lambda kind: kind.__name__)
-def caller(request: pytest.FixtureRequest, database_url: str, run: Run[Any]) -> Iterator[Caller]:
-    """A program connected to a fresh database in which it has a table of its own."""
-    if sa.make_url(database_url).get_backend_name() not in request.param.databases:
-        pytest.skip("no such handle for this database")
-    caller: Caller = request.param(database_url)
-    run(caller.open())
-    run(caller.execute("CREATE TABLE orders (id INTEGER)"))
-    run(caller.commit())
-    yield caller
-    run(caller.rollback())
-    run(caller.close())
+@pytest.fixture
+def caller_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """As `database_url`, of the kind that goes with the caller."""
+    if request.param == "postgres":
+        template: Template = request.getfixturevalue("template")
+        with template.clone() as url:
+            yield url
+        return
+    path = tmp_path / "engine.db"
+    shutil.copyfile(request.getfixturevalue("empty_file"), path)
+    yield f"sqlite:///{path}"
 
 
 @pytest.fixture
-def contents(database_url: str) -> Iterator[Callable[[], dict[str, list[tuple[Any, ...]]]]]:
+def contents(caller_url: str) -> Iterator[Contents]:
     """What all of the engine's tables hold, as somebody else sees it."""
-    database = Database(database_url, wake_others=False)
+    database = Database(caller_url, wake_others=False)
 
     def read() -> dict[str, list[tuple[Any, ...]]]:
         return database.read_sync(
@@ -53,3 +56,26 @@ def contents(database_url: str) -> Iterator[Callable[[], dict[str, list[tuple[An
 
     yield read
     database.close()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Pairs of caller and database, without those that do not go together."""
+    if "caller" in metafunc.fixturenames:
+        pairs = [(kind, database) for kind in CALLERS for database in kind.databases]
+        names = [f"{kind.__name__}-{database}" for kind, database in pairs]
+        metafunc.parametrize(("caller", "caller_url"), pairs, ids=names, indirect=True)
+
+
+@pytest.fixture
+def caller(
+    request: pytest.FixtureRequest, caller_url: str, contents: Contents, run: Run[Any]
+) -> Iterator[Caller]:
+    """A program connected to a fresh database in which it has a table of its own."""
+    contents()  # the engine decides on the journal of a SQLite file, which takes it alone for a moment
+    caller: Caller = request.param(caller_url)
+    run(caller.open())
+    run(caller.execute("CREATE TABLE orders (id INTEGER)"))
+    run(caller.commit())
+    yield caller
+    run(caller.rollback())
+    run(caller.close())

@@ -22,7 +22,7 @@ from tests.sdk.callers import CALLERS, Caller, libpq
 from tests.sdk.conftest import Run
 from tests.support.postgres import Server
 
-POSTGRES = [kind for kind in CALLERS if "postgresql" in kind.databases]
+POSTGRES = [kind for kind in CALLERS if "postgres" in kind.databases]
 _WHO = (
     "SELECT pg_backend_pid(), pg_current_xact_id()::text, xact_start, "
     "current_setting('statement_timeout'), current_setting('transaction_isolation') "
@@ -36,7 +36,7 @@ def url(row_locking_url: str) -> str:
 
 
 @pytest.fixture(params=POSTGRES, ids=lambda kind: kind.__name__)
-def caller(request: pytest.FixtureRequest, row_locking_url: str, run: Run[Any]) -> Iterator[Caller]:
+def pg_caller(request: pytest.FixtureRequest, row_locking_url: str, run: Run[Any]) -> Iterator[Caller]:
     caller: Caller = request.param(row_locking_url)
     run(caller.open())
     yield caller
@@ -46,15 +46,15 @@ def caller(request: pytest.FixtureRequest, row_locking_url: str, run: Run[Any]) 
 
 @pytest.mark.parametrize("key", [None, "k"])
 def test_the_transaction_is_the_same_one_before_and_after(
-    caller: Caller, run: Run[Any], key: str | None
+    pg_caller: Caller, run: Run[Any], key: str | None
 ) -> None:
-    run(caller.execute("SET LOCAL statement_timeout = '77s'"))
-    before = run(caller.execute(_WHO))
-    run(caller.submit(graph("a -> b"), key=key))
+    run(pg_caller.execute("SET LOCAL statement_timeout = '77s'"))
+    before = run(pg_caller.execute(_WHO))
+    run(pg_caller.submit(graph("a -> b"), key=key))
     with pytest.raises(GraphError):
-        run(caller.submit(graph("a -> a")))
-    run(caller.submit_many([graph("c")]))
-    assert run(caller.execute(_WHO)) == before
+        run(pg_caller.submit(graph("a -> a")))
+    run(pg_caller.submit_many([graph("c")]))
+    assert run(pg_caller.execute(_WHO)) == before
 
 
 def test_only_harmless_statements_reach_the_server(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ def test_what_the_caller_set_on_its_connection_stays_and_does_not_matter(
     engine.submit(connection, graph("b -> a"), key="k")
     assert engine.submit(connection, graph("b -> a"), key="k").is_repeat
     assert (connection.row_factory, connection.text_factory) == (sqlite3.Row, bytes)
-    assert [row["name"] for row in connection.execute("SELECT name FROM task")] == [b"b", b"a"]
+    assert [row["name"] for row in connection.execute("SELECT name FROM task ORDER BY id")] == [b"b", b"a"]
 
 
 def test_it_may_be_called_while_a_cursor_is_open(connection: sqlite3.Connection) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,9 +13,7 @@ from engine.errors import GraphError, IdempotencyMismatch, InvalidInput
 from engine.model.graph import Dependency, Graph, Rule, TaskSpec
 from tests.factories import graph, spec
 from tests.sdk.callers import Caller
-from tests.sdk.conftest import Run
-
-Contents = Callable[[], dict[str, list[tuple[Any, ...]]]]
+from tests.sdk.conftest import Contents, Run
 
 
 @st.composite

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from concurrent.futures import wait
 from functools import partial
@@ -120,18 +121,18 @@ def test_parents_and_children_are_locked_in_id_order(meeting: Meeting) -> None:
 def test_successes_that_skip_what_lies_below_do_not_dead_lock(meeting: Meeting) -> None:
     """`one_failed` tasks are skipped by successes, which work side by side, and share what lies below."""
     database = meeting.database()
-    roots = [spec(f"r{i}") for i in range(12)]
-    watchers = [spec(f"w{i}", f"r{i}", rule=Rule.ONE_FAILED) for i in range(12)]
-    shared = [
-        spec(f"s{i}", *(f"w{(i * k) % 12}" for k in range(1, 5)), rule=Rule.ALL_DONE) for i in range(12)
-    ]
+    roots = [spec(f"r{i}") for i in range(24)]
+    watchers = [spec(f"w{i}", f"r{i}", rule=Rule.ONE_FAILED) for i in range(24)]
+    chosen = random.Random(1)
+    above = [chosen.sample([watcher.name for watcher in watchers], 10) for _ in range(200)]
+    shared = [spec(f"s{i}", *names, rule=Rule.ALL_DONE) for i, names in enumerate(above)]
     accepted, leases = running(database, Graph((*reversed(shared), *watchers, *roots)))
-    futures = [meeting.start(finishing((leases[f"r{i}"], Succeeded()))) for i in range(12)]
-    assert [future.result() for future in futures] == [[]] * 12
+    futures = [meeting.start(finishing((lease, Succeeded()))) for lease in leases.values()]
+    assert [future.result() for future in futures] == [[]] * 24
     assert meeting.deadlocks == 0
     now = states(database, accepted.run_id)
-    assert {now[f"w{i}"] for i in range(12)} == {"skipped"}
-    assert {now[f"s{i}"] for i in range(12)} == {"available"}
+    assert {now[watcher.name] for watcher in watchers} == {"skipped"}
+    assert {now[one.name] for one in shared} == {"available"}
 
 
 # --- claims

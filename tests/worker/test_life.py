@@ -228,30 +228,22 @@ async def test_worker_whose_session_was_ended_goes_on_under_one_new_session(data
 # --- lost answers
 
 
-def lose_answers(
-    database: Database,
-    monkeypatch: pytest.MonkeyPatch,
-    of: Callable[..., Any],
-    times: int,
-    delay: float = 0.0,
-) -> list[Any]:
-    """Let `of` commit, and say that the database did not answer; the commit may come `delay` later."""
-    real, lost = database._run, []
+def commit_late(
+    database: Database, monkeypatch: pytest.MonkeyPatch, of: Callable[..., Any], seconds: float
+) -> list[threading.Timer]:
+    """The first call of `of` gets no answer, and is committed only `seconds` later."""
+    real = database._run
+    late: list[threading.Timer] = []
 
     def run(work: Callable[..., Any], args: tuple[Any, ...], actor: str) -> Any:
-        if getattr(work, "__wrapped__", work) is not of or len(lost) >= times:
+        if work is not of or late:
             return real(work, args, actor)
-        if delay:
-            lost.append(threading.Timer(delay, real, (work, args, actor)))
-            lost[-1].start()
-        elif result := real(work, args, actor):
-            lost.append(result)
-        else:
-            return result
+        late.append(threading.Timer(seconds, real, (work, args, actor)))
+        late[0].start()
         raise StoreUnavailable("the answer is lost")
 
     monkeypatch.setattr(database, "_run", run)
-    return lost
+    return late
 
 
 async def test_claim_whose_answer_is_lost_is_adopted(
@@ -285,13 +277,11 @@ async def test_claim_that_is_committed_after_one_had_looked_for_it_is_found(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task_id = await submit_one(database, "fine")
-    late = lose_answers(database, monkeypatch, store.claim, times=1, delay=1.5)
+    late = commit_late(database, monkeypatch, store.claim, 1.5)
     # Nobody claims it meanwhile: the task becomes claimable just before the late commit.
     write(database, "UPDATE task_state SET queue = 'elsewhere'")
     async with working(database):
         await until(lambda: late)
-        task = None
-        real_claim = Claimer.claim
 
         async def no_claim(self: Claimer, room: int) -> Any:
             return []
@@ -299,7 +289,6 @@ async def test_claim_that_is_committed_after_one_had_looked_for_it_is_found(
         monkeypatch.setattr(Claimer, "claim", no_claim)
         write(database, "UPDATE task_state SET queue = 'default'")
         task = await ended(database, task_id)
-        monkeypatch.setattr(Claimer, "claim", real_claim)
         late[0].join()
     assert await outcomes(database, task.id) == ["succeeded"]
 
@@ -343,7 +332,6 @@ async def test_what_a_task_prints_and_logs_is_kept_up_to_a_limit(database: Datab
         print("to stdout")
         print("to stderr", file=sys.stderr)
         logging.getLogger("theirs").warning("a %s", "warning")
-        logging.getLogger("theirs").warning("wrong %d", "argument")
         await asyncio.to_thread(print, "from a thread, \x00 and \udcff")
         context.log("odd \x00 stream", "kept\n")
         print("x" * (3 * logbook.MAX_LINE))
@@ -370,3 +358,15 @@ async def test_what_a_task_prints_and_logs_is_kept_up_to_a_limit(database: Datab
     assert [line.number for line in lines] == list(range(1, len(lines) + 1))
     kept = await runs.logs(database, second.run_id, limit=20_000)
     assert len(kept) == logbook.MAX_LINES + 1 and "log is full" in kept[-1].text
+
+
+def test_log_record_with_wrong_arguments_does_not_fail_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    lines: list[str] = []
+    mark = capture.current.set(lambda stream, text: lines.append(text))
+    try:
+        record = logging.LogRecord("theirs", logging.WARNING, "file", 1, "wrong %d", ("argument",), None)
+        capture._LogHandler().handle(record)
+    finally:
+        capture.current.reset(mark)
+    assert not lines

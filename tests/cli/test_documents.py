@@ -1,0 +1,155 @@
+"""Graph files: what is read, and what is refused, with its place."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from engine.client.documents import MAX_BYTES, parse, read
+from engine.errors import InvalidInput
+
+Call = Callable[..., Result]
+
+
+def refusal(text: str, name: str = "graph.yaml") -> str:
+    with pytest.raises(InvalidInput) as caught:
+        parse(text, name, only_json=name.endswith(".json"))
+    return str(caught.value)
+
+
+def test_yaml_is_read_by_the_core_schema_of_1_2() -> None:
+    text = (
+        "a: no\nb: on\nc: 010\nd: 12:30:45\ne: 1.10\nf: 1e3\ng: 2020-01-01\nh: ~\ni: 0x1F\nj: 0o17\nk: true\n"
+    )
+    assert parse(text, "x").value == {
+        **{"a": "no", "b": "on", "c": 10, "d": "12:30:45", "e": 1.1, "f": 1000.0},
+        **{"g": "2020-01-01", "h": None, "i": 31, "j": 15, "k": True},
+    }
+
+
+def test_quoted_and_block_text_stays_text() -> None:
+    assert parse("a: '1'\nb: \"true\"\nc: |\n  2\nd: >-\n  null\n", "x").value == {
+        **{"a": "1", "b": "true", "c": "2\n", "d": "null"}
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &x [1]\nb: *x\n", "graph.yaml:1:4: anchors are not accepted"),
+        ("a: *x\n", "graph.yaml:1:4: aliases are not accepted"),
+        ("a: !!python/object/apply:os.system [id]\n", "graph.yaml:1:4: tags are not accepted"),
+        ("a: !include /etc/passwd\n", "graph.yaml:1:4: tags are not accepted"),
+        ("a: !!binary aGk=\n", "graph.yaml:1:4: tags are not accepted"),
+        ("a: 1\nb: 2\na: 3\n", "graph.yaml:3:1: key 'a' appears twice"),
+        ("a: {<<: {b: 1}}\n", "graph.yaml:1:5: merge keys are not accepted"),
+        ("a: 1\n---\nb: 2\n", "graph.yaml:2:1: one document is expected"),
+        ("%YAML 1.1\n---\na: 1\n", "graph.yaml:2:1: directives"),
+        ("~: 1\n", "graph.yaml:1:1: a key must be text"),
+        ("? [a]\n: 1\n", "graph.yaml:1:3: a key must be text"),
+        ("a:\n\t- b\n", "graph.yaml:2:1: found character"),
+        ("a: .nan\n", "graph.yaml:1:4: .nan is not a finite number"),
+        ("a: 1e999\n", "graph.yaml:1:4: number 1e999 is not finite"),
+        (f"a: {'9' * 5000}\n", "graph.yaml:1:4: integer 99999999999999999999… is outside 64 bits"),
+        ("a: " + "[" * 2000, "graph.yaml:1:103: nesting is deeper than 100 levels"),
+        ("a: 'x\n", "graph.yaml:2:1: found unexpected end of stream"),
+        ("a: \x01\n", "graph.yaml:1: special characters are not allowed"),
+        ("", "graph.yaml: the document is empty"),
+        ("\n  \n", "graph.yaml: the document is empty"),
+    ],
+)
+def test_yaml_that_is_refused_names_the_place(text: str, message: str) -> None:
+    assert refusal(text).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1,}', "graph.json:1:"),
+        ("{'a': 1}", "graph.json:1:2:"),
+        ('{"a": 1, "a": 2}', "graph.json: key 'a' appears twice"),
+        ('{"a": NaN}', "graph.json: NaN is not a JSON number"),
+        ('{"a": 1e999}', "graph.json: number 1e999 is not finite"),
+        (f'{{"a": {10**30}}}', "graph.json: integer 10000000000000000000… is outside 64 bits"),
+        ("[" * 200_000, "graph.json: nesting is deeper"),
+        ("a: 1", "graph.json:1:1:"),
+    ],
+)
+def test_json_that_is_refused(text: str, message: str) -> None:
+    assert refusal(text, "graph.json").startswith(message)
+
+
+def test_a_yaml_flow_mapping_is_not_mistaken_for_broken_json() -> None:
+    assert parse("{a: 1, b: [x]}  # comment\n", "graph.yaml").value == {"a": 1, "b": ["x"]}
+
+
+def test_a_byte_order_mark_is_skipped_and_utf_16_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "graph.yaml"
+    path.write_bytes(b"\xef\xbb\xbfa: 1\n")
+    assert read(str(path)).value == {"a": 1}
+    path.write_bytes("a: 1\n".encode("utf-16"))
+    with pytest.raises(InvalidInput, match=r"graph\.yaml:1: the document is not UTF-8 text"):
+        read(str(path))
+
+
+def sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.mkdir(), "is a directory"),
+        (os.mkfifo, "is not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is not a regular file"),
+        (sparse, "is larger than 64 MiB"),
+        (lambda path: None, "No such file or directory"),
+    ],
+)
+def test_what_cannot_be_a_graph_file_ends_with_2(
+    call: Call, tmp_path: Path, make: Callable[[Path], None], message: str
+) -> None:
+    make(tmp_path / "graph")
+    result = call("run", str(tmp_path / "graph"))
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_standard_input_is_read_for_a_dash(call: Call) -> None:
+    graph = {"name": "piped", "tasks": [{"name": "a", "kind": "noop"}]}
+    result = call("run", "-", "--json", text=json.dumps(graph))
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["run"]["name"] == "piped"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tasks:\n  - name: 1.10\n    kind: noop\n", "graph.yaml:2:11: input should be a valid string"),
+        ("tasks:\n  - name: a\n    knd: noop\n", "unknown field 'knd'; did you mean 'kind'?"),
+        ("tasks:\n  - {name: a, kind: noop, retry: {max_atempts: 2}}\n", "did you mean 'max_attempts'?"),
+        ("tasks:\n  - name: a\n    kind: nope\n", "graph.yaml:3:11: task 'a': unknown kind"),
+        ("tasks:\n  - {name: a, kind: noop, depends_on: [b]}\n", 'task "a" depends on unknown task "b"'),
+        ("tasks:\n  - {name: a, kind: noop, depends_on: [a]}\n", 'task "a" cannot depend on itself'),
+        ("tasks: []\n", "graph.yaml:1:8"),
+        ("tasks: {}\n", "graph.yaml:1:8: a graph needs `tasks`, a list"),
+        ("[]\n", "graph.yaml: a graph is an object"),
+        ("tasks:\n  - {id: a, type: nope}\n", "unknown task type: nope"),
+        ("tasks:\n  - {id: a}\n", 'task "a": type is required'),
+        ("tasks:\n  - {id: 5, type: noop}\n", "graph.yaml:2:10: expected `str | null`, got `int`"),
+        ("tasks:\n  - {id: a, type: noop}\n  - {id: a, type: noop}\n", 'duplicate task id: "a"'),
+    ],
+)
+def test_a_bad_graph_ends_with_2_and_its_place(call: Call, text: str, message: str) -> None:
+    Path("graph.yaml").write_text(text)
+    result = call("run", "graph.yaml")
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not Path("data").exists()

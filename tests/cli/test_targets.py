@@ -1,0 +1,262 @@
+"""The commands that look and control: the same on a server and on a database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from engine.cli import wiring
+from engine.settings import load
+from tests.cli.process import Program, wait_for_file
+
+Call = Callable[..., Result]
+Start = Callable[..., Program]
+
+GRAPH = """
+name: report
+labels: {team: data}
+tasks:
+  - {name: first, kind: shell, params: {script: "echo one; echo two >&2"}}
+  - {name: second, kind: shell, params: {script: "echo three; exit 4"}, depends_on: [first]}
+  - {name: third, kind: noop, depends_on: [second]}
+"""
+EXECGO = '{"tasks": [{"id": "a/b", "type": "shell", "params": {"command": "echo", "args": ["hi"]}}]}'
+
+
+@pytest.fixture(params=["server", "database"])
+def target(request: pytest.FixtureRequest, start: Start) -> Iterator[list[str]]:
+    """The flags that lead to a running engine: over REST, or straight into a shared SQLite file."""
+    server = start("server", "start", "--port", "0", "--shared")
+    url = server.event("server.started")["url"]
+    yield ["--server", url] if request.param == "server" else ["--data-dir", "data"]
+
+
+@pytest.fixture
+def on(call: Call, target: list[str]) -> Callable[..., Any]:
+    """The JSON that a command prints on the target."""
+
+    def run(*arguments: str, code: int = 0, text: str | None = None) -> Any:
+        result = call(*arguments, "--json", *target, text=text)
+        assert result.exit_code == code, result.output
+        return json.loads(result.stdout)
+
+    return run
+
+
+@pytest.fixture
+def finished(on: Callable[..., Any]) -> int:
+    """A run that has failed."""
+    Path("graph.yaml").write_text(GRAPH)
+    return int(on("task", "submit", "graph.yaml", "--wait", code=1)["id"])
+
+
+def test_a_submit_says_which_run_it_became(on: Callable[..., Any]) -> None:
+    Path("graph.yaml").write_text(GRAPH)
+    accepted = on("task", "submit", "graph.yaml")
+    assert accepted["task_ids"] == ["first", "second", "third"]
+    assert on("runs", "show", str(accepted["run_id"]))["run"]["labels"] == {"team": "data"}
+
+
+def test_a_repeated_submit_with_the_same_key_is_one_run(
+    on: Callable[..., Any], call: Call, target: list[str]
+) -> None:
+    Path("graph.yaml").write_text(GRAPH)
+    first = on("task", "submit", "graph.yaml", "--idempotency-key", "k1")
+    assert on("task", "submit", "graph.yaml", "--idempotency-key", "k1")["run_id"] == first["run_id"]
+    Path("graph.yaml").write_text(GRAPH.replace("three", "four"))
+    other = call("task", "submit", "graph.yaml", "--idempotency-key", "k1", *target)
+    assert other.exit_code in (1, 2)
+    assert "different request" in other.stderr
+
+
+def test_runs_are_listed_and_filtered(on: Callable[..., Any], finished: int) -> None:
+    [run] = on("runs", "list")
+    assert (run["id"], run["name"], run["state"], run["total"]) == (finished, "report", "failed", 3)
+    assert run["duration_ms"] >= 0
+    assert on("runs", "list", "--state", "succeeded") == []
+    assert len(on("runs", "list", "--name", "report", "--limit", "1")) == 1
+    assert on("runs", "list", "--before", str(finished)) == []
+
+
+def test_a_run_is_shown_with_its_tasks(on: Callable[..., Any], finished: int) -> None:
+    shown = on("runs", "show", str(finished))
+    assert [(t["name"], t["state"], t["attempt"]) for t in shown["tasks"]] == [
+        ("first", "succeeded", 1),
+        ("second", "failed", 1),
+        ("third", "skipped", 0),
+    ]
+    assert shown["tasks"][0]["last"]["result"]["stdout"] == "one\n"
+    [failed] = on("runs", "show", str(finished), "--state", "failed")["tasks"]
+    assert failed["depends_on"] == ["first"]
+
+
+def test_a_run_is_shown_to_people(call: Call, target: list[str], finished: int) -> None:
+    result = call("runs", "show", str(finished), *target)
+    assert "command failed: exit status 4" in result.stdout
+    assert "(3 tasks: 1 succeeded, 1 failed, 1 skipped)" in result.stdout
+    listed = call("runs", "list", *target).stdout
+    assert listed.splitlines()[0].split()[:3] == ["RUN", "NAME", "STATE"]
+
+
+def test_a_watched_run_tells_all_its_events_and_how_it_ended(
+    call: Call, target: list[str], finished: int
+) -> None:
+    result = call("runs", "watch", str(finished), "--json", *target)
+    assert result.exit_code == 1
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [event["number"] for event in events] == list(range(1, len(events) + 1))
+    assert events[-1]["kind"] == "run.failed"
+    lines = call("runs", "watch", str(finished), *target)
+    assert "run.failed" not in lines.stdout and "failed     second" in lines.stdout
+
+
+def test_logs_are_of_all_tasks_or_of_one(call: Call, target: list[str], finished: int) -> None:
+    everything = call("runs", "logs", str(finished), *target).stdout
+    assert sorted(everything.splitlines()) == ["first | one", "first | two", "second | three"]
+    one = call("runs", "logs", str(finished), "--task", "first", *target)
+    assert (one.stdout, one.stderr) == ("one\n", "two\n")
+    line = json.loads(call("runs", "logs", str(finished), "--task", "second", "--json", *target).stdout)
+    assert (line["task_name"], line["stream"], line["text"].strip()) == ("second", "stdout", "three")
+
+
+def test_a_run_is_paused_resumed_cancelled_and_retried(
+    on: Callable[..., Any], call: Call, target: list[str]
+) -> None:
+    line = '  - {{name: t{}, kind: shell, params: {{script: "test -e go || sleep 100"}}}}'
+    tasks = "\n".join(map(line.format, range(20)))
+    Path("graph.yaml").write_text(f"tasks:\n{tasks}\n")
+    run = str(on("task", "submit", "graph.yaml")["run_id"])
+    assert on("runs", "pause", run)[0]["state"] == "paused"
+    assert on("runs", "resume", run)[0]["state"] in ("pending", "running")
+    assert on("runs", "cancel", run)[0]["is_cancelling"]
+    assert call("runs", "watch", run, *target).exit_code == 1
+    assert on("runs", "show", run)["run"]["state"] == "cancelled"
+    Path("go").touch()
+    assert on("runs", "retry", run)[0]["id"] == int(run)
+    assert call("runs", "watch", run, *target).exit_code == 0
+    again = call("runs", "cancel", run, *target)
+    assert (again.exit_code, again.stderr[:30]) == (1, f"error: run {run} is succeeded; only an"[:30])
+    assert on("runs", "delete", run) == {"deleted": [int(run)]}
+    assert call("runs", "show", run, *target).stderr == f"error: run not found: {run}\n"
+
+
+def test_following_logs_ends_with_the_run(call: Call, target: list[str]) -> None:
+    Path("graph.yaml").write_text(
+        "tasks:\n  - {name: a, kind: shell, params: {script: 'echo one'}}\n"
+        "  - {name: b, kind: shell, params: {script: 'sleep 0.3; echo two'}, depends_on: [a]}\n"
+    )
+    run = call("task", "submit", "graph.yaml", "--json", *target)
+    result = call("runs", "logs", str(json.loads(run.stdout)["run_id"]), "--follow", *target)
+    assert result.stdout == "a | one\nb | two\n"
+
+
+def test_tasks_of_the_execgo_contract(on: Callable[..., Any], call: Call, target: list[str]) -> None:
+    assert on("task", "submit", "-", text=EXECGO)["task_ids"] == ["a/b"]
+    assert on("task", "wait", "a/b")[0]["status"] == "success"
+    shown = on("task", "get", "a/b")
+    assert (shown["type"], shown["tool_name"], shown["result"]["stdout"]) == ("os", "shell", "hi\n")
+    assert [item["id"] for item in on("task", "list", "--status", "success", "--type", "os")] == ["a/b"]
+    assert on("task", "list", "--status", "failed") == []
+    assert "hi" in call("task", "get", "a/b", *target).stdout
+    assert call("task", "list", *target).stdout.splitlines()[1].split()[:3] == ["a/b", "shell", "success"]
+    assert on("task", "delete", "a/b") == {"deleted": ["a/b"]}
+    missing = call("task", "get", "a/b", *target)
+    assert (missing.exit_code, missing.stderr) == (1, "error: task not found: a/b\n")
+
+
+def test_a_wait_ends_at_its_time_limit(call: Call, target: list[str]) -> None:
+    slow = '{"tasks": [{"id": "slow", "type": "sleep", "params": {"duration_ms": 60000}}]}'
+    assert call("task", "submit", "-", *target, text=slow).exit_code == 0
+    result = call("task", "wait", "slow", "--timeout", "200ms", *target)
+    assert result.exit_code == 1
+    assert "not ended after 200ms: slow" in result.stderr
+
+
+def test_tokens_are_made_listed_and_revoked(on: Callable[..., Any], call: Call, target: list[str]) -> None:
+    made = on("token", "create", "--name", "ci", "--scope", "submit", "--scope", "read", "--expires", "90d")
+    assert made["token"].startswith(f"te_{made['id']}_")
+    [listed] = on("token", "list")
+    assert (listed["name"], listed["scopes"], listed["revoked_at"]) == ("ci", ["read", "submit"], None)
+    assert made["token"] not in json.dumps(listed)
+    assert "valid" in call("token", "list", *target).stdout
+    assert on("token", "revoke", made["id"]) == {"revoked": [made["id"]]}
+    assert "revoked" in call("token", "list", *target).stdout
+    assert call("token", "revoke", made["id"], *target).exit_code == 1
+
+
+# --- which target
+
+
+def test_server_and_database_together_are_refused(call: Call) -> None:
+    for command in (("runs", "list"), ("doctor",)):
+        result = call(*command, "--server", "http://127.0.0.1:1", "--db", "sqlite:///x.db")
+        assert result.exit_code == 2
+        assert "not both" in result.stderr
+
+
+def test_a_server_that_answers_at_the_configured_address_is_used(
+    start: Start, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start("server", "start", "--port", "0")
+    monkeypatch.setenv("ENGINE_ADDR", server.event("server.started")["addr"])
+    result = call("task", "submit", "-", text=EXECGO)  # the file itself is the server's alone
+    assert result.exit_code == 0, result.output
+
+
+def test_without_a_server_and_without_a_file_nothing_is_made(call: Call, empty_folder: Path) -> None:
+    result = call("runs", "list")
+    assert result.exit_code == 3
+    assert "there is no database file data/task-engine.db" in result.stderr
+    assert list(empty_folder.iterdir()) == []
+
+
+def test_a_server_that_is_not_there_ends_with_4(call: Call) -> None:
+    result = call("runs", "list", "--server", "http://127.0.0.1:1")
+    assert result.exit_code == 4
+    assert result.stderr.startswith("error: no server answers at http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8080", "ftp://x", "http://", "http://user:secret@host", "http://h?x"]
+)
+def test_what_is_no_server_url_is_refused(call: Call, url: str) -> None:
+    result = call("runs", "list", "--server", url)
+    assert result.exit_code == 2
+    assert "secret" not in result.output
+
+
+def test_single_tasks_can_be_cancelled_on_a_database(start: Start, call: Call) -> None:
+    server = start("server", "start", "--port", "0", "--shared")
+    server.event("server.started")
+    slow = '{"tasks": [{"id": "slow", "type": "shell", "params": {"script": "echo > begun; sleep 60"}}]}'
+    call("task", "submit", "-", "--data-dir", "data", text=slow)
+    wait_for_file(Path("begun"), server)
+    result = call("task", "cancel", "slow", "--data-dir", "data")
+    assert (result.exit_code, result.stdout) == (0, "task slow: stopping\n")
+    assert call("task", "wait", "slow", "--data-dir", "data").exit_code == 1
+    shown = json.loads(call("task", "get", "slow", "--json", "--data-dir", "data").stdout)
+    assert shown["error"] == "context canceled"
+
+
+def test_either_database_can_be_looked_at(database_url: str, call: Call) -> None:
+    assert call("runs", "list", "--db", database_url).exit_code == 0
+    Path("graph.yaml").write_text(GRAPH)
+    assert call("task", "submit", "graph.yaml", "--db", database_url).exit_code == 0
+    assert "report" in call("runs", "list", "--db", database_url).stdout
+
+
+def test_settings_reach_the_worker_and_the_executors(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"LEASE": "60s", "BEAT": "7s", "QUEUES": "a,b", "PROCESS_MEMORY_MIB": "64"}.items():
+        monkeypatch.setenv(f"ENGINE_{name}", value)
+    options = wiring.worker_options(load({"max_concurrency": 3}))
+    assert (options.lease_seconds, options.beat_seconds, options.queues) == (60.0, 7.0, ("a", "b"))
+    assert options.concurrency == 3
+    executors = wiring.executor_settings(load(), is_local=False)
+    assert (executors.limits.memory_mib, executors.allow_scripts) == (64, False)
+    monkeypatch.setenv("ENGINE_ALLOW_SCRIPTS", "true")
+    assert wiring.executor_settings(load(), is_local=False).allow_scripts

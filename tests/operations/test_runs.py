@@ -1,0 +1,414 @@
+"""Runs from submit to removal: what each operation may do in which state, and what it leaves behind."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from engine.errors import Conflict, GraphError, IdempotencyMismatch, NotFound, UnknownKind
+from engine.model.graph import Dependency, Graph, Rule
+from engine.model.outcomes import Cancelled, Failed, Succeeded
+from engine.model.retry import Backoff, RetryPolicy
+from engine.operations import runs, tasks, totals, workers
+from engine.store.database import Database
+from tests.factories import (
+    claim,
+    claim_all,
+    do,
+    events,
+    finish,
+    graph,
+    rows,
+    run_of,
+    running,
+    session,
+    spec,
+    states,
+    submit,
+    task_of,
+    write,
+)
+
+TABLES = ("run", "task", "task_state", "edge", "attempt", "event", "task_log", "task_progress", "alias")
+
+
+def counts(database: Database) -> dict[str, int]:
+    return {table: rows(database, f"SELECT count(*) AS n FROM {table}")[0].n for table in TABLES}
+
+
+def end_all(database: Database, *failing: str) -> None:
+    """Run whatever can run, until nothing can; the named tasks fail."""
+    one = session(database)
+    while leases := claim(database, one):
+        finish(
+            database,
+            *((lease, Failed("no") if lease.name in failing else Succeeded()) for lease in leases),
+        )
+
+
+# --- submit
+
+
+def test_a_graph_is_stored_whole(database: Database) -> None:
+    accepted = submit(database, Graph(graph("a -> b, c -> d").tasks, name="nightly", labels={"k": "ü"}))
+    run = run_of(database, accepted.run_id)
+    assert (run.state, run.total, run.events, run.name, run.labels) == (
+        "pending",
+        4,
+        1,
+        "nightly",
+        {"k": "ü"},
+    )
+    assert states(database, accepted.run_id) == {
+        "a": "available",
+        "b": "blocked",
+        "c": "blocked",
+        "d": "blocked",
+    }
+    edges = do(runs.edges(database, accepted.run_id))
+    assert edges == [("a", "b", None), ("a", "c", None), ("b", "d", None), ("c", "d", None)]
+    assert task_of(database, accepted.run_id, "d").depends_on == ("b", "c")
+    assert list(accepted.task_ids) == ["a", "b", "c", "d"]
+    assert [(e.number, e.kind, e.detail) for e in events(database, accepted.run_id)] == [
+        (1, "run.submitted", {"tasks": 4, "edges": 4})
+    ]
+
+
+def test_a_repeated_dependency_does_not_strand_the_child(database: Database) -> None:
+    accepted = submit(database, Graph((spec("a"), spec("b", "a", "a"))))
+    assert task_of(database, accepted.run_id, "b").waiting_on == 1
+    end_all(database)
+    assert run_of(database, accepted.run_id).state == "succeeded"
+
+
+def test_what_is_wrong_leaves_nothing_behind(database: Database) -> None:
+    with pytest.raises(GraphError):
+        submit(database, Graph((spec("a"), spec("b", "ghost"))))
+    with pytest.raises(UnknownKind):
+        submit(database, "a", known_kinds={"shell"})
+    with pytest.raises(GraphError):
+        do(runs.submit_many(database, [graph("a"), Graph(())]))
+    assert set(counts(database).values()) == {0}
+    assert not +do(totals.read(database))
+
+
+def test_many_graphs_in_one_transaction(database: Database) -> None:
+    accepted = do(runs.submit_many(database, [graph("a -> b"), graph("c"), graph("d; e")]))
+    assert [list(one.task_ids) for one in accepted] == [["a", "b"], ["c"], ["d", "e"]]
+    assert [run_of(database, one.run_id).total for one in accepted] == [2, 1, 2]
+    end_all(database)
+    assert {run.state for run in do(runs.list_runs(database))} == {"succeeded"}
+    assert do(totals.read(database))["submitted:noop"] == 5
+
+
+def test_a_key_that_was_used_gives_the_same_run(database: Database) -> None:
+    key = runs.Key("scope", "key", "hash")
+    first = submit(database, "a -> b", key=key)
+    again = submit(database, "a -> b", key=key)
+    assert (again.run_id, again.task_ids, again.is_repeat) == (first.run_id, first.task_ids, True)
+    with pytest.raises(IdempotencyMismatch):
+        submit(database, "a", key=runs.Key("scope", "key", "other"))
+    assert submit(database, "a", key=runs.Key("other scope", "key", "hash")).run_id != first.run_id
+    assert counts(database)["run"] == 2
+
+
+def test_a_user_s_own_transaction_takes_the_run_with_it(database: Database) -> None:
+    checked = runs.check(graph("a -> b"))
+    with database.engine.connect() as connection:
+        with connection.begin() as transaction:
+            kept = runs.submit_within(database.adopt(connection), checked)
+            transaction.commit()
+        with connection.begin() as transaction:
+            gone = runs.submit_within(database.adopt(connection), checked)
+            transaction.rollback()
+    assert run_of(database, kept.run_id).total == 2
+    with pytest.raises(NotFound):
+        run_of(database, gone.run_id)
+    end_all(database)
+    assert do(totals.read(database))["open"] == 0
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_a_large_graph_runs_to_its_end(database: Database, wide: bool) -> None:
+    size = 400
+    specs = [spec("t0"), *(spec(f"t{i}", "t0" if wide else f"t{i - 1}") for i in range(1, size))]
+    accepted = submit(database, Graph(tuple(specs)))
+    one = session(database)
+    leases = claim(database, one)
+    finish(database, (leases[0], Failed("no")))
+    run = run_of(database, accepted.run_id)
+    assert (run.state, run.skipped, run.failed) == ("failed", size - 1, 1)
+    assert run.events == 1 + 2 + size + 1
+    do(runs.retry(database, accepted.run_id))
+    assert {row.waiting_on for row in rows(database, "SELECT waiting_on FROM task_state")} <= {0, 1}
+    [again] = claim(database, one)
+    finish(database, (again, Succeeded()))
+    assert len(claim(database, one, size)) == (size - 1 if wide else 1)
+
+
+# --- pause
+
+
+def test_nothing_starts_between_pause_and_resume(database: Database) -> None:
+    accepted, leases = running(database, "a -> b; c", limit=1)
+    assert do(runs.hold(database, accepted.run_id)).state == "paused"
+    assert do(runs.hold(database, accepted.run_id)).state == "paused"
+    finish(database, (leases["a"], Succeeded()))
+    assert states(database, accepted.run_id) == {"a": "succeeded", "b": "held", "c": "held"}
+    assert claim(database, session(database)) == []
+    assert do(runs.resume(database, accepted.run_id)).state == "running"
+    end_all(database)
+    assert run_of(database, accepted.run_id).state == "succeeded"
+    assert {task.attempt for task in do(runs.tasks(database, accepted.run_id))} == {1}
+
+
+def test_a_run_paused_before_its_start_is_pending_again(database: Database) -> None:
+    accepted = submit(database, "a")
+    do(runs.hold(database, accepted.run_id))
+    assert do(runs.resume(database, accepted.run_id)).state == "pending"
+
+
+def test_a_pause_keeps_delays(database: Database) -> None:
+    accepted, leases = running(database, graph("a -> b", b={"delay_ms": 3_600_000}))
+    do(runs.hold(database, accepted.run_id))
+    finish(database, (leases["a"], Succeeded()))
+    do(runs.resume(database, accepted.run_id))
+    task = task_of(database, accepted.run_id, "b")
+    assert task.state == "available" and task.available_at is not None
+    assert task.available_at > datetime.now(UTC) + timedelta(minutes=50)
+
+
+def test_a_failed_attempt_of_a_paused_run_is_held(database: Database) -> None:
+    policy = RetryPolicy(2, backoff=Backoff.FIXED, initial_ms=3_600_000, max_ms=3_600_000)
+    accepted, leases = running(database, graph("a", a={"retry": policy}))
+    do(runs.hold(database, accepted.run_id))
+    finish(database, (leases["a"], Failed("no")))
+    assert states(database, accepted.run_id) == {"a": "held"}
+    do(runs.resume(database, accepted.run_id))
+    task = task_of(database, accepted.run_id, "a")
+    assert task.available_at is not None and task.available_at > datetime.now(UTC) + timedelta(minutes=50)
+
+
+def test_a_worker_lost_during_a_pause_loses_nothing(database: Database) -> None:
+    accepted, _ = running(database, "a")
+    do(runs.hold(database, accepted.run_id))
+    [seen] = do(workers.live(database))
+    assert do(workers.expire(database, seen, 0)) == 1
+    assert states(database, accepted.run_id) == {"a": "held"}
+
+
+# --- cancel
+
+
+def test_cancel_ends_what_has_not_started_and_stops_what_runs(database: Database) -> None:
+    accepted, leases = running(database, "a -> b; c", limit=1)
+    run = do(runs.cancel(database, accepted.run_id, reason="enough"))
+    assert (run.state, run.is_cancelling, run.cancelled) == ("running", True, 2)
+    assert states(database, accepted.run_id) == {"a": "running", "b": "cancelled", "c": "cancelled"}
+    assert task_of(database, accepted.run_id, "b").reason == "enough"
+    finish(database, (leases["a"], Cancelled()))
+    assert run_of(database, accepted.run_id).state == "cancelled"
+    assert do(runs.cancel(database, accepted.run_id)).state == "cancelled"
+
+
+def test_a_task_that_succeeds_in_spite_of_a_cancel_keeps_its_result(database: Database) -> None:
+    accepted, leases = running(database, "a")
+    do(runs.cancel(database, accepted.run_id))
+    finish(database, (leases["a"], Succeeded(1)))
+    assert states(database, accepted.run_id) == {"a": "succeeded"}
+    assert run_of(database, accepted.run_id).state == "cancelled"
+    # Nothing is left to do: the retry gives the run the verdict that its tasks deserve.
+    assert do(runs.retry(database, accepted.run_id)).state == "succeeded"
+
+
+# --- retry
+
+
+def test_a_retry_goes_on_where_it_failed(database: Database) -> None:
+    accepted = submit(database, "a -> b -> c; a -> d")
+    end_all(database, "b")
+    assert states(database, accepted.run_id) == {
+        "a": "succeeded",
+        "b": "failed",
+        "c": "skipped",
+        "d": "succeeded",
+    }
+    assert do(runs.retry(database, accepted.run_id)).state == "running"
+    assert states(database, accepted.run_id)["b"] == "available"
+    end_all(database)
+    run = run_of(database, accepted.run_id)
+    assert (run.state, run.succeeded, run.failed, run.skipped) == ("succeeded", 4, 0, 0)
+    assert task_of(database, accepted.run_id, "a").attempt == 1
+    assert [one.outcome for one in do(tasks.attempts(database, accepted.task_ids["b"]))] == [
+        "failed",
+        "succeeded",
+    ]
+    kinds = [event.kind for event in events(database, accepted.run_id)]
+    assert kinds.index("run.failed") < kinds.index("run.retried") < kinds.index("run.succeeded")
+
+
+@pytest.mark.parametrize("rule", [Rule.ALL_DONE, Rule.ONE_FAILED, Rule.NONE_FAILED])
+def test_what_ran_below_a_failure_does_not_break_the_retry(database: Database, rule: Rule) -> None:
+    """The upstream ends a second time, and is counted off a task that is over already."""
+    accepted = submit(database, Graph((spec("a"), spec("b"), spec("c", "a", "b", rule=rule))))
+    end_all(database, "a")
+    do(runs.retry(database, accepted.run_id))
+    end_all(database)
+    assert run_of(database, accepted.run_id).state == "succeeded"
+    assert task_of(database, accepted.run_id, "c").waiting_on == 0
+
+
+def test_a_task_without_upstreams_runs_again_whatever_its_rule(database: Database) -> None:
+    accepted = submit(database, Graph((spec("a", rule=Rule.ONE_FAILED),)))
+    end_all(database, "a")
+    do(runs.retry(database, accepted.run_id))
+    assert states(database, accepted.run_id) == {"a": "available"}
+
+
+def test_a_branch_that_was_not_taken_stays_so(database: Database) -> None:
+    specs = (
+        spec("choose"),
+        spec("left", Dependency("choose", "left")),
+        spec("right", Dependency("choose", "right")),
+        spec("below", "left"),
+    )
+    accepted = submit(database, Graph(specs))
+    one = session(database)
+    [lease] = claim(database, one)
+    finish(database, (lease, Succeeded(branch="right")))
+    [lease] = claim(database, one)
+    assert lease.name == "right"
+    finish(database, (lease, Failed("no")))
+    do(runs.retry(database, accepted.run_id))
+    assert states(database, accepted.run_id) == {
+        "choose": "succeeded",
+        "left": "skipped",
+        "right": "available",
+        "below": "skipped",
+    }
+    end_all(database)
+    assert run_of(database, accepted.run_id).state == "succeeded"
+
+
+def test_budgets_start_afresh_with_a_retry(database: Database) -> None:
+    accepted = submit(database, "a")
+    for _ in range(3):
+        end_all(database, "a")
+        task = task_of(database, accepted.run_id, "a")
+        assert (task.state, task.failures) == ("failed", 1)
+        do(runs.retry(database, accepted.run_id))
+    assert task_of(database, accepted.run_id, "a").attempt == 3
+
+
+# --- what a state forbids
+
+
+STATES: dict[str, set[str]] = {  # run state → what is refused in it
+    "pending": {"retry", "delete"},
+    "running": {"retry", "delete"},
+    "paused": {"retry", "delete"},
+    "succeeded": {"hold", "resume", "cancel", "retry"},
+    "failed": {"hold", "resume", "cancel"},
+    "cancelled": {"hold", "resume"},
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_every_verb_in_a_state(database: Database, state: str) -> None:
+    for verb in ("hold", "resume", "cancel", "retry", "delete"):
+        accepted = submit(database, "a; b")
+        if state == "running":
+            claim(database, session(database), 1)
+        elif state == "paused":
+            do(runs.hold(database, accepted.run_id))
+        elif state == "cancelled":
+            do(runs.cancel(database, accepted.run_id))
+        elif state != "pending":
+            end_all(database, *("a" if state == "failed" else ""))
+        assert run_of(database, accepted.run_id).state == state
+        operation: Any = getattr(runs, verb)
+        if verb in STATES[state]:
+            before = len(events(database, accepted.run_id))
+            with pytest.raises(Conflict, match=state):
+                do(operation(database, accepted.run_id))
+            assert len(events(database, accepted.run_id)) == before
+        else:
+            do(operation(database, accepted.run_id))
+        write(database, "UPDATE task_state SET queue = 'out of the way'")
+
+
+def test_unknown_runs(database: Database) -> None:
+    for verb in ("hold", "resume", "cancel", "retry", "delete", "get"):
+        operation: Any = getattr(runs, verb)
+        with pytest.raises(NotFound):
+            do(operation(database, 10**12))
+
+
+# --- removal
+
+
+def fill(database: Database) -> int:
+    accepted = submit(database, "a -> b", contract="c", key=runs.Key("s", f"{counts(database)['run']}", "h"))
+    leases = claim_all(database, session(database))
+    do(tasks.append_logs(database, [(leases["a"], 1, datetime.now(UTC), "log", "text")]))
+    do(tasks.report(database, leases["a"], {"n": 1}))
+    finish(database, (leases["a"], Failed("no")))
+    return accepted.run_id
+
+
+def test_delete_removes_everything_of_the_run_and_nothing_else(database: Database) -> None:
+    kept = fill(database)
+    before = counts(database)
+    run_id = fill(database)
+    do(runs.delete(database, run_id))
+    after = counts(database)
+    assert after.pop("alias") == 0  # the names had moved to the second run
+    before.pop("alias")
+    assert after == before
+    assert run_of(database, kept).state == "failed"
+    assert {row.run_id for row in rows(database, "SELECT run_id FROM idempotency_key")} == {kept}
+    with pytest.raises(NotFound):
+        run_of(database, run_id)
+
+
+def test_prune_removes_what_finished_long_ago(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "PRUNE_CHUNK", 2)
+    old = [fill(database) for _ in range(5)]
+    recent, still_open = fill(database), submit(database, "x").run_id
+    long_ago = datetime.now(UTC) - timedelta(days=40)
+    stored = long_ago.replace(tzinfo=None).isoformat(" ", "microseconds")
+    stored = f"{stored}+00" if database.dialect.locks_rows else stored
+    ids = ", ".join(map(str, old))
+    write(database, f"UPDATE run SET finished_at = '{stored}' WHERE id IN ({ids})")
+    assert do(runs.prune(database, finished_seconds=30 * 86400)) == 5
+    assert {row.id for row in rows(database, "SELECT id FROM run")} == {recent, still_open}
+    assert do(runs.prune(database, finished_seconds=30 * 86400)) == 0
+    [left] = rows(database, "SELECT count(*) AS n FROM task_state")
+    assert left.n == 3
+
+
+def test_totals_outlive_the_runs(database: Database) -> None:
+    fill(database)
+    before = do(totals.read(database))
+    do(runs.prune(database, finished_seconds=0))
+    assert do(totals.read(database)) == before
+    assert (before["submitted:noop"], before["failed"], before["skipped"], before["open"]) == (2, 1, 1, 0)
+
+
+# --- lists
+
+
+def test_lists_are_read_on_from_the_last_one(database: Database) -> None:
+    accepted = [submit(database, graph("a; b; c")) for _ in range(3)]
+    ids = [one.run_id for one in accepted]
+    newest = do(runs.list_runs(database, limit=2))
+    assert [run.id for run in newest] == ids[:0:-1]
+    assert [run.id for run in do(runs.list_runs(database, before=newest[-1].id))] == ids[:1]
+    do(runs.cancel(database, ids[1]))
+    assert [run.id for run in do(runs.list_runs(database, state="cancelled"))] == [ids[1]]
+    first = do(runs.tasks(database, ids[0], limit=2))
+    rest = do(runs.tasks(database, ids[0], after=first[-1].id))
+    assert [task.name for task in first + rest] == ["a", "b", "c"]
+    assert [event.number for event in do(runs.events(database, ids[1], after=2))] == [3, 4, 5, 6]

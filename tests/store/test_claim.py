@@ -1,0 +1,189 @@
+"""Claims: who gets what, in which order, and never more than was asked for."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from engine.model.outcomes import Crashed, Succeeded
+from engine.operations import tasks, workers
+from engine.store.database import Database, Transaction
+from engine.store.tasks import claim as claim_within
+from tests.factories import (
+    claim,
+    do,
+    events,
+    finish,
+    graph,
+    request,
+    rows,
+    running,
+    session,
+    states,
+    submit,
+    task_of,
+    write,
+)
+
+
+def order(database: Database, session_id: int, limit: int = 100) -> list[str]:
+    return [lease.name for lease in claim(database, session_id, limit)]
+
+
+def test_highest_priority_first_then_oldest(database: Database) -> None:
+    submit(database, graph("a; b; c; d", b={"priority": 10}, d={"priority": -10}))
+    submit(database, graph("e; f", f={"priority": 10}))
+    assert order(database, session(database)) == ["b", "f", "a", "c", "e", "d"]
+
+
+class Greedy(Transaction):
+    """The database picks one row more than it is told, as with a sub-select that runs once per row."""
+
+    def execute(self, statement: Any, parameters: Any = None) -> Any:
+        if parameters and "at_most" in parameters:
+            parameters["at_most"] += 1
+        return super().execute(statement, parameters)
+
+
+def test_no_more_than_the_limit(database: Database) -> None:
+    submit(database, "a; b; c; d; e")
+    one = session(database)
+    assert [len(claim(database, one, limit)) for limit in (0, 2, 2, 2, 2)] == [0, 2, 2, 1, 0]
+
+
+def test_more_rows_than_asked_for_are_refused_before_anything_commits(database: Database) -> None:
+    submit(database, "a; b; c")
+
+    asked = request(session(database), 2)
+    with pytest.raises(AssertionError, match="3 rows claimed for a limit of 2"):
+        database.run_sync(lambda tx: claim_within(Greedy(tx.connection, tx.dialect), asked))
+    assert {row.state for row in rows(database, "SELECT state FROM task_state")} == {"available"}
+
+
+def test_only_the_kinds_and_the_queue_that_were_asked_for(database: Database) -> None:
+    submit(database, graph("a; b; c", b={"kind": "shell"}, c={"queue": "gpu"}))
+    one = session(database)
+    assert [lease.name for lease in claim(database, one, kinds=("shell", "http"))] == ["b"]
+    assert [lease.name for lease in claim(database, one, queue="gpu")] == ["c"]
+    assert order(database, one) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["with space", 'quo"te', "back\\slash", "{curly},", "名前", "new\nline"])
+def test_any_text_is_a_queue_and_a_kind(database: Database, name: str) -> None:
+    submit(database, graph("a", a={"kind": name, "queue": name}))
+    one = session(database)
+    assert claim(database, one) == []
+    assert [lease.kind for lease in claim(database, one, queue=name, kinds=("x", name))] == [name]
+
+
+def test_not_before_its_time(database: Database) -> None:
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    accepted = submit(database, graph("a; b; c", a={"available_at": soon}, b={"delay_ms": 3_600_000}))
+    assert order(database, session(database)) == ["c"]
+    waits = task_of(database, accepted.run_id, "b").available_at
+    assert waits is not None and abs(waits - soon) < timedelta(minutes=1)
+    assert task_of(database, accepted.run_id, "a").available_at == soon
+
+
+def test_a_delay_counts_from_the_release(database: Database) -> None:
+    accepted, leases = running(database, graph("a -> b", b={"delay_ms": 3_600_000}))
+    before = datetime.now(UTC)
+    finish(database, (leases["a"], Succeeded()))
+    task = task_of(database, accepted.run_id, "b")
+    assert task.state == "available" and task.available_at is not None
+    assert timedelta(minutes=59) < task.available_at - before < timedelta(minutes=61)
+    assert order(database, session(database)) == []
+
+
+def test_a_bounded_claim_starts_after_its_bound(database: Database) -> None:
+    submit(database, graph("a; b; c; d", b={"priority": 10}))
+    one = session(database)
+    first = do(tasks.claim(database, request(one, 2), actor="w"))
+    assert [lease.name for lease in first.leases] == ["b", "a"]
+    rest = do(tasks.claim(database, request(one, 9, after=first.reached), actor="w"))
+    assert [lease.name for lease in rest.leases] == ["c", "d"]
+    nothing = do(tasks.claim(database, request(one, 9, after=rest.reached), actor="w"))
+    assert nothing.leases == [] and nothing.reached is None
+
+
+def test_a_lease_holds_all_that_an_attempt_needs(database: Database) -> None:
+    accepted = submit(
+        database, graph("a", a={"params": {"x": [1, "é"]}, "timeout_ms": 5, "client": {"k": 1}})
+    )
+    one = session(database)
+    asked = request(one)
+    [lease] = do(tasks.claim(database, asked, actor="w")).leases
+    assert (lease.run_id, lease.task_id) == (accepted.run_id, accepted.task_ids["a"])
+    assert (lease.params, lease.timeout_ms, lease.client) == ({"x": [1, "é"]}, 5, {"k": 1})
+    assert (lease.attempt, lease.token, lease.session_id) == (1, asked.token, one)
+    assert abs(lease.started_at - datetime.now(UTC)) < timedelta(minutes=1)
+    assert [event.kind for event in events(database, accepted.run_id)] == [
+        "run.submitted",
+        "run.started",
+        "started",
+    ]
+
+
+def test_a_claim_whose_answer_was_lost_is_adopted_by_its_token(database: Database) -> None:
+    submit(database, "a; b; c")
+    one, other = session(database), session(database)
+    lost, next_one = request(one, 2), request(one, 1)
+    leases = do(tasks.claim(database, lost, actor="w")).leases
+    do(tasks.claim(database, next_one, actor="w"))
+    assert do(tasks.adopt(database, one, lost.token)) == leases
+    assert do(tasks.adopt(database, one, "never used")) == []
+    assert do(tasks.adopt(database, other, lost.token)) == []
+    finish(database, (leases[0], Succeeded()))
+    assert do(tasks.adopt(database, one, lost.token)) == leases[1:]
+
+
+def test_attempts_count_up_and_their_numbers_are_never_used_again(database: Database) -> None:
+    accepted = submit(database, "a")
+    for attempt in (1, 2):
+        one = session(database)
+        [lease] = claim(database, one)
+        assert lease.attempt == attempt
+        [seen] = [s for s in do(workers.live(database)) if s.id == one]
+        assert do(workers.expire(database, seen, 0)) == 1
+    [lease] = claim(database, session(database))
+    assert lease.crashes == 2
+    finish(database, (lease, Succeeded({"n": 3})))
+    found = do(tasks.attempts(database, accepted.task_ids["a"]))
+    assert [(one.number, one.outcome) for one in found] == [(1, "crashed"), (2, "crashed"), (3, "succeeded")]
+
+
+def test_a_task_that_takes_its_workers_along_is_given_up(database: Database) -> None:
+    accepted = submit(database, "a -> b")
+    for _ in range(3):
+        one = session(database)
+        assert order(database, one) == ["a"]
+        [seen] = [s for s in do(workers.live(database)) if s.id == one]
+        do(workers.expire(database, seen, 0))
+    assert states(database, accepted.run_id) == {"a": "failed", "b": "skipped"}
+    last = task_of(database, accepted.run_id, "a").last
+    assert last is not None and last.error is not None and last.error["code"] == "worker_lost"
+    assert Crashed().reason in last.error["message"]
+
+
+def test_leases_in_the_order_of_the_claim(database: Database) -> None:
+    submit(database, graph("a; b; c", c={"priority": 10}))
+    assert order(database, session(database)) == ["c", "a", "b"]
+
+
+def test_times_are_utc_whatever_the_zone_of_the_session(database: Database) -> None:
+    at = datetime(2100, 1, 1, 12, tzinfo=UTC)
+    if database.dialect.locks_rows:
+        [here] = rows(database, "SELECT current_database() AS name")
+        write(database, f"ALTER DATABASE {here.name} SET timezone = 'Asia/Tokyo'")
+        database.engine.dispose()
+        [zone] = rows(database, "SELECT current_setting('timezone') AS zone")
+        assert zone.zone == "Asia/Tokyo"
+    accepted = submit(database, graph("a; b", a={"available_at": at}))
+    assert task_of(database, accepted.run_id, "a").available_at == at
+    [lease] = claim(database, session(database))
+    finish(database, (lease, Succeeded()))
+    [attempt] = do(tasks.attempts(database, lease.task_id))
+    assert attempt.started_at == lease.started_at
+    assert abs(lease.started_at - datetime.now(UTC)) < timedelta(minutes=1)
