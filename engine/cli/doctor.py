@@ -205,4 +205,4 @@ def _disk(settings: Settings) -> Finding:
 
 def _short(folder: Path) -> str:
     here = Path.cwd()
-    return f"./{folder.relative_to(here)}" if folder.is_relative_to(here) else str(folder)
+    return str(folder.relative_to(here)) if folder.is_relative_to(here) else str(folder)

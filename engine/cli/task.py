@@ -27,7 +27,7 @@ from engine.client.documents import read
 from engine.client.rest import FINAL_STATUSES, ContractTask
 from engine.model.states import FINAL_RUN_STATES, RunState
 
-_FIRST_WAIT, _LONGEST_WAIT, _GROWTH = 0.1, 2.0, 1.5  # seconds between two looks
+_FIRST_WAIT, _LONGEST_WAIT, _GROWTH = 0.05, 0.5, 1.5  # seconds between two looks
 _STATUSES = ("pending", "running", "success", "failed", "skipped")
 
 task_argument = click.argument("task_id", metavar="TASK")

@@ -26,7 +26,8 @@ class _Sighting:
 class Observer:
     """Judges sessions by "the beat has not moved for so long on my own clock"; clocks of others do not count.
 
-    If our own loop stalled we saw nothing, so we begin anew instead of blaming others.
+    While we did not look (a stalled loop, a database that kept us waiting, a machine asleep) we saw nothing,
+    so that time counts against nobody.
     """
 
     def __init__(self, lease_seconds: float, tick_seconds: float) -> None:
@@ -37,10 +38,11 @@ class Observer:
 
     def overdue(self, sessions: list[WorkerSession]) -> list[WorkerSession]:
         now = boot_time()
-        stalled = now - self._last_look > max(3 * self._tick_seconds, 1.0)
+        gap = now - self._last_look
         self._last_look = now
-        if stalled:
-            self._seen.clear()
+        if gap > max(3 * self._tick_seconds, 1.0):
+            for earlier in self._seen.values():
+                earlier.since += gap - self._tick_seconds
         seen, self._seen = self._seen, {}
         late = []
         for session in sessions:

@@ -32,7 +32,8 @@ def check(look: Look, folder: Path) -> None:
     assert look.one("SELECT count(*) FROM task") == look.one("SELECT count(*) FROM task_state") == 720
     assert look.one("SELECT count(*) FROM edge") == CLIENTS * KEYS
     of_key = dict(look("SELECT key, run_id FROM idempotency_key"))
-    acks = [line.split() for client in range(CLIENTS) for line in (folder / f"acks{client}").open()]
+    files = [folder / f"acks{client}" for client in range(CLIENTS)]
+    acks = [line.split() for file in files for line in file.read_text().splitlines()]
     assert len(acks) == CLIENTS * KEYS
     assert all(of_key[key] == int(run) for key, run in acks)
 

@@ -37,10 +37,12 @@ class Caller(ABC):
     async def close(self) -> None: ...
 
     async def submit(self, graph: Graph, **options: Any) -> engine.Accepted:
-        return engine.submit(self.handle, graph, **options)
+        accepted: engine.Accepted = engine.submit(self.handle, graph, **options)
+        return accepted
 
     async def submit_many(self, graphs: Iterable[Graph]) -> list[engine.Accepted]:
-        return engine.submit_many(self.handle, graphs)
+        accepted: list[engine.Accepted] = engine.submit_many(self.handle, graphs)
+        return accepted
 
 
 class SaConnection(Caller):
@@ -83,10 +85,12 @@ class _Async(Caller):
     databases = ("postgres",)
 
     async def submit(self, graph: Graph, **options: Any) -> engine.Accepted:
-        return await engine.submit(self.handle, graph, **options)
+        accepted: engine.Accepted = await engine.submit(self.handle, graph, **options)
+        return accepted
 
     async def submit_many(self, graphs: Iterable[Graph]) -> list[engine.Accepted]:
-        return await engine.submit_many(self.handle, graphs)
+        accepted: list[engine.Accepted] = await engine.submit_many(self.handle, graphs)
+        return accepted
 
     async def commit(self) -> None:
         await self.handle.commit()

@@ -6,9 +6,11 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, ClassVar
 
+import psycopg
 import pytest
+import sqlalchemy as sa
 
 import engine
 from engine.errors import Conflict, GraphError, NotFound, SchemaMismatch, StoreUnavailable, UnknownKind
@@ -20,6 +22,7 @@ from engine.store import queries
 from engine.testing import run_graph
 from engine.worker.options import WorkerOptions
 from tests.factories import graph
+from tests.sdk.callers import libpq
 from tests.support.postgres import Server
 
 OPTIONS = WorkerOptions(poll_seconds=0.05, grace_seconds=5.0)
@@ -28,10 +31,10 @@ OPTIONS = WorkerOptions(poll_seconds=0.05, grace_seconds=5.0)
 class Scripted:
     """Performs the kind of the factories as the test says; `gate` holds every attempt up."""
 
-    kind = "noop"
-    category = "test"
+    kind: ClassVar[str] = "noop"
+    category: ClassVar[str] = "test"
 
-    def __init__(self) -> None:
+    def __init__(self, settings: engine.ExecutorSettings | None = None) -> None:
         self.started: list[str] = []
         self.gate = threading.Event()
         self.gate.set()
@@ -261,11 +264,6 @@ def test_work_committed_elsewhere_is_found_and_can_be_hinted_at(
     row_locking_url: str, scripted: Scripted
 ) -> None:
     """A poll of a minute, so only the hint can be what started the task."""
-    import psycopg
-    import sqlalchemy as sa
-
-    from tests.sdk.callers import libpq
-
     options = WorkerOptions(poll_seconds=60.0, grace_seconds=5.0)
     registry = ExecutorRegistry.from_executors([scripted])
     with engine.SyncEngine(row_locking_url, registry=registry, options=options) as e:

@@ -1,0 +1,157 @@
+"""The REST client against servers that misbehave."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from click.testing import Result
+
+from engine.client.errors import AccessDenied, ServerUnavailable
+from engine.client.rest import Client, answers
+from engine.errors import Conflict, EngineError, InvalidInput, NotFound, Overloaded
+
+Answer = tuple[int, dict[str, str], bytes]
+SECRET = "te_abc_hunter2"
+
+
+class Stub(ThreadingHTTPServer):
+    """Answers everything the same way, and remembers what it was asked."""
+
+    def __init__(self, answer: Answer | None) -> None:
+        self.answer = answer
+        self.asked: list[tuple[str, str, str | None]] = []
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Stub
+
+    def do(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length") or 0))
+        self.server.asked.append((self.command, self.path, self.headers.get("authorization")))
+        if self.server.answer is None:  # hang up without a word
+            self.close_connection = True
+            return
+        status, headers, body = self.server.answer
+        self.send_response(status)
+        for name, value in {"content-length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = do_DELETE = do
+
+    def log_message(self, *_: object) -> None:
+        return None
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Answer | None], Stub]]:
+    started: list[tuple[Stub, threading.Thread]] = []
+
+    def run(answer: Answer | None) -> Stub:
+        stub = Stub(answer)
+        thread = threading.Thread(target=stub.serve_forever, args=(0.01,))
+        thread.start()
+        started.append((stub, thread))
+        return stub
+
+    yield run
+    for stub, thread in started:
+        stub.shutdown()
+        thread.join()
+        stub.server_close()
+
+
+def problem(status: int, detail: str = "because") -> Answer:
+    return status, {"content-type": "application/problem+json"}, f'{{"detail": "{detail}"}}'.encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "text"),
+    [
+        (problem(401), AccessDenied, "ENGINE_TOKEN"),
+        (problem(403), AccessDenied, "because"),
+        (problem(404), NotFound, "because"),
+        (problem(409), Conflict, "because"),
+        (problem(413), InvalidInput, "because"),
+        (problem(422), InvalidInput, "because"),
+        (problem(503), Overloaded, "because"),
+        (problem(500), ServerUnavailable, "500: because"),
+        ((400, {}, b'{"error": "invalid JSON: x"}'), InvalidInput, "invalid JSON: x"),
+        ((404, {}, b""), NotFound, "HTTP 404"),
+        ((502, {}, b"<html>Bad gateway</html>"), ServerUnavailable, "answered 502 and no JSON"),
+        ((200, {}, b"<html>Welcome</html>"), ServerUnavailable, "answered 200 and no JSON"),
+        ((200, {}, b'{"run": {"id": "x"}}'), ServerUnavailable, "not as expected"),
+        ((200, {}, b"[1]"), ServerUnavailable, "not as expected"),
+        ((200, {}, b"\xff\xfe"), ServerUnavailable, "no JSON"),
+        (None, ServerUnavailable, "the connection to"),
+    ],
+)
+def test_every_refusal_becomes_an_error_of_ours(
+    serve: Callable[[Answer | None], Stub], answer: Answer | None, error: type[EngineError], text: str
+) -> None:
+    with Client(serve(answer).url, SECRET) as client, pytest.raises(error) as caught:
+        client.run(1)
+    assert text in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_token_does_not_follow_a_redirect(serve: Callable[[Answer | None], Stub]) -> None:
+    elsewhere = serve((200, {}, b"{}"))
+    here = serve((307, {"location": f"{elsewhere.url}/health"}, b""))
+    with (
+        Client(here.url, SECRET) as client,
+        pytest.raises(ServerUnavailable, match="no redirect is followed"),
+    ):
+        client.health()
+    assert here.asked == [("GET", "/health", f"Bearer {SECRET}")]
+    assert elsewhere.asked == []
+
+
+def test_a_proxy_of_the_environment_never_sees_requests_to_our_own_machine(
+    serve: Callable[[Answer | None], Stub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = serve((200, {}, b"{}"))
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    monkeypatch.setenv("ALL_PROXY", proxy.url)
+    server = serve((200, {}, b'{"status": "ok"}'))
+    with Client(server.url, SECRET) as client:
+        assert client.health() == {"status": "ok"}
+    assert proxy.asked == []
+
+
+def test_a_lost_answer_to_a_submit_says_how_to_ask_again(
+    serve: Callable[[Answer | None], Stub], call: Callable[..., Result]
+) -> None:
+    graph = '{"tasks": [{"name": "a", "kind": "noop"}]}'
+    flags = ("--server", serve(None).url, "--idempotency-key", "k1")
+    result = call("task", "submit", "-", *flags, text=graph)
+    assert result.exit_code == 4
+    assert "whether the graph was accepted is not known: repeat with --idempotency-key k1" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "answer", [None, (200, {}, b"hello"), (200, {}, b'{"status": "ok"}'), (404, {}, b"")]
+)
+def test_other_programs_are_not_taken_for_ours(
+    serve: Callable[[Answer | None], Stub], answer: Answer | None
+) -> None:
+    assert not answers(serve(answer).url)
+
+
+@pytest.mark.parametrize("token", ["a b\n", "tökén", "a\nX-Evil: 1"])
+def test_a_token_that_cannot_be_one_is_refused(
+    call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("ENGINE_TOKEN", token)
+    result = call("runs", "list", "--server", "http://127.0.0.1:1")
+    assert result.exit_code in (2, 4)
+    assert token.strip() not in result.output
