@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -141,8 +140,3 @@ def _say(text: str) -> None:
         click.echo(clean(text), err=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-
-
-def ignore_interrupts() -> None:
-    """From here on the exit code is decided; a late Ctrl-C must not replace it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

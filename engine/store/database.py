@@ -126,7 +126,7 @@ class Database:
                     tx = Transaction(connection, self.dialect, actor, self._shard())
                     result = work(tx, *args)
                     committing = True
-                    transaction.commit()
+                    _commit(connection, transaction)
             except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError, LostRace) as error:
                 reruns += 1
                 is_over = reruns > _RERUNS or time.monotonic() > give_up
@@ -233,6 +233,17 @@ class Database:
         self.engine.dispose()
         if self._claim is not None:
             self._claim.close()
+
+
+def _commit(connection: sa.Connection, transaction: sa.Transaction) -> None:
+    try:
+        transaction.commit()
+    except sa.exc.DBAPIError:
+        # SQLite keeps a transaction open whose commit failed (busy: somebody reads), and SQLAlchemy would put
+        # the connection back into its pool like that. Where the connection is gone, so is the transaction.
+        with suppress(Exception):
+            connection.connection.rollback()
+        raise
 
 
 class _Notifier:

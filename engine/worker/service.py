@@ -29,7 +29,7 @@ from engine.worker.runner import Attempt, Stop
 from engine.worker.sweeper import Sweeper
 
 _LOOP_PAUSE_SECONDS = 1.0
-_CATCH_UP_SECONDS = 0.05
+_CATCH_UP_SECONDS = 0.2
 _PATIENCE_SECONDS = 10.0  # with a database that does not answer while we sign off
 _STUCK_SECONDS = 30.0  # with an executor that does not end when it is cancelled
 

@@ -28,7 +28,8 @@ BROKEN = {
             WHERE e.child_id NOT IN (SELECT id FROM task) OR e.parent_id NOT IN (SELECT id FROM task)
         UNION ALL SELECT 'attempt', a.task_id FROM attempt a WHERE a.task_id NOT IN (SELECT id FROM task)
         UNION ALL SELECT 'log', l.task_id FROM task_log l WHERE l.task_id NOT IN (SELECT id FROM task)
-        UNION ALL SELECT 'progress', p.task_id FROM task_progress p WHERE p.task_id NOT IN (SELECT id FROM task)
+        UNION ALL SELECT 'progress', p.task_id FROM task_progress p
+            WHERE p.task_id NOT IN (SELECT id FROM task)
         UNION ALL SELECT 'event', v.run_id FROM event v WHERE v.run_id NOT IN (SELECT id FROM run)
         UNION ALL SELECT 'alias', x.task_id FROM alias x WHERE x.task_id NOT IN (SELECT id FROM task)
         UNION ALL SELECT 'key', k.run_id FROM idempotency_key k WHERE k.run_id NOT IN (SELECT id FROM run)
@@ -81,8 +82,8 @@ BROKEN = {
         WHERE v.kind <> 'extended' AND v.number = (SELECT max(w.number) FROM event w
             WHERE w.run_id = s.run_id AND w.task_id = s.task_id AND w.kind <> 'extended')
         AND s.state <> CASE v.kind WHEN 'started' THEN 'running' WHEN 'retried_held' THEN 'held'
-            WHEN 'retried' THEN 'available' WHEN 'unblocked' THEN 'available' WHEN 'unblocked_held' THEN 'held'
-            WHEN 'resumed' THEN 'available' WHEN 'rerun' THEN 'blocked' ELSE v.kind END
+            WHEN 'unblocked_held' THEN 'held' WHEN 'retried' THEN 'available'
+            WHEN 'unblocked' THEN 'available' WHEN 'resumed' THEN 'available' WHEN 'rerun' THEN 'blocked' ELSE v.kind END
     """,
     "a run's counters are wrong": """
         SELECT r.id FROM run r JOIN task_state s ON s.run_id = r.id

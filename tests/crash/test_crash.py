@@ -15,7 +15,7 @@ from engine.operations import workers
 from engine.store.database import Database
 from tests.crash import invariants
 from tests.crash.victim import KILLED
-from tests.factories import claim, do, finish, rows, session
+from tests.factories import claim, do, finish, make_due, rows, session
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = 7  # boundaries from one kill to the next in the normal suite
@@ -85,6 +85,7 @@ def _come_to_an_end(database: Database) -> None:
     for ended in do(workers.sessions_to_clear(database)):
         do(workers.clear(database, ended, 0))
     invariants.check(database, "after the sweep")
+    make_due(database)
     one = session(database)
     for queue in do(workers.queue_names(database)):
         while leases := claim(database, one, queue=queue):

@@ -1,4 +1,4 @@
-"""The n-th call to the database fails, n = 1, 2, … : the caller looks, says it again, and nothing is doubled."""
+"""The n-th call to the database fails: the caller looks, says it again, and nothing is doubled."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from tests.factories import (
     events,
     finish,
     graph,
+    make_due,
     request,
     rows,
     running,
@@ -147,6 +148,7 @@ def test_attempts_count_up_and_their_numbers_are_never_used_again(database: Data
         assert lease.attempt == attempt
         [seen] = [s for s in do(workers.live(database)) if s.id == one]
         assert do(workers.expire(database, seen, 0)) == 1
+        make_due(database)  # what crashed twice waits a little
     [lease] = claim(database, session(database))
     assert lease.crashes == 2
     finish(database, (lease, Succeeded({"n": 3})))
@@ -161,6 +163,7 @@ def test_a_task_that_takes_its_workers_along_is_given_up(database: Database) -> 
         assert order(database, one) == ["a"]
         [seen] = [s for s in do(workers.live(database)) if s.id == one]
         do(workers.expire(database, seen, 0))
+        make_due(database)
     assert states(database, accepted.run_id) == {"a": "failed", "b": "skipped"}
     last = task_of(database, accepted.run_id, "a").last
     assert last is not None and last.error is not None and last.error["code"] == "worker_lost"

@@ -115,12 +115,13 @@ async def test_nothing_of_a_worker_is_left(database: Database) -> None:
         await ended(database, await submit_one(database, "fine"))
     threads, own = threading.active_count(), len(os.listdir("/dev/fd"))
     children = len(psutil.Process().children())
-    for _ in range(3):
+    for _ in range(6):
         async with working(database):
             await ended(database, await submit_one(database, "fine"))
     assert len(psutil.Process().children()) == children
-    assert len(os.listdir("/dev/fd")) <= own
-    assert threading.active_count() <= threads
+    # The database may still add threads and connections up to its pool; a worker adds none.
+    assert len(os.listdir("/dev/fd")) <= own + 5
+    assert threading.active_count() <= threads + 5
     assert not [handle for handle in asyncio.all_tasks() if handle.get_name().startswith("engine-")]
 
 

@@ -106,15 +106,15 @@ def test_processes_of_a_stopped_worker_are_ended_before_others_may_repeat_its_ta
 def test_nothing_a_task_does_in_its_worker_starves_the_heartbeat(
     database: Database, database_url: str, look: Look, tmp_path: Path
 ) -> None:
-    options = dataclasses.replace(SHORT, concurrency=1)
+    options = dataclasses.replace(SHORT, concurrency=1, lease_seconds=5.0, beat_seconds=0.5)
     with pool(database_url, tmp_path, processes=4, options=options) as worked:  # the fourth looks on
         wait_until(lambda: look.one("SELECT count(*) FROM worker_session") == 4, 20)
         specs = [
-            TaskSpec(what, "blocker", {"what": what, "seconds": 5})
+            TaskSpec(what, "blocker", {"what": what, "seconds": 7})
             for what in ("interpreter", "loop", "threads")
         ]
         ids = submit(database, *specs)
-        wait_until(look.is_over, 30)
+        wait_until(look.is_over, 50)
         assert not worked.logged("worker.expired") and not worked.logged("worker.fenced")
     assert [outcomes(database, task_id) for task_id in ids] == [["succeeded"]] * 3
 

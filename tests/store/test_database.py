@@ -1,0 +1,204 @@
+"""Where transactions begin, end and run again."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from engine.errors import StoreUnavailable
+from engine.store.database import Database, LostRace, Transaction
+from tests.factories import rows
+
+
+def remember(tx: Transaction, name: str) -> str:
+    tx.execute(sa.text("INSERT INTO queue VALUES (:name)"), {"name": name})
+    return name
+
+
+def names(database: Database) -> set[str]:
+    return {row.name for row in rows(database, "SELECT name FROM queue")}
+
+
+def test_all_or_nothing(database: Database) -> None:
+    def work(tx: Transaction) -> None:
+        remember(tx, "half")
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        database.run_sync(work)
+    assert names(database) == set()
+    assert database.run_sync(remember, "whole") == "whole"
+    assert names(database) == {"whole"}
+
+
+def test_a_lost_race_runs_the_whole_again(database: Database) -> None:
+    tries: list[int] = []
+
+    def work(tx: Transaction) -> int:
+        tries.append(1)
+        remember(tx, f"try {len(tries)}")
+        if len(tries) < 3:
+            raise LostRace
+        return len(tries)
+
+    assert database.run_sync(work) == 3
+    assert names(database) == {"try 3"}
+
+
+def test_a_race_that_is_always_lost_ends(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.store.database._RERUNS", 3)
+
+    def work(tx: Transaction) -> None:
+        raise LostRace
+
+    with pytest.raises((StoreUnavailable, LostRace)):
+        database.run_sync(work)
+
+
+def test_a_caller_that_goes_away_does_not_interrupt_the_commit(database: Database) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def work(tx: Transaction) -> None:
+        remember(tx, "kept")
+        inside.set()
+        assert go_on.wait(30)
+
+    async def leave() -> None:
+        call = asyncio.ensure_future(database.run(work))
+        await asyncio.to_thread(inside.wait, 30)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        go_on.set()
+
+    asyncio.run(leave())
+    database.run_sync(lambda tx: None)  # behind the first, where there is one writer
+    while "kept" not in names(database):
+        pass
+
+
+def test_wake_ups_come_after_the_commit_only(database: Database) -> None:
+    heard: list[str] = []
+    database.on_wake(heard.append)
+
+    def work(tx: Transaction, fail: bool) -> None:
+        tx.wakes.add("q")
+        if fail:
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        database.run_sync(work, True)
+    assert heard == []
+    database.run_sync(work, False)
+    assert heard == ["q"]
+    database.off_wake(heard.append)
+    database.run_sync(work, False)
+    assert heard == ["q"]
+
+
+def test_durability_is_full(database: Database) -> None:
+    durability = database.durability()
+    if database.dialect.locks_rows:
+        assert "synchronous_commit=on" in durability.level  # the test server's own default is off
+    else:
+        assert durability.is_durable and "synchronous=FULL" in durability.level
+
+
+def test_synchronous_commit_of_the_server_cannot_weaken_ours(row_locking: Database) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        levels = list(threads.map(lambda _: row_locking.durability().level, range(16)))
+    assert all("synchronous_commit=on" in level for level in levels)
+
+
+# --- one writer
+
+
+@pytest.fixture(params=["shared", "exclusive"])
+def file(request: pytest.FixtureRequest, tmp_path: Path, empty_file: Path) -> Iterator[Database]:
+    path = tmp_path / "engine.db"
+    path.write_bytes(empty_file.read_bytes())
+    database = Database(f"sqlite:///{path}", exclusive=request.param == "exclusive", wake_others=False)
+    yield database
+    database.close()
+
+
+def test_every_connection_to_a_file_is_fully_synchronous(file: Database) -> None:
+    with file.engine.connect() as writer, file._readers.connect() as one, file._readers.connect() as other:
+        for connection in (writer, one, other):
+            assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2
+
+
+def test_a_write_after_a_read_does_not_fail_because_another_came_between(
+    tmp_path: Path, empty_file: Path
+) -> None:
+    """A deferred transaction that read first may not write after somebody else's commit."""
+    path = tmp_path / "engine.db"
+    path.write_bytes(empty_file.read_bytes())
+    first, second = (Database(f"sqlite:///{path}", wake_others=False) for _ in range(2))
+    has_read = threading.Event()
+    runs: list[str] = []
+
+    def read_then_write(tx: Transaction) -> None:
+        runs.append("run")
+        tx.execute(sa.text("SELECT count(*) FROM queue")).scalar_one()
+        has_read.set()
+        remember(tx, f"by reader {len(runs)}")
+
+    with ThreadPoolExecutor(2) as threads:
+        reading = threads.submit(first.run_sync, read_then_write)
+        assert has_read.wait(30)
+        threads.submit(second.run_sync, remember, "by writer").result()
+        reading.result()
+    assert runs == ["run"]
+    assert names(first) == {"by reader 1", "by writer"}
+    first.close()
+    second.close()
+
+
+def test_a_transaction_writes_alone_from_its_beginning(file: Database) -> None:
+    """BEGIN IMMEDIATE: the lock is there before the first statement."""
+    other = sqlite3.connect(str(file.url.database), timeout=0, isolation_level=None, check_same_thread=False)
+    try:
+        file.run_sync(lambda tx: _refused(other))
+    finally:
+        other.close()
+
+
+def _refused(other: sqlite3.Connection) -> None:
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        other.execute("BEGIN IMMEDIATE")
+
+
+def test_a_commit_that_a_reader_held_up_is_made_again(tmp_path: Path, empty_file: Path) -> None:
+    path = tmp_path / "engine.db"
+    path.write_bytes(empty_file.read_bytes())
+    database = Database(f"sqlite:///{path}", wake_others=False)
+    sa.event.listen(database.engine, "connect", _impatient)
+    reader = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM queue").fetchall()
+    failures: list[Any] = []
+
+    def on_error(context: Any) -> None:
+        failures.append(context.original_exception.sqlite_errorcode)
+        if len(failures) == 2:
+            reader.execute("COMMIT")
+
+    sa.event.listen(database.engine, "handle_error", on_error)
+    assert database.run_sync(remember, "kept") == "kept"
+    assert failures == [sqlite3.SQLITE_BUSY] * 2
+    assert names(database) == {"kept"}
+    reader.close()
+    database.close()
+
+
+def _impatient(connection: sqlite3.Connection, record: Any) -> None:
+    connection.execute("PRAGMA busy_timeout = 1")
