@@ -40,7 +40,7 @@ def template(cluster: Server) -> Template:
 def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A closed SQLite file with our schema, to copy."""
     path = tmp_path_factory.mktemp("sqlite") / "empty.db"
-    database = Database(f"sqlite:///{path}", exclusive=True)
+    database = Database(f"sqlite:///{path}", wake_others=False)
     migrate.upgrade(database.engine)
     database.close()
     return path
