@@ -32,6 +32,7 @@ SCOPES: dict[tuple[str, str], str] = {
     ("GET", "/metrics/prometheus"): "read",
     ("GET", "/schema"): "read",
     ("GET", "/schema/openapi.json"): "read",
+    ("GET", "/schema/{path}"): "read",  # what Litestar answers with 404
     ("POST", "/tasks"): "submit",
     ("GET", "/tasks"): "read",
     ("GET", "/tasks/{task_id}"): "read",

@@ -8,13 +8,11 @@ from typing import Any
 from litestar import Litestar
 from litestar.datastructures import State
 from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import Components, SecurityScheme
 
 from engine.api import operators, runs
 from engine.api.access import Access
 from engine.api.answers import answer_error
-from engine.api.documents import OfflinePage, struct_schemas
+from engine.api.documents import Completion, DocumentFile, OfflinePage, struct_schemas
 from engine.api.edge import Edge
 from engine.api.execgo import adapters, mcp, system, tasks
 from engine.api.execgo.translation import Kinds
@@ -64,16 +62,12 @@ def create_app(
 
 
 def _openapi(options: ApiOptions) -> OpenAPIConfig:
+    completion = Completion(_body_schemas(), require_token=options.require_token)
     return OpenAPIConfig(
         title="Task Engine",
         version=options.version,
         description="A durable DAG job engine. The routes without /api are the ExecGo contract.",
-        components=Components(
-            schemas=_body_schemas(),
-            security_schemes={"token": SecurityScheme(type="http", scheme="bearer")},
-        ),
-        security=[{"token": []}] if options.require_token else None,
-        render_plugins=[OfflinePage(), JsonRenderPlugin()],
+        render_plugins=[OfflinePage(completion), DocumentFile(completion)],
         use_handler_docstrings=True,
     )
 

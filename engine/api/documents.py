@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.plugins import OpenAPIRenderPlugin
+from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 from litestar.openapi.spec import OpenAPIMediaType, Operation, Reference, RequestBody
 
-from engine.api.answers import Problem
+from engine.api.answers import Problem, is_execgo
 from engine.api.options import ApiRequest
 
 _REFERENCE = "#/components/schemas/{}"
@@ -55,7 +55,85 @@ def body_operation(schema: str) -> type[Operation]:
 def struct_schemas(structs: Iterable[type[msgspec.Struct]]) -> dict[str, Any]:
     """JSON schemas of request bodies that msgspec decodes, by name."""
     _, schemas = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
+    for name, required in _REQUIRED.items():
+        schemas[name]["required"] = required  # optional to the decoder, so that the contract words the error
     return schemas
+
+
+_REQUIRED = {
+    "GraphIn": ["tasks"],
+    "TaskIn": ["id", "type"],
+    "AdapterRequestIn": ["action"],
+    "AdapterActionIn": ["kind"],
+}
+
+
+# --- the finished document
+
+
+class Completion:
+    """Adds to Litestar's document what it cannot know: request bodies, refusals of every route, headers."""
+
+    def __init__(self, schemas: dict[str, Any], *, require_token: bool) -> None:
+        self._schemas = schemas
+        self._security: list[dict[str, list[str]]] = [{"token": []}] if require_token else []
+        self._done: dict[str, Any] | None = None
+
+    def of(self, document: dict[str, Any]) -> dict[str, Any]:
+        if self._done is None:
+            self._done = self._completed(document)
+        return self._done
+
+    def _completed(self, document: dict[str, Any]) -> dict[str, Any]:
+        components = document.setdefault("components", {})
+        components.setdefault("schemas", {}).update(self._schemas)
+        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        if self._security:
+            document["security"] = self._security
+        for path, item in document["paths"].items():
+            for method, operation in item.items():
+                _complete(path, method, operation)
+        return document
+
+
+def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
+    name, media_type = ("ErrorBody", "application/json") if is_execgo(path) else ("Problem", PROBLEM_TYPE)
+    refusal = {"schema": {"$ref": _REFERENCE.format(name)}}
+    operation["responses"]["default"] = {
+        "description": "Refused: host or origin, token, size, method",
+        "content": {media_type: refusal},
+    }
+    parameters = operation.setdefault("parameters", [])
+    for parameter in parameters:
+        parameter["schema"] = _without_null(parameter["schema"])
+    if (method, path) in _KEYED:
+        parameters.append(_IDEMPOTENCY_KEY)
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A query parameter is there or not; it is never null."""
+    options = [option for option in schema.get("oneOf", []) if option != {"type": "null"}]
+    rest = {key: value for key, value in schema.items() if key not in ("oneOf", "default") or value is None}
+    return {**rest, **options[0]} if len(options) == 1 else schema
+
+
+_KEYED = frozenset({("post", "/tasks"), ("post", "/api/v1/runs")})
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "Makes the request safe to repeat for a day: the same key and body give the same run",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[ -~]+$"},
+}
+
+
+class DocumentFile(JsonRenderPlugin):
+    def __init__(self, completion: Completion) -> None:
+        super().__init__()
+        self._completion = completion
+
+    def render(self, request: ApiRequest, openapi_schema: dict[str, Any]) -> bytes:
+        return self.render_json(request, self._completion.of(openapi_schema))
 
 
 # --- the page
@@ -64,11 +142,12 @@ def struct_schemas(structs: Iterable[type[msgspec.Struct]]) -> dict[str, Any]:
 class OfflinePage(OpenAPIRenderPlugin):
     """The document as plain HTML: works without network, scripts and cookies."""
 
-    def __init__(self) -> None:
+    def __init__(self, completion: Completion) -> None:
         super().__init__(path="/")
+        self._completion = completion
 
     def render(self, request: ApiRequest, openapi_schema: dict[str, Any]) -> bytes:
-        return page(openapi_schema).encode()
+        return page(self._completion.of(openapi_schema)).encode()
 
 
 _STYLE = (

@@ -7,6 +7,7 @@ from collections import Counter
 
 from engine.errors import Overloaded
 from engine.store import queries
+from engine.store.counters import fold_counters
 from engine.store.database import Database
 
 _FRESH_SECONDS = 0.5
@@ -16,6 +17,12 @@ async def read(database: Database) -> Counter[str]:
     """`open`, `running`, `started`, `succeeded`, `failed`, `skipped`, `cancelled`, `retried`, `late`,
     and `submitted:<kind>` for each kind."""
     return await database.read(queries.totals)
+
+
+async def fold(database: Database) -> None:
+    """Gather what submits inside callers' transactions counted, each in a row of its own."""
+    while await database.run(fold_counters):
+        pass
 
 
 class Admission:

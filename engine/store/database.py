@@ -25,8 +25,9 @@ T = TypeVar("T")
 _RERUNS = 20
 _RERUNS_SECONDS = 10.0  # each rerun may wait for a lock; a caller has to get an answer
 _RERUN_SECONDS = 0.005  # grows with each rerun, with jitter
+CONTROL = "!"  # a hint that running work is to stop; queues cannot be named like this
+ENDED = "."  # a hint that a run has ended
 SHARDS = 256  # of the counters; more would make the totals dearer to read
-PRIVATE_SHARDS = 1000  # from here on: one transaction each, folded by the sweeper
 _HINT_SECONDS = 0.002  # wake-ups of other processes are gathered this long
 
 
@@ -38,7 +39,7 @@ class Transaction:
     dialect: Dialect
     actor: str = "local"
     shard: int = 0  # of this process in `counter`
-    wakes: set[str] = field(default_factory=set)  # queues that have work now; "!" for control
+    wakes: set[str] = field(default_factory=set)  # queues that have work now; CONTROL, ENDED
 
     def execute(self, statement: Any, parameters: Any = None) -> sa.CursorResult[Any]:
         return self.connection.execute(statement, parameters)
@@ -110,12 +111,6 @@ class Database:
     def read_sync(self, work: Callable[..., T], *args: Any) -> T:
         return self._read_pool.submit(self._read, work, args).result()
 
-    def adopt(self, connection: sa.Connection, actor: str = "local") -> Transaction:
-        """A transaction on a connection that the caller owns; committing it is the caller's business."""
-        self.dialect.prepare(connection)
-        # A shard of its own: the caller may keep its transaction, and so the counter's lock, for long.
-        return Transaction(connection, self.dialect, actor, random.randrange(PRIVATE_SHARDS, 2**31))
-
     def _run(self, work: Callable[..., T], args: tuple[Any, ...], actor: str) -> T:
         reruns, give_up = 0, time.monotonic() + _RERUNS_SECONDS
         while True:
@@ -179,13 +174,14 @@ class Database:
         for queue in queues:
             for callback in self._on_wake:
                 callback(queue)
-        if queues and self._notifier is not None:
-            self._notifier.add(queues)
+        if self._notifier is not None and queues - {ENDED}:
+            self._notifier.add(queues - {ENDED})
 
     def on_wake(self, callback: Callable[[str], None]) -> None:
         """Call `callback(queue)` from any thread after each commit, of any process, that left work.
 
-        The queue is "" if it is not known. Hints may be lost or repeated; poll as well.
+        The queue is "" if it is not known; it may also be `CONTROL`, or `ENDED` (of this process only).
+        Hints may be lost or repeated; poll as well.
         """
         self._on_wake.append(callback)
         if self._subscription is None and self._wake_others:

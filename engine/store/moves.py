@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from engine.model.states import FINAL_RUN_STATES, FINAL_TASK_STATES, TRANSITIONS, Move, RunState, TaskState
 from engine.model.tally import Change, Tally
-from engine.store.database import Transaction
+from engine.store.database import ENDED, Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.schema import Id, counter, event, is_still, run, task_state
 from engine.store.statement import (
@@ -149,6 +149,8 @@ def record(tx: Transaction, changes: Sequence[Change]) -> list[Tally]:
                 ]
             )
     write_tallies(tx, tallies)
+    if any(tally.state in FINAL_RUN_STATES for tally in tallies):
+        tx.wakes.add(ENDED)
     insert_rows(
         tx, event, events, ("run_id", "number", "kind", "task_id", "attempt", "actor", "detail"), stamped="at"
     )

@@ -160,10 +160,10 @@ def _region(dialect: Dialect) -> sa.Select[Any]:
     members = region.alias("members")
     # One upstream inside the region names the reason; the first by id, so that reruns agree.
     via = (
-        sa.select(edge.c.child_id.label("id"), sa.func.min(edge.c.parent_id).label("via"))
+        sa.select(members.c.id, sa.func.min(edge.c.parent_id).label("via"))
         .join_from(region, edge, edge.c.parent_id == region.c.id)
         .join(members, members.c.id == edge.c.child_id)
-        .group_by(edge.c.child_id)
+        .group_by(members.c.id)
         .subquery("via")
     )
     return sa.select(via.c.id, task.c.name.label("via_name")).join_from(via, task, task.c.id == via.c.via)

@@ -14,7 +14,7 @@ from engine.model.graph import Plan, Rule, TaskSpec
 from engine.model.rules import settle
 from engine.model.states import FINAL_RUN_STATES, FINAL_TASK_STATES, Move, RunState, TaskState
 from engine.model.tally import Change
-from engine.store.database import LostRace, Transaction
+from engine.store.database import CONTROL, LostRace, Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.moves import (
     count,
@@ -367,7 +367,7 @@ def cancel(tx: Transaction, run_id: int, reason: str) -> list[int]:
 
 def ask_to_stop(tx: Transaction, task_ids: Sequence[int]) -> list[int]:
     """Mark running tasks for cancellation; their worker sees it at its next look. Returns those marked."""
-    tx.wakes.add("!")
+    tx.wakes.add(CONTROL)
     return list(tx.execute(_ask_to_stop(tx.dialect), {"ids": tx.dialect.array(task_ids)}).scalars())
 
 

@@ -249,8 +249,8 @@ def finish(tx: Transaction, endings: Sequence[Ending]) -> set[tuple[int, int]]:
 def _lock_runs(tx: Transaction, run_ids: Sequence[int], endings: Iterable[Ending]) -> None:
     """Successes of one run may finish side by side; whatever may skip tasks far below works alone."""
     alone = {e.lease.run_id for e in endings if e.decision.move is not Move.SUCCEED}
-    if tx.dialect.locks_rows:
-        ids = [e.lease.task_id for e in endings if e.lease.run_id not in alone]
+    ids = [e.lease.task_id for e in endings if e.lease.run_id not in alone]
+    if ids and tx.dialect.locks_rows:
         alone |= set(tx.execute(_may_skip(tx.dialect), {"ids": tx.dialect.array(ids)}).scalars())
     if alone:
         # Both kinds of lock in one order of ids, otherwise two batches could wait for each other.
@@ -327,9 +327,7 @@ def _told_to_stop(dialect: Dialect) -> sa.Select[Any]:
     )
 
 
-def _by_move(
-    endings: Iterable[Ending], paused: set[int], cancelling: set[int]
-) -> dict[Move, list[Ending]]:
+def _by_move(endings: Iterable[Ending], paused: set[int], cancelling: set[int]) -> dict[Move, list[Ending]]:
     groups: dict[Move, list[Ending]] = defaultdict(list)
     for ending in endings:
         kind = ending.decision.move

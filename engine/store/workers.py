@@ -55,7 +55,11 @@ def live_sessions(tx: Transaction) -> list[WorkerSession]:
 
 
 def sessions(tx: Transaction, *, only_live: bool = False, limit: int = 100) -> list[WorkerSession]:
-    query = sa.select(worker_session).order_by(worker_session.c.started_at.desc(), worker_session.c.id).limit(limit)
+    query = (
+        sa.select(worker_session)
+        .order_by(worker_session.c.started_at.desc(), worker_session.c.id)
+        .limit(limit)
+    )
     if only_live:
         query = query.where(worker_session.c.ended_at.is_(None)).limit(10_000)
     return [_session(row) for row in tx.execute(query)]

@@ -17,7 +17,7 @@ from engine.model.outcomes import Failed, Released, decide
 from engine.model.records import Lease
 from engine.model.states import Move
 from engine.operations import workers
-from engine.store.database import Database
+from engine.store.database import CONTROL, ENDED, Database
 from engine.telemetry import emit
 from engine.worker import capture
 from engine.worker.claimer import Claimer
@@ -109,7 +109,7 @@ class Worker:
             self._finisher.run,
             self._finisher.write_logs_often,
             self._sweeper.run,
-            self._sweeper.prune_often,
+            self._sweeper.tidy_often,
         ):
             self._supervised(loop)
         emit("worker.started", session=self._session_id, concurrency=options.concurrency)
@@ -325,14 +325,14 @@ class Worker:
 
     def _on_wake(self, queue: str) -> None:
         """From any thread. Looks at the flags first: a busy system wakes us thousands of times a second."""
-        if not (self._look if queue == "!" else self._work).is_set():
+        if queue != ENDED and not (self._look if queue == CONTROL else self._work).is_set():
             assert self._loop is not None
             with suppress(RuntimeError):  # the loop is closing
                 self._loop.call_soon_threadsafe(self._woken, queue)
 
     def _woken(self, queue: str) -> None:
-        if queue in ("!", ""):
+        if queue in (CONTROL, ""):
             self._look.set()
-        if queue != "!":
+        if queue != CONTROL:
             self._claimer.start_over()
             self._work.set()

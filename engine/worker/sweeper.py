@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from engine.errors import StoreUnavailable
 from engine.model.records import WorkerSession
-from engine.operations import runs, workers
+from engine.operations import runs, totals, workers
 from engine.store.database import Database
 from engine.telemetry import emit
 from engine.worker.guardian import boot_time
 
+_TIDY_SECONDS = 60.0
 _PRUNE_SECONDS = 3600.0
 
 
@@ -109,15 +110,21 @@ class Sweeper:
         if count is not None:
             emit("worker.expired", level="warning", session=session.id, worker=session.name, tasks=count)
 
-    async def prune_often(self) -> None:
+    async def tidy_often(self) -> None:
+        prune_at = boot_time() + _PRUNE_SECONDS * random.uniform(0.0, 1.0)
         while True:
-            await asyncio.sleep(_PRUNE_SECONDS * random.uniform(0.5, 1.5))
+            await asyncio.sleep(_TIDY_SECONDS * random.uniform(0.5, 1.5))
             try:
-                removed = await runs.prune(self._database, finished_seconds=self._retention)
+                await totals.fold(self._database)
+                if boot_time() > prune_at:
+                    prune_at = boot_time() + _PRUNE_SECONDS
+                    await self._prune()
             except StoreUnavailable:
                 continue
             except Exception as error:  # as above
-                emit("prune.failed", level="error", error=repr(error))
-                continue
-            if removed:
-                emit("runs.pruned", runs=removed)
+                emit("tidy.failed", level="error", error=repr(error))
+
+    async def _prune(self) -> None:
+        removed = await runs.prune(self._database, finished_seconds=self._retention)
+        if removed:
+            emit("runs.pruned", runs=removed)

@@ -101,6 +101,8 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_queue")),
     )
+    # There from the start: the first submit inside a caller's transaction would keep its name to itself.
+    op.execute("INSERT INTO queue (name) VALUES ('default')")
     op.create_table(
         "run",
         sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),

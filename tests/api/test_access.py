@@ -29,7 +29,7 @@ async def bearer(service: Service, *scopes: str, **more: Any) -> dict[str, str]:
 # --- the table
 
 
-def test_every_route_has_a_scope(service: Service) -> None:
+async def test_every_route_has_a_scope(service: Service) -> None:
     routes = {
         (method, route.path_format)
         for route in service.app.routes

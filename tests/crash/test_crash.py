@@ -18,7 +18,7 @@ from tests.crash.victim import KILLED
 from tests.factories import claim, do, finish, make_due, rows, session
 
 ROOT = Path(__file__).resolve().parents[2]
-SAMPLE = 7  # boundaries from one kill to the next in the normal suite
+SAMPLE = 19  # boundaries from one kill to the next in the normal suite
 
 
 class Nursery:

@@ -16,7 +16,7 @@ from tests.crash import invariants
 from tests.crash.scenario import Scenario
 from tests.factories import do, events, rows, run_of
 
-SAMPLE = 11
+SAMPLE = 41  # calls from one failure to the next in the normal suite
 
 
 class Faults:

@@ -39,9 +39,6 @@ class Dialect:
         """An engine whose transactions are safe for claiming."""
         raise NotImplementedError
 
-    def prepare(self, connection: sa.Connection) -> None:
-        """Make a connection that a user opened fit for our statements."""
-
     def begin(self, connection: sa.Connection) -> None:
         """Called first in each of our own transactions."""
 

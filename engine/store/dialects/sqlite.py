@@ -71,11 +71,6 @@ class SqliteDialect(Dialect):
 
         return engine
 
-    def prepare(self, connection: sa.Connection) -> None:
-        driver = connection.connection.driver_connection
-        assert driver is not None
-        _add_functions(driver)
-
     def now(self) -> sa.ColumnElement[Any]:
         return sa.func.engine_now(type_=sa.DateTime(timezone=True))
 

@@ -1,0 +1,125 @@
+"""The OpenAPI document is complete and true."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis.checks import not_a_server_error
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from engine.api.access import SCOPES
+from engine.api.app import create_app
+from engine.api.server import serve
+from engine.store.database import Database
+from tests.api.service import Service, options, registry
+
+CHECKS = (
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+)
+_HIDDEN = {"/schema", "/schema/openapi.json", "/schema/{path}"}
+
+
+@pytest.mark.anyio
+async def test_every_route_is_documented(service: Service) -> None:
+    document = (await service.client.get("/schema/openapi.json")).json()
+    documented = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
+    assert documented == {(method, path) for method, path in SCOPES if path not in _HIDDEN}
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            assert operation["summary"], (method, path)
+            assert ("requestBody" in operation) == (
+                method == "post" and not re.search(r"\{run_id\}", path)
+            ), (method, path)
+
+
+@pytest.mark.anyio
+async def test_every_reference_leads_somewhere(service: Service) -> None:
+    document = (await service.client.get("/schema/openapi.json")).json()
+    names = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
+    assert names <= document["components"]["schemas"].keys()
+
+
+@pytest.mark.anyio
+async def test_page_works_without_network_and_scripts(service: Service) -> None:
+    response = await service.client.get("/schema")
+    assert response.headers["content-type"].startswith("text/html")
+    assert "<script" not in response.text
+    assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", response.text)
+    assert "/api/v1/runs/{run_id}/events" in response.text
+
+
+@contextmanager
+def live(database: Database, folder: Path) -> Iterator[str]:
+    """The server in a thread of its own."""
+    started = threading.Event()
+    found: dict[str, Any] = {}
+
+    async def main() -> None:
+        found["stop"], found["loop"] = asyncio.Event(), asyncio.get_running_loop()
+
+        def on_ready(port: int) -> None:
+            found["port"] = port
+            started.set()
+
+        app = create_app(database, registry(folder), options(allowed_hosts=("*",)))
+        await serve(app, port=0, stop=found["stop"], grace_seconds=1, on_ready=on_ready)
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread.start()
+    try:
+        assert started.wait(20)
+        yield f"http://127.0.0.1:{found['port']}"
+    finally:
+        found["loop"].call_soon_threadsafe(found["stop"].set)
+        thread.join(20)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("default")  # schemathesis' own
+@pytest.mark.parametrize("mode", GenerationMode, ids=lambda mode: mode.value)
+def test_answers_are_as_documented(database: Database, tmp_path: Path, mode: GenerationMode) -> None:
+    with live(database, tmp_path) as url:
+        schema = schemathesis.openapi.from_url(f"{url}/schema/openapi.json")
+        operations = [found.ok() for found in schema.get_all_operations()]
+        assert len(operations) > 25
+        for operation in operations:
+            _exercise(operation, mode)
+
+
+def _exercise(operation: Any, mode: GenerationMode) -> None:
+    @settings(
+        max_examples=12,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def attempt(case: Any) -> None:
+        if case.query and "wait" in case.query:
+            case.query["wait"] = 0
+        response = case.call()
+        case.validate_response(response, checks=list(CHECKS))
+
+    with suppress(Unsatisfiable):  # nothing about this operation can be wrong
+        attempt()

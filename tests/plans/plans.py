@@ -1,0 +1,107 @@
+"""How the database performs what an operation really sends: every statement's plan, with what it read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from engine.store.database import Database
+
+_EXPLAINED = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """One visit of a table. `rows` counts what was read, also what was thrown away; -1 if nobody counted."""
+
+    table: str
+    how: str
+    index: str | None
+    rows: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Reads the table (or an index) from end to end."""
+        return self.how in ("Seq Scan", "SCAN")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    statement: str
+    scans: list[Scan]
+    text: str
+
+    def of(self, table: str) -> list[Scan]:
+        return [scan for scan in self.scans if scan.table == table]
+
+
+def plans_of(database: Database, operation: Callable[[], Any]) -> list[Plan]:
+    """Perform `operation` and return the plan of each of its statements."""
+    found: list[Plan] = []
+    is_counting = database.dialect.locks_rows
+
+    def explain(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if _EXPLAINED.match(statement):
+            driver = cursor.connection
+            found.append((_counted if is_counting else _estimated)(driver, statement, parameters))
+
+    sa.event.listen(database.engine, "before_cursor_execute", explain)
+    try:
+        operation()
+    finally:
+        sa.event.remove(database.engine, "before_cursor_execute", explain)
+    assert found, "the operation sent nothing"
+    return found
+
+
+def _counted(driver: Any, statement: str, parameters: Any) -> Plan:
+    driver.execute("SAVEPOINT explained")
+    answer = driver.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters).fetchone()[0]
+    driver.execute("ROLLBACK TO SAVEPOINT explained")
+    document = answer if isinstance(answer, list) else json.loads(answer)
+    scans = [
+        _scan(node)
+        for node in _nodes(document[0]["Plan"])
+        if "Relation Name" in node and "Scan" in node["Node Type"]
+    ]
+    bitmaps = [node for node in _nodes(document[0]["Plan"]) if node["Node Type"] == "Bitmap Index Scan"]
+    names = iter(node["Index Name"] for node in bitmaps)
+    scans = [Scan(s.table, s.how, next(names), s.rows) if s.how == "Bitmap Heap Scan" else s for s in scans]
+    return Plan(statement, scans, json.dumps(document, indent=1))
+
+
+def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
+    for child in node.get("Plans", ()):
+        yield from _nodes(child)
+
+
+def _scan(node: dict[str, Any]) -> Scan:
+    removed = sum(value for key, value in node.items() if key.startswith("Rows Removed by"))
+    rows = (node["Actual Rows"] + removed) * node["Actual Loops"]
+    indexes = [below["Index Name"] for below in _nodes(node) if "Index Name" in below]  # of a bitmap: below
+    return Scan(node["Relation Name"], node["Node Type"], indexes[0] if indexes else None, round(rows))
+
+
+# `SEARCH task_state USING INDEX ix (…)`, `SCAN t USING COVERING INDEX ix`
+_STEP = re.compile(r"(SCAN|SEARCH) (\w+)(?: USING (?:COVERING )?INDEX (\w+))?")
+
+
+def _estimated(driver: Any, statement: str, parameters: Any) -> Plan:
+    rows = driver.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
+    text = "\n".join(row[3] for row in rows)
+    scans = []
+    for how, table, index in _STEP.findall(text):
+        if "VIRTUAL TABLE" not in next(line for line in text.splitlines() if f"{how} {table}" in line):
+            scans.append(Scan(_table_of(table, statement), how, index or None, -1))
+    return Plan(statement, scans, text)
+
+
+def _table_of(alias: str, statement: str) -> str:
+    named = re.search(rf"\b(\w+) AS {alias}\b", statement)
+    return named[1] if named else alias
