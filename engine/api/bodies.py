@@ -99,9 +99,10 @@ def check_size(where: str, body: bytes, value: JSON) -> None:
 
 def idempotency_key(request: ApiRequest, body: bytes) -> Key | None:
     """The key of the `Idempotency-Key` header, bound to who asks, the route and what the body means."""
-    text = request.headers.get("idempotency-key")
-    if text is None:
+    given = next((value for name, value in request.scope["headers"] if name == b"idempotency-key"), None)
+    if given is None:
         return None
+    text = given.decode("latin-1")
     if not (1 <= len(text) <= _MAX_TEXT and text.isascii() and text.isprintable()):
         raise ClientException(f"Idempotency-Key must have 1 to {_MAX_TEXT} printable ASCII characters")
     scope = f"{actor_of(request)} {request.method} {request.scope['path']}"

@@ -103,6 +103,8 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
         "description": "Refused: host or origin, token, size, method",
         "content": {media_type: refusal},
     }
+    if path == "/metrics":
+        operation["responses"]["200"]["content"]["text/plain"] = {"schema": {"type": "string"}}
     parameters = operation.setdefault("parameters", [])
     for parameter in parameters:
         parameter["schema"] = _without_null(parameter["schema"])

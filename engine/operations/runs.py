@@ -11,7 +11,7 @@ from engine.errors import Conflict, IdempotencyMismatch, NotFound, UnknownKind
 from engine.model.graph import Graph, Plan, plan
 from engine.model.records import Event, LogLine, Run, Task
 from engine.model.states import FINAL_RUN_STATES, RunState
-from engine.store import aliases, queries
+from engine.store import aliases, keys, queries, removal
 from engine.store import runs as store
 from engine.store.database import Database, Transaction
 from engine.store.workers import forget
@@ -88,7 +88,7 @@ def submit_within(
 ) -> Accepted:
     """`submit` inside a transaction that somebody else commits (or rolls back: then there is no run)."""
     if key is not None:
-        earlier = store.find_key(tx, key.scope, key.key)
+        earlier = keys.find_key(tx, key.scope, key.key)
         if earlier is not None:
             if earlier.fingerprint != key.fingerprint:
                 raise IdempotencyMismatch(
@@ -99,7 +99,7 @@ def submit_within(
     if contract is not None:
         aliases.point(tx, contract, accepted.task_ids)
     if key is not None:
-        store.insert_key(tx, key.scope, key.key, key.fingerprint, accepted.run_id, accepted.task_ids)
+        keys.insert_key(tx, key.scope, key.key, key.fingerprint, accepted.run_id, accepted.task_ids)
     store.count_submitted(tx, [checked])
     return accepted
 
@@ -251,7 +251,7 @@ def _delete(tx: Transaction, run_id: int) -> None:
     state = _own(tx, run_id).state
     if state not in FINAL_RUN_STATES:
         raise Conflict(f"run {run_id} is {state}; cancel it before deleting it")
-    store.delete(tx, [run_id])
+    removal.delete(tx, [run_id])
 
 
 def _current(tx: Transaction, run_id: int) -> Run:
@@ -273,13 +273,13 @@ async def prune(database: Database, *, finished_seconds: float) -> int:
 
 
 def _prune_chunk(tx: Transaction, finished_seconds: float) -> int:
-    candidates = store.finished_before(tx, finished_seconds, PRUNE_CHUNK)
-    run_ids = store.own_finished(tx, candidates)
+    candidates = removal.finished_before(tx, finished_seconds, PRUNE_CHUNK)
+    run_ids = removal.own_finished(tx, candidates)
     if run_ids:
-        store.delete(tx, run_ids)
+        removal.delete(tx, run_ids)
     return len(run_ids)
 
 
 def _forget_old(tx: Transaction, finished_seconds: float) -> None:
-    store.forget_keys(tx, KEY_SECONDS)
+    keys.forget_keys(tx, KEY_SECONDS)
     forget(tx, finished_seconds)

@@ -117,8 +117,11 @@ def _count_down(dialect: Dialect) -> sa.Update:
 def skip(tx: Transaction, task_ids: Sequence[int]) -> list[Change]:
     """Skip blocked tasks and every task below them that has the default rule. Returns all changes."""
     reasons = _reasons(tx, task_ids)
-    for row in tx.execute(_region(tx.dialect), {"ids": tx.dialect.array(task_ids)}):
-        reasons.setdefault(row.id, f"dependency {row.via_name} skipped")
+    region = set(tx.execute(_region(tx.dialect), {"ids": tx.dialect.array(task_ids)}).scalars())
+    if len(region) > len(reasons):
+        for row in tx.execute(_skipped_through(tx.dialect), {"ids": tx.dialect.array(sorted(region))}):
+            if row.id in region:
+                reasons.setdefault(row.id, f"dependency {row.via_name} skipped")
     return end_unstarted(tx, Move.SKIP, TaskState.BLOCKED, reasons)
 
 
@@ -147,7 +150,7 @@ def _ended_parents(dialect: Dialect) -> sa.Select[Any]:
 
 @statement
 def _region(dialect: Dialect) -> sa.Select[Any]:
-    """Tasks with the default rule that are reachable from `ids`, and through which task."""
+    """The tasks `ids` and those with the default rule that are reachable from them."""
     start = sa.select(task_state.c.task_id.label("id")).where(dialect.is_any(task_state.c.task_id, "ids"))
     region = start.cte("region", recursive=True)
     below = (
@@ -156,14 +159,19 @@ def _region(dialect: Dialect) -> sa.Select[Any]:
         .join(task_state, task_state.c.task_id == edge.c.child_id)
         .where(is_still(task_state.c.state, TaskState.BLOCKED), task_state.c.rule.is_(None))
     )
-    region = region.union(below)
-    members = region.alias("members")
-    # One upstream inside the region names the reason; the first by id, so that reruns agree.
+    return sa.select(region.union(below).c.id)
+
+
+@statement
+def _skipped_through(dialect: Dialect) -> sa.Select[Any]:
+    """For each task below the tasks `ids`, one of those by name: the first by id, so that reruns agree.
+
+    A statement of its own: joined to the region, SQLite went through all edges of the database.
+    """
     via = (
-        sa.select(members.c.id, sa.func.min(edge.c.parent_id).label("via"))
-        .join_from(region, edge, edge.c.parent_id == region.c.id)
-        .join(members, members.c.id == edge.c.child_id)
-        .group_by(members.c.id)
+        sa.select(edge.c.child_id.label("id"), sa.func.min(edge.c.parent_id).label("via"))
+        .where(dialect.is_any(edge.c.parent_id, "ids"))
+        .group_by(edge.c.child_id)
         .subquery("via")
     )
     return sa.select(via.c.id, task.c.name.label("via_name")).join_from(via, task, task.c.id == via.c.via)

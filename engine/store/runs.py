@@ -1,4 +1,4 @@
-"""Graphs written whole, and runs held, resumed, cancelled, retried and removed whole."""
+"""Graphs written whole, and runs held, resumed, cancelled and retried whole."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 
 from engine.model.graph import Plan, Rule, TaskSpec
@@ -28,22 +27,16 @@ from engine.store.moves import (
 from engine.store.resolve import release_dependents, skip
 from engine.store.schema import (
     Id,
-    alias,
-    attempt,
     edge,
     event,
-    idempotency_key,
     is_still,
     queue,
     run,
     state_is,
     task,
-    task_log,
-    task_progress,
     task_state,
 )
 from engine.store.statement import (
-    column_types,
     document,
     insert_rows,
     json_text,
@@ -248,59 +241,6 @@ def add_children(tx: Transaction, run_id: int, parent_id: int, plan: Plan) -> Su
         _wake_for(tx, plan)
     count_submitted(tx, [plan])
     return written
-
-
-# --- idempotency
-
-
-@dataclass(frozen=True, slots=True)
-class BoundKey:
-    """An idempotency key, the run that it stands for, and the answer to repeat."""
-
-    fingerprint: str
-    run_id: int
-    answer: Any
-
-
-def find_key(tx: Transaction, scope: str, key: str) -> BoundKey | None:
-    row = tx.execute(_FIND_KEY, {"scope": scope, "key": key}).one_or_none()
-    return None if row is None else BoundKey(row.fingerprint, row.run_id, msgspec.json.decode(row.answer))
-
-
-# The answer travels as text: a caller's own connection may read and write JSON in ways of its own.
-_FIND_KEY = sa.select(
-    idempotency_key.c.fingerprint,
-    idempotency_key.c.run_id,
-    sa.cast(idempotency_key.c.answer, sa.Text).label("answer"),
-).where(
-    idempotency_key.c.scope == sa.bindparam("scope", type_=sa.Text),
-    idempotency_key.c.key == sa.bindparam("key", type_=sa.Text),
-)
-
-
-def insert_key(tx: Transaction, scope: str, key: str, fingerprint: str, run_id: int, answer: Any) -> None:
-    """Bind a key to a run. Raises `LostRace` if another submit with the key was faster."""
-    rows = document([[scope, key, fingerprint, run_id, json_text(answer)]])
-    if tx.execute(_insert_key(tx.dialect), {"keys": rows}).first() is None:
-        raise LostRace
-
-
-@statement
-def _insert_key(dialect: Dialect) -> Any:
-    names = ("scope", "key", "fingerprint", "run_id", "answer")
-    rows = dialect.recordset("keys", column_types(idempotency_key, names))
-    values = [*(rows.c[name] for name in names), moment_of(dialect, idempotency_key.c.created_at)]
-    # SQLite cannot parse ON CONFLICT after a SELECT without a WHERE.
-    insert = dialect.insert(idempotency_key).from_select(
-        [*names, "created_at"], sa.select(*values).where(sa.true())
-    )
-    return insert.on_conflict_do_nothing().returning(idempotency_key.c.key)
-
-
-def forget_keys(tx: Transaction, seconds: float) -> int:
-    """Remove keys older than `seconds`."""
-    cutoff = sa.type_coerce(tx.dialect.later(sa.literal(-seconds * 1000)), idempotency_key.c.created_at.type)
-    return tx.execute(sa.delete(idempotency_key).where(idempotency_key.c.created_at < cutoff)).rowcount
 
 
 def is_cancelling(tx: Transaction, run_id: int) -> bool:
@@ -543,56 +483,3 @@ def _ids_in_state(state: TaskState) -> sa.Select[Any]:
 
 
 _IDS_IN = {state: _ids_in_state(state) for state in TaskState}
-
-
-# --- remove
-
-
-def delete(tx: Transaction, run_ids: Sequence[int]) -> int:
-    """Remove runs and all that belongs to them. Returns the number of tasks removed."""
-    binds = {"ids": tx.dialect.array(run_ids)}
-    task_ids = list(tx.execute(_task_ids(tx.dialect), binds).scalars())
-    tasks = {"ids": tx.dialect.array(task_ids)}
-    for table, column in (
-        (edge, edge.c.parent_id),
-        (attempt, attempt.c.task_id),
-        (task_log, task_log.c.task_id),
-        (task_progress, task_progress.c.task_id),
-        (alias, alias.c.task_id),
-        (task_state, task_state.c.task_id),
-        (task, task.c.id),
-    ):
-        tx.execute(sa.delete(table).where(tx.dialect.is_any(column, "ids")), tasks)
-    for table, column in (
-        (event, event.c.run_id),
-        (idempotency_key, idempotency_key.c.run_id),
-        (run, run.c.id),
-    ):
-        tx.execute(sa.delete(table).where(tx.dialect.is_any(column, "ids")), binds)
-    return len(task_ids)
-
-
-@statement
-def _task_ids(dialect: Dialect) -> sa.Select[Any]:
-    return sa.select(task.c.id).where(dialect.is_any(task.c.run_id, "ids"))
-
-
-def finished_before(tx: Transaction, seconds: float, limit: int) -> list[int]:
-    """Ids of runs that finished more than `seconds` ago, oldest first."""
-    limit_moment = tx.dialect.later(sa.literal(-seconds * 1000))
-    cutoff = sa.type_coerce(limit_moment, run.c.finished_at.type)
-    return list(
-        tx.execute(
-            sa.select(run.c.id)
-            .where(run.c.finished_at.is_not(None), run.c.finished_at < cutoff)
-            .order_by(run.c.finished_at)
-            .limit(limit)
-        ).scalars()
-    )
-
-
-def own_finished(tx: Transaction, run_ids: Sequence[int]) -> list[int]:
-    """Be alone in these runs. Returns those that are finished still: a retry may have been faster."""
-    tx.dialect.own_runs(tx.connection, sorted(run_ids))
-    query = sa.select(run.c.id).where(tx.dialect.is_any(run.c.id, "ids"), run.c.finished_at.is_not(None))
-    return list(tx.execute(query, {"ids": tx.dialect.array(run_ids)}).scalars())

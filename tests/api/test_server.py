@@ -68,7 +68,7 @@ async def running(database: Database, folder: Path, **changes: Any) -> AsyncIter
 
 @pytest.fixture
 async def server(database: Database, tmp_path: Path) -> AsyncIterator[Running]:
-    limits: Any = {"read_timeout_seconds": 0.4, "write_timeout_seconds": 0.8}
+    limits: Any = {"read_timeout_seconds": 1.0, "write_timeout_seconds": 20.0}
     async with running(database, tmp_path, **limits) as server:
         yield server
 
@@ -100,18 +100,18 @@ async def test_headers_that_never_end_are_given_up(server: Running) -> None:
         answer = await server.exchange(*pieces)
         assert head_of(answer) == b"HTTP/1.1 408 Request Timeout"
         assert b"x-trace-id: " in answer
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 8
 
 
 async def test_dripping_headers_are_given_up(server: Running) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", server.port)
     started = time.monotonic()
     with pytest.raises(OSError):
-        while time.monotonic() - started < 5:
+        while time.monotonic() - started < 10:
             writer.write(b"GET / HTTP/1.1\r\n" if time.monotonic() - started < 0.02 else b"A: b\r\n")
             await writer.drain()
             await asyncio.sleep(0.05)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 9
     writer.close()
 
 
@@ -125,7 +125,7 @@ async def test_body_that_never_ends_is_given_up(server: Running) -> None:
 async def test_silent_connection_is_closed(server: Running) -> None:
     started = time.monotonic()
     assert await server.exchange() == b""
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 8
 
 
 async def test_connection_stays_open_between_requests(server: Running) -> None:
@@ -136,7 +136,7 @@ async def test_connection_stays_open_between_requests(server: Running) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
         await reader.readexactly(length)
-        await asyncio.sleep(0.5)  # longer than a request may take
+        await asyncio.sleep(1.2)  # longer than a request may take
     writer.close()
 
 
@@ -197,7 +197,7 @@ async def test_declared_gigabyte_is_refused_at_once(server: Running) -> None:
         b"POST /tasks HTTP/1.1\r\n" + HOST + b"Content-Length: 1000000000\r\n\r\n{"
     )
     assert head_of(answer).split(b" ")[1] == b"413"
-    assert time.monotonic() - started < 0.4
+    assert time.monotonic() - started < 1.0
 
 
 async def test_pipelined_requests_are_answered_in_order(server: Running) -> None:
@@ -231,15 +231,16 @@ async def test_incomplete_submit_has_no_effect(server: Running) -> None:
         assert (await client.get("/tasks")).json() == []
 
 
-async def test_handler_that_takes_too_long_is_given_up(server: Running) -> None:
-    async with httpx.AsyncClient(base_url=server.url) as client:
-        run = await client.post("/api/v1/runs", json={"tasks": [{"name": "a", "kind": "noop"}]})
-        started = time.monotonic()
-        path = f"/api/v1/runs/{run.json()['run_id']}/events?after=1&wait=20"
-        response = await client.get(path, timeout=10)
-    assert response.status_code == 503
-    assert response.headers["retry-after"] == "5"
-    assert time.monotonic() - started < 3
+async def test_handler_that_takes_too_long_is_given_up(database: Database, tmp_path: Path) -> None:
+    async with running(database, tmp_path, write_timeout_seconds=2.0) as server:
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            run = await client.post("/api/v1/runs", json={"tasks": [{"name": "a", "kind": "noop"}]})
+            started = time.monotonic()
+            path = f"/api/v1/runs/{run.json()['run_id']}/events?after=1&wait=20"
+            response = await client.get(path, timeout=15)
+        assert response.status_code == 503
+        assert response.headers["retry-after"] == "5"
+        assert time.monotonic() - started < 10
 
 
 async def test_client_that_never_reads_is_cut_off(database: Database, tmp_path: Path) -> None:
@@ -276,7 +277,7 @@ async def test_long_poll_ends_when_the_server_stops(database: Database, tmp_path
         server.stop.set()
         response = await poll
         assert (response.status_code, response.json()["events"]) == (200, [])
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 8
 
 
 async def test_unix_socket_is_served_for_our_own_user_only(database: Database, tmp_path: Path) -> None:

@@ -14,7 +14,15 @@ async def main() -> None:
     spec = PoolSpec.from_line(sys.stdin.buffer.readline())
     configure_logging(spec.log_level)
     stop, force = asyncio.Event(), asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+
+    def orphaned() -> None:  # nothing is sent after the first line: this is the end of the test's process
+        loop.remove_reader(sys.stdin.fileno())
+        force.set()
+        stop.set()
+
+    loop.add_reader(sys.stdin.fileno(), orphaned)
     await run_pool(spec, stop, force)
 
 

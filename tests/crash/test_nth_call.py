@@ -10,8 +10,10 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from engine.errors import StoreUnavailable
 from engine.operations import tasks
 from engine.store.database import Database
+from tests import factories
 from tests.crash import invariants
 from tests.crash.scenario import Scenario
 from tests.factories import do, events, rows, run_of
@@ -113,3 +115,19 @@ def played(database: Database) -> list[Any]:
     scenario.play()
     assert scenario.unanswered == 0
     return outcome_of(database, scenario)
+
+
+def test_a_commit_without_an_answer_is_not_made_again(database: Database) -> None:
+    """Nobody knows whether it took place: the caller has to look, and without a key nobody can."""
+    faults = Faults(database)
+    for when, runs_there in (("before", 0), ("after", 1)):
+        factories.submit(database, "first of its queue")
+        faults.arm(0, 0, when)
+        factories.submit(database, "a")
+        calls = faults.count
+        before = len(rows(database, "SELECT id FROM run"))
+        faults.arm(calls, calls, when)  # the last call of a submit is its commit
+        with pytest.raises(StoreUnavailable):
+            factories.submit(database, "a")
+        faults.arm(0, 0, when)
+        assert len(rows(database, "SELECT id FROM run")) == before + runs_there

@@ -114,22 +114,6 @@ def test_a_key_that_was_used_gives_the_same_run(database: Database) -> None:
     assert counts(database)["run"] == 2
 
 
-def test_a_user_s_own_transaction_takes_the_run_with_it(database: Database) -> None:
-    checked = runs.check(graph("a -> b"))
-    with database.engine.connect() as connection:
-        with connection.begin() as transaction:
-            kept = runs.submit_within(database.adopt(connection), checked)
-            transaction.commit()
-        with connection.begin() as transaction:
-            gone = runs.submit_within(database.adopt(connection), checked)
-            transaction.rollback()
-    assert run_of(database, kept.run_id).total == 2
-    with pytest.raises(NotFound):
-        run_of(database, gone.run_id)
-    end_all(database)
-    assert do(totals.read(database))["open"] == 0
-
-
 @pytest.mark.parametrize("wide", [True, False])
 def test_a_large_graph_runs_to_its_end(database: Database, wide: bool) -> None:
     size = 400

@@ -1,0 +1,74 @@
+"""Runs removed whole, with everything that belongs to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from engine.store.database import Transaction
+from engine.store.dialects.base import Dialect
+from engine.store.schema import (
+    alias,
+    attempt,
+    edge,
+    event,
+    idempotency_key,
+    run,
+    task,
+    task_log,
+    task_progress,
+    task_state,
+)
+from engine.store.statement import statement
+
+
+def delete(tx: Transaction, run_ids: Sequence[int]) -> int:
+    """Remove runs and all that belongs to them. Returns the number of tasks removed."""
+    binds = {"ids": tx.dialect.array(run_ids)}
+    task_ids = list(tx.execute(_task_ids(tx.dialect), binds).scalars())
+    tasks = {"ids": tx.dialect.array(task_ids)}
+    for table, column in (
+        (edge, edge.c.parent_id),
+        (attempt, attempt.c.task_id),
+        (task_log, task_log.c.task_id),
+        (task_progress, task_progress.c.task_id),
+        (alias, alias.c.task_id),
+        (task_state, task_state.c.task_id),
+        (task, task.c.id),
+    ):
+        tx.execute(sa.delete(table).where(tx.dialect.is_any(column, "ids")), tasks)
+    for table, column in (
+        (event, event.c.run_id),
+        (idempotency_key, idempotency_key.c.run_id),
+        (run, run.c.id),
+    ):
+        tx.execute(sa.delete(table).where(tx.dialect.is_any(column, "ids")), binds)
+    return len(task_ids)
+
+
+@statement
+def _task_ids(dialect: Dialect) -> sa.Select[Any]:
+    return sa.select(task.c.id).where(dialect.is_any(task.c.run_id, "ids"))
+
+
+def finished_before(tx: Transaction, seconds: float, limit: int) -> list[int]:
+    """Ids of runs that finished more than `seconds` ago, oldest first."""
+    limit_moment = tx.dialect.later(sa.literal(-seconds * 1000))
+    cutoff = sa.type_coerce(limit_moment, run.c.finished_at.type)
+    return list(
+        tx.execute(
+            sa.select(run.c.id)
+            .where(run.c.finished_at.is_not(None), run.c.finished_at < cutoff)
+            .order_by(run.c.finished_at)
+            .limit(limit)
+        ).scalars()
+    )
+
+
+def own_finished(tx: Transaction, run_ids: Sequence[int]) -> list[int]:
+    """Be alone in these runs. Returns those that are finished still: a retry may have been faster."""
+    tx.dialect.own_runs(tx.connection, sorted(run_ids))
+    query = sa.select(run.c.id).where(tx.dialect.is_any(run.c.id, "ids"), run.c.finished_at.is_not(None))
+    return list(tx.execute(query, {"ids": tx.dialect.array(run_ids)}).scalars())
