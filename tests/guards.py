@@ -111,7 +111,7 @@ GUARDS = [
         f"{STORE}/tasks.py",
         "    _lock_rows(tx, [ending.lease.task_id for ending in endings])\n",
         "",
-        f"{RACES}::test_parents_and_children_are_locked_in_id_order",
+        f"{RACES}::test_parents_and_children_are_locked_in_id_order_before_anything_is_written",
     ),
     Guard(
         "the order of those locks",
@@ -121,7 +121,7 @@ GUARDS = [
         "        .with_for_update(of=task_state)\n    )\n\n\ndef _cancelling",
         "        .order_by((task_state.c.task_id * sa.func.pg_backend_pid()) % 997)\n"
         "        .with_for_update(of=task_state)\n    )\n\n\ndef _cancelling",
-        f"{RACES}::test_parents_and_children_are_locked_in_id_order",
+        f"{RACES}::test_parents_and_children_are_locked_in_id_order_before_anything_is_written",
     ),
     Guard(
         "work alone where a success can skip",
@@ -129,7 +129,7 @@ GUARDS = [
         f"{STORE}/tasks.py",
         "    if ids and tx.dialect.locks_rows:\n",
         "    if False and ids and tx.dialect.locks_rows:\n",
-        f"{RACES}::test_successes_that_skip_what_lies_below_do_not_dead_lock",
+        f"{RACES}::test_finishers_of_a_run_work_alone_where_a_success_can_skip",
     ),
     Guard(
         "SKIP LOCKED in claim",
@@ -201,7 +201,7 @@ GUARDS = [
         "engine/operations/tasks.py",
         "    tx.dialect.share_runs(tx.connection, [lease.run_id])\n",
         "",
-        f"{RACES}::test_tasks_added_while_a_pause_commits_are_held",
+        f"{RACES}::test_a_pause_holds_what_is_being_added",
     ),
     Guard(
         "advisory ownership in pause, cancel and retry",
@@ -265,7 +265,7 @@ GUARDS = [
         f"{STORE}/aliases.py",
         "        .order_by(rows.c.name),\n",
         "        .order_by(rows.c.task_id),\n",
-        f"{RACES}::test_submits_of_the_same_names_in_opposite_orders_do_not_dead_lock",
+        f"{RACES}::test_names_are_locked_in_their_order",
     ),
     Guard(
         "a name dropped for the task it meant",

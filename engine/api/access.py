@@ -37,6 +37,7 @@ SCOPES: dict[tuple[str, str], str] = {
     ("GET", "/tasks"): "read",
     ("GET", "/tasks/{task_id}"): "read",
     ("DELETE", "/tasks/{task_id}"): "control",
+    ("POST", "/tasks/{task_id}/cancel"): "control",
     ("GET", "/mcp/tools"): "read",
     ("POST", "/mcp/call"): "submit",
     ("GET", "/mcp/tasks/{handle}"): "read",

@@ -14,7 +14,7 @@ import rich_click as click
 from engine import __version__
 from engine.api.app import create_app
 from engine.api.options import LOOPBACK_HOSTS, ApiOptions
-from engine.api.server import serve
+from engine.api.server import new_event_loop, serve
 from engine.cli.options import DURATION, config_option, data_dir_option, db_option, stacked
 from engine.cli.stopping import Stopping
 from engine.cli.wiring import (
@@ -87,7 +87,8 @@ def start(host: str | None, port: int | None, **flags: Any) -> None:
             upgrade_schema(database)
         else:
             check_schema(database)
-        asyncio.run(_run(settings, database))
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(_run(settings, database))
     finally:
         database.close()
 

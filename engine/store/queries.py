@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -306,7 +306,7 @@ def list_aliased(
     query = (
         _TASKS.join(alias, alias.c.task_id == task.c.id)
         .where(alias.c.contract == contract)
-        .order_by(task.c.id)
+        .order_by(alias.c.task_id)  # which has an index: sorted anew, each page would cost as much as all
         .offset(offset)
     )
     if limit is not None:
@@ -322,16 +322,8 @@ def list_aliased(
     if run_id is not None:
         query = query.where(task.c.run_id == run_id)
     if after is not None:
-        query = query.where(task.c.id > after)
+        query = query.where(alias.c.task_id > after)
     return _tasks(tx, query)
-
-
-def pages_of_aliased(tx: Transaction, contract: str, size: int = 500) -> Iterator[list[Task]]:
-    """Every task a contract can see, page by page."""
-    after: int | None = None
-    while page := list_aliased(tx, contract, after=after, limit=size):
-        yield page
-        after = page[-1].id
 
 
 # --- totals

@@ -341,3 +341,25 @@ async def test_many_requests_at_once_with_one_key_are_one_run(service: Service) 
             group.start_soon(submit)
     assert {answer.status_code for answer in answers} == {202}
     assert service.rows()["run"] == 1
+
+
+# --- cancel, an extension
+
+
+async def test_a_cancelled_task_does_not_start_and_a_finished_one_cannot_be_cancelled(
+    service: Service,
+) -> None:
+    await service.submit(
+        {"id": "a", "type": "noop"},
+        {"id": "b", "type": "noop", "depends_on": ["a"]},
+        {"id": "c", "type": "noop"},
+    )
+    answer = await service.client.post("/tasks/a/cancel")
+    assert answer.status_code == 200
+    assert (answer.json()["status"], answer.json()["error"]) == ("failed", "context canceled")
+    async with service.working():
+        assert (await service.poll("/tasks/b"))["status"] == "skipped"
+        assert (await service.poll("/tasks/c"))["status"] == "success"
+    assert (await service.client.post("/tasks/a/cancel")).status_code == 200
+    assert (await service.client.post("/tasks/c/cancel")).status_code == 409
+    assert (await service.client.post("/tasks/nobody/cancel")).json() == {"error": "task not found: nobody"}

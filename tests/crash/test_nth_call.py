@@ -107,7 +107,7 @@ def fail_at_every(database: Database, when: str, length: int, step: int) -> None
         if calls < number:
             break
         number += step
-    assert unanswered > 0, "no caller ever had to look"
+    assert unanswered > 0 or step > 1, "no caller ever had to look"
 
 
 def played(database: Database) -> list[Any]:

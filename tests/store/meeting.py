@@ -73,6 +73,18 @@ class Meeting:
         finally:
             go_on.set()
 
+    @contextmanager
+    def holding(self, rows: str) -> Iterator[None]:
+        """Keep `rows`, such as "task_state WHERE task_id = 7", locked within the block."""
+        with psycopg.connect(self._watcher.info.dsn) as holder:
+            holder.execute(f"SELECT 1 FROM {rows} FOR UPDATE")  # type: ignore[call-overload]
+            yield
+
+    def unlocked(self, column: str, rows: str) -> list[Any]:
+        """Of `rows`, those that nobody has locked."""
+        found = self._ask(f"SELECT {column} FROM {rows} ORDER BY 1 FOR UPDATE SKIP LOCKED")
+        return [row[0] for row in found]
+
     def wait_until_blocked(self, count: int = 1) -> None:
         """Until the database reports that so many sessions wait for others."""
         deadline = time.monotonic() + _SECONDS

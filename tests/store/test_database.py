@@ -24,7 +24,7 @@ def remember(tx: Transaction, name: str) -> str:
 
 
 def names(database: Database) -> set[str]:
-    return {row.name for row in rows(database, "SELECT name FROM queue")}
+    return {row.name for row in rows(database, "SELECT name FROM queue")} - {"default"}
 
 
 def test_all_or_nothing(database: Database) -> None:

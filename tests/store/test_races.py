@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from engine.errors import Conflict, GraphError, NotFound
-from engine.model.graph import Graph, Rule
+from engine.model.graph import Dependency, Graph, Rule
 from engine.model.outcomes import Failed, Outcome, Released, Succeeded
 from engine.model.records import Lease
 from engine.model.retry import Backoff, RetryPolicy
@@ -20,6 +20,7 @@ from engine.operations import runs, tasks, workers
 from engine.store.database import Database
 from tests.factories import (
     claim,
+    claim_all,
     do,
     events,
     finish,
@@ -100,22 +101,35 @@ def test_batches_over_shared_children_in_opposite_orders_do_not_dead_lock(meetin
     assert {row.waiting_on for row in rows(database, "SELECT waiting_on FROM task_state")} == {0}
 
 
-def test_parents_and_children_are_locked_in_id_order(meeting: Meeting) -> None:
-    """The order must not come from the plan: one batch's parents are another batch's children."""
+def test_parents_and_children_are_locked_in_id_order_before_anything_is_written(meeting: Meeting) -> None:
     database = meeting.database()
-    upstream = [spec(f"p{i}") for i in range(60)]
-    below = [spec(f"c{i}", *(f"p{(7 * i + 13 * k) % 60}" for k in range(6))) for i in range(60)]
-    mixed = [task for pair in zip(below, upstream, strict=True) for task in pair]
-    _, leases = running(database, Graph(tuple(mixed)))
-    shuffled = [[leases[f"p{(step * k) % 60}"] for k in range(60)] for step in (1, 7, 11, 13, 17, 59)]
-    futures = [
-        meeting.start(finishing(*((lease, Succeeded()) for lease in batch[n * 10 : n * 10 + 10])))
-        for batch in shuffled
-        for n in range(6)
-    ]
-    assert [future.result() for future in futures] == [[]] * 36
-    assert meeting.deadlocks == 0
-    assert {row.waiting_on for row in rows(database, "SELECT waiting_on FROM task_state")} == {0}
+    below = [spec(f"c{i}", "p0", "p1") for i in range(3)]
+    accepted, leases = running(database, Graph((below[2], spec("p1"), below[0], spec("p0"), below[1])))
+    ids = list(accepted.task_ids.values())
+    assert ids == sorted(ids)
+    for number in (0, 2, 4):
+        with meeting.holding(f"task_state WHERE task_id = {ids[number]}"):
+            finishing_both = meeting.start(finishing((leases["p0"], Released()), (leases["p1"], Released())))
+            meeting.wait_until_blocked()
+            assert meeting.unlocked("task_id", "task_state") == ids[number + 1 :]
+        assert finishing_both.result() == []
+        leases = claim_all(database, session(database))
+
+
+def test_finishers_of_a_run_work_alone_where_a_success_can_skip(meeting: Meeting) -> None:
+    database = meeting.database()
+    watched = [spec("a"), spec("b"), spec("w", "a", rule=Rule.ONE_FAILED)]
+    _, leases = running(database, Graph(tuple(watched)))
+    with meeting.stopped(finishing((leases["a"], Succeeded())), "UPDATE task_state"):
+        other = meeting.start(finishing((leases["b"], Succeeded())))
+        meeting.wait_until_blocked()
+    assert other.result() == []
+    conditional = [spec("a"), spec("b"), spec("c", Dependency("a", "left"))]
+    _, leases = running(database, Graph(tuple(conditional)))
+    with meeting.stopped(finishing((leases["a"], Succeeded(branch="right"))), "UPDATE task_state"):
+        other = meeting.start(finishing((leases["b"], Succeeded())))
+        meeting.wait_until_blocked()
+    assert other.result() == []
 
 
 def test_successes_that_skip_what_lies_below_do_not_dead_lock(meeting: Meeting) -> None:
@@ -142,12 +156,9 @@ def test_a_claim_leaves_what_another_is_taking(meeting: Meeting) -> None:
     database = meeting.database()
     submit(database, "a; b; c")
     first, second = session(database), session(database)
-    with meeting.stopped(claiming(first, 2), "INSERT INTO event") as taking:
-        assert names(claim(database, second, 2, queue="other")) == []
-        others = meeting.start(claiming(second, 5))
-        meeting.wait_until_blocked()  # for the run's row only, with its own task in hand
+    with meeting.stopped(claiming(first, 2), r"FROM run\b") as taking:
+        assert names(meeting.start(claiming(second, 5)).result(20)) == ["c"]
     assert names(taking.result()) == ["a", "b"]
-    assert names(others.result()) == ["c"]
 
 
 def test_eight_claimers_take_everything_exactly_once(meeting: Meeting) -> None:
@@ -468,6 +479,16 @@ def test_submits_of_the_same_names_in_opposite_orders_do_not_dead_lock(meeting: 
     assert meant in [set(one.task_ids.values()) for one in accepted]
 
 
+def test_names_are_locked_in_their_order(meeting: Meeting) -> None:
+    database = meeting.database()
+    submit(database, "a; b; c", contract="c")
+    with meeting.holding("alias WHERE name = 'b'"):
+        sending = meeting.start(lambda one: submit(one, "c; b; a", contract="c"))
+        meeting.wait_until_blocked()
+        assert meeting.unlocked("name", "alias") == ["c"]
+    sending.result()
+
+
 def test_a_delete_that_met_a_resubmission_means_the_new_task(meeting: Meeting) -> None:
     database = meeting.database()
     first = submit(database, "a", contract="c")
@@ -552,6 +573,16 @@ def test_tasks_added_while_a_pause_commits_are_held(meeting: Meeting) -> None:
         meeting.wait_until_blocked()
     assert len(adding.result()) == 2
     assert states(database, accepted.run_id) == {"a": "running", "new": "held", "next": "blocked"}
+
+
+def test_a_pause_holds_what_is_being_added(meeting: Meeting) -> None:
+    database = meeting.database()
+    accepted, leases = running(database, "a")
+    with meeting.stopped(lambda one: do(tasks.spawn(one, leases["a"], [spec("new")], actor="worker"))):
+        pausing = meeting.start(holding(accepted.run_id))
+        meeting.wait_until_blocked()
+    assert pausing.result().state == "paused"
+    assert states(database, accepted.run_id) == {"a": "running", "new": "held"}
 
 
 # --- retry and removal

@@ -104,6 +104,21 @@ async def delete_task(request: ApiRequest, task_id: FromPath[str]) -> None:
     await tasks.forget_alias(services_of(request).database, CONTRACT, _name(task_id), actor=actor_of(request))
 
 
+@post(
+    "/tasks/{task_id:str}/cancel",
+    status_code=200,
+    responses=refusals(ErrorBody, 404, 409, 503),
+    summary="Cancel a task",
+    tags=["ExecGo"],
+)
+async def cancel_task(request: ApiRequest, task_id: FromPath[str]) -> TaskOut:
+    """At once if it has not started, otherwise its worker stops it. An extension of the contract."""
+    database = services_of(request).database
+    task = await tasks.get_aliased(database, CONTRACT, _name(task_id))
+    cancelled = await tasks.cancel(database, task.id, actor=actor_of(request))
+    return task_out(cancelled, kinds_of(request))
+
+
 def _name(segment: str) -> str:
     name = text_of_segment(segment)
     if not name.isprintable():
@@ -175,4 +190,4 @@ def _filters(status: str | None, type_: str | None, run_id: int | None, kinds: K
     return wanted
 
 
-ROUTES = [submit_tasks, show_task, delete_task, list_tasks]
+ROUTES = [submit_tasks, show_task, delete_task, cancel_task, list_tasks]
