@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -15,35 +16,13 @@ from engine.model.states import FINAL_RUN_STATES, FINAL_TASK_STATES, Move, RunSt
 from engine.model.tally import Change
 from engine.store.database import CONTROL, LostRace, Transaction
 from engine.store.dialects.base import Dialect
-from engine.store.moves import (
-    count,
-    end_unstarted,
-    lock_tallies,
-    make_available,
-    move,
-    record,
-    write_tallies,
-)
+from engine.store.moves import count, end_unstarted, lock_tallies, make_available, move, record, write_tallies
 from engine.store.resolve import release_dependents, skip
-from engine.store.schema import (
-    Id,
-    edge,
-    event,
-    is_still,
-    queue,
-    run,
-    state_is,
-    task,
-    task_state,
-)
-from engine.store.statement import (
-    document,
-    insert_rows,
-    json_text,
-    moment_of,
-    moment_text,
-    statement,
-)
+from engine.store.schema import Id, edge, event, is_still, queue, run, state_is, task, task_state
+from engine.store.statement import document, insert_rows, json_text, moment_of, moment_text, statement
+
+T = TypeVar("T")
+_CHUNK = 5_000  # rows in one statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +35,7 @@ class Submitted:
 
 
 def insert_graphs(tx: Transaction, plans: Sequence[Plan]) -> list[Submitted]:
-    """Write many runs with one statement per table. The caller counts them, last (`count_submitted`)."""
+    """Write many runs at once. The caller counts them, last (`count_submitted`)."""
     run_ids = tx.dialect.allocate(tx.connection, "run", len(plans))
     task_ids = tx.dialect.allocate(tx.connection, "task", sum(len(plan.waiting_on) for plan in plans))
     submitted = []
@@ -111,21 +90,33 @@ def _wake_for(tx: Transaction, plan: Plan) -> None:
 def _insert_tasks(
     tx: Transaction, graphs: Sequence[tuple[Plan, Submitted]], parent_id: int | None = None
 ) -> None:
-    tasks: list[list[Any]] = []
-    states: list[list[Any]] = []
-    edges: list[list[Any]] = []
-    queues: set[str] = set()
-    for plan, written in graphs:
-        ids = written.task_ids
-        for task_id, spec, waiting_on in zip(ids, plan.graph.tasks, plan.waiting_on, strict=True):
-            tasks.append(_task_row(task_id, written.run_id, parent_id, spec))
-            states.append(_state_row(task_id, written.run_id, spec, waiting_on))
-            queues.add(spec.queue)
-        edges += [[ids[parent], ids[child], condition] for parent, child, condition in plan.edges]
-    insert_rows(tx, task, tasks, _TASK_COLUMNS, stamped="created_at")
-    tx.execute(_insert_states(tx.dialect), {"rows": document(states)})
-    insert_rows(tx, edge, edges, ("parent_id", "child_id", "condition"))
-    _remember_queues(tx, queues)
+    rows = (
+        (
+            _task_row(task_id, written.run_id, parent_id, spec),
+            _state_row(task_id, written.run_id, spec, waiting),
+        )
+        for plan, written in graphs
+        for task_id, spec, waiting in zip(written.task_ids, plan.graph.tasks, plan.waiting_on, strict=True)
+    )
+    for chunk in _chunks(rows):
+        insert_rows(tx, task, [row for row, _ in chunk], _TASK_COLUMNS, stamped="created_at")
+        tx.execute(_insert_states(tx.dialect), {"rows": document(state for _, state in chunk)})
+    edges = (
+        [written.task_ids[parent], written.task_ids[child], condition]
+        for plan, written in graphs
+        for parent, child, condition in plan.edges
+    )
+    for edge_chunk in _chunks(edges):
+        insert_rows(tx, edge, edge_chunk, ("parent_id", "child_id", "condition"))
+    _remember_queues(tx, {spec.queue for plan, _ in graphs for spec in plan.graph.tasks})
+
+
+def _chunks(rows: Iterable[T]) -> Iterator[list[T]]:
+    """Small enough that each statement soon follows the one before: the database ends whoever is idle in a
+    transaction for seconds, and a busy machine took that long to gather the rows of 100,000 tasks."""
+    iterator = iter(rows)
+    while chunk := list(islice(iterator, _CHUNK)):
+        yield chunk
 
 
 def count_submitted(tx: Transaction, plans: Sequence[Plan]) -> None:

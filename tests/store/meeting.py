@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -47,7 +47,10 @@ class Meeting:
 
     @contextmanager
     def stopped(self, call: Callable[[Database], T], before: str = COMMIT) -> Iterator[Future[T]]:
-        """Run `call` up to its first statement that matches `before`, and hold it there within the block."""
+        """Run `call` up to its first statement that matches `before`, and hold it there within the block.
+
+        It has ended when the block is left.
+        """
         database = self.database()
         there, go_on = threading.Event(), threading.Event()
 
@@ -72,6 +75,7 @@ class Meeting:
             yield future
         finally:
             go_on.set()
+            wait([future], _SECONDS)
 
     @contextmanager
     def holding(self, rows: str) -> Iterator[None]:
