@@ -32,11 +32,11 @@ class Stop(StrEnum):
 
     CANCEL = "cancel"  # somebody asked for it: recorded as cancelled
     RELEASE = "release"  # the worker stops: given back unfinished
-    LOST = "lost"  # the lease is gone: nothing may be recorded
+    LOST = "lost"  # the lease has passed to others: what it still does is counted as late
 
 
 class Attempt:
-    """One attempt under way. `run` returns its outcome, None if the lease was lost."""
+    """One attempt under way. `run` returns its outcome, also when the lease is lost: the fence refuses it."""
 
     def __init__(
         self, lease: Lease, database: Database, registry: ExecutorRegistry, book: Logbook, actor: str
@@ -50,7 +50,7 @@ class Attempt:
         self._cancelled = asyncio.Event()
         self._handle: asyncio.Task[Outcome] | None = None
 
-    async def run(self) -> Outcome | None:
+    async def run(self) -> Outcome:
         self._handle = asyncio.create_task(self._perform(), name=f"task-{self.lease.task_id}")
         if self._stop is not None:
             self._handle.cancel()
@@ -62,12 +62,10 @@ class Attempt:
         outcome = _CANCELLED_ITSELF if self._handle.cancelled() else self._handle.result()
         self._log.close()
         match self._stop:
-            case Stop.LOST:
-                return None
             # What an executor makes of being interrupted is not the task's own failure.
             case Stop.CANCEL if isinstance(outcome, Failed):
                 return Cancelled()
-            case Stop.RELEASE if isinstance(outcome, Failed):
+            case Stop.RELEASE | Stop.LOST if isinstance(outcome, Failed):
                 return Released()
             case _:
                 return outcome

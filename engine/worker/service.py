@@ -241,10 +241,9 @@ class Worker:
             if self._attempts.get(lease.task_id) is attempt:
                 del self._attempts[lease.task_id]
             self._work.set()
-        if outcome is not None:
-            self._finisher.add(lease, outcome)
-            if isinstance(outcome, Failed):
-                self._wake_for_retry(lease, outcome)
+        self._finisher.add(lease, outcome)
+        if isinstance(outcome, Failed):
+            self._wake_for_retry(lease, outcome)
 
     def _wake_for_retry(self, lease: Lease, outcome: Failed) -> None:
         """Polling alone would make a short backoff as long as the poll interval."""

@@ -47,7 +47,7 @@ async def test_every_route_is_documented(service: Service) -> None:
         for method, operation in item.items():
             assert operation["summary"], (method, path)
             assert ("requestBody" in operation) == (
-                method == "post" and not re.search(r"\{run_id\}", path)
+                method == "post" and not re.search(r"\{(run_id|task_id)\}", path)
             ), (method, path)
 
 
