@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from engine.store.workers import forget
 
 KEY_SECONDS = 24 * 3600
 PRUNE_CHUNK = 50
+_SMALL = 100  # tasks; larger graphs do not make others wait for their commit
 _LARGE = 2_000  # tasks; larger graphs are checked in a thread, so that the event loop goes on
 
 
@@ -29,6 +30,10 @@ class Key:
     key: str
     fingerprint: str
 
+    @property
+    def name(self) -> tuple[str, str]:
+        return self.scope, self.key
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
@@ -38,6 +43,17 @@ class Accepted:
 
 
 # --- submit
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A checked graph on its way into the database. With `contract`, each task's name becomes (or moves)
+    that contract's alias."""
+
+    plan: Plan
+    actor: str = "local"
+    contract: str | None = None
+    key: Key | None = None
 
 
 async def submit(
@@ -51,14 +67,17 @@ async def submit(
 ) -> Accepted:
     """Store a graph as a new run: the whole of it, durably, or nothing.
 
-    With `contract`, each task's name becomes (or moves) that contract's alias. Raises `GraphError`,
-    `UnknownKind`, `IdempotencyMismatch`; nothing was written then.
+    Small graphs that are submitted at the same time share a commit. Raises `GraphError`, `UnknownKind`,
+    `IdempotencyMismatch`; nothing was written then.
     """
     if len(graph.tasks) < _LARGE:
         checked = check(graph, known_kinds)
     else:
         checked = await asyncio.to_thread(check, graph, known_kinds)
-    return await database.run(submit_within, checked, contract, key, actor=actor)
+    submission = Submission(checked, actor, contract, key)
+    if len(graph.tasks) <= _SMALL:
+        return await database.together(submit_together, submission)
+    return await database.run(submit_within, submission)
 
 
 async def submit_many(
@@ -69,8 +88,8 @@ async def submit_many(
     known_kinds: Collection[str] | None = None,
 ) -> list[Accepted]:
     """Store many graphs in one transaction, one run each; if one is wrong, none is stored."""
-    plans = [check(graph, known_kinds) for graph in graphs]
-    return await database.run(submit_all_within, plans, actor=actor)
+    submissions = [Submission(check(graph, known_kinds), actor) for graph in graphs]
+    return await database.run(submit_all_within, submissions)
 
 
 def check(graph: Graph, known_kinds: Collection[str] | None = None) -> Plan:
@@ -83,42 +102,80 @@ def check(graph: Graph, known_kinds: Collection[str] | None = None) -> Plan:
     return checked
 
 
-def submit_within(
-    tx: Transaction, checked: Plan, contract: str | None = None, key: Key | None = None
-) -> Accepted:
+def submit_within(tx: Transaction, submission: Submission) -> Accepted:
     """`submit` inside a transaction that somebody else commits (or rolls back: then there is no run)."""
-    if key is not None:
-        earlier = keys.find_key(tx, key.scope, key.key)
-        if earlier is not None:
-            if earlier.fingerprint != key.fingerprint:
-                raise IdempotencyMismatch(
-                    f"idempotency key {key.key!r} was used before with a different request"
-                )
-            return Accepted(earlier.run_id, earlier.answer, is_repeat=True)
-    [accepted] = _insert(tx, [checked])
-    if contract is not None:
-        aliases.point(tx, contract, accepted.task_ids)
-    if key is not None:
-        keys.insert_key(tx, key.scope, key.key, key.fingerprint, accepted.run_id, accepted.task_ids)
-    store.count_submitted(tx, [checked])
+    return submit_all_within(tx, [submission])[0]
+
+
+def submit_all_within(tx: Transaction, submissions: Sequence[Submission]) -> list[Accepted]:
+    """`submit_many` inside a transaction that somebody else commits."""
+    accepted = []
+    for answer in submit_together(tx, submissions):
+        if isinstance(answer, IdempotencyMismatch):
+            raise answer
+        accepted.append(answer)
     return accepted
 
 
-def submit_all_within(tx: Transaction, plans: Sequence[Plan]) -> list[Accepted]:
-    accepted = _insert(tx, plans)
-    store.count_submitted(tx, plans)
-    return accepted
-
-
-def _insert(tx: Transaction, plans: Sequence[Plan]) -> list[Accepted]:
-    submitted = store.insert_graphs(tx, plans)
+def submit_together(
+    tx: Transaction, submissions: Sequence[Submission]
+) -> list[Accepted | IdempotencyMismatch]:
+    """Store what is new among `submissions`, in their order; the others get the answer of their key."""
+    bound = keys.find_keys(tx, {item.key.name for item in submissions if item.key is not None})
+    fresh: dict[int, Submission] = {}
+    firsts = set(bound)
+    for index, item in enumerate(submissions):
+        if item.key is None or item.key.name not in firsts:
+            fresh[index] = item
+            firsts |= {item.key.name} if item.key is not None else set()
+    accepted = dict(zip(fresh, _insert(tx, list(fresh.values())), strict=True))
+    new = {
+        item.key.name: keys.BoundKey(item.key.fingerprint, accepted[index].run_id, accepted[index].task_ids)
+        for index, item in fresh.items()
+        if item.key is not None
+    }
+    keys.insert_keys(tx, new)
+    store.count_submitted(tx, [item.plan for item in fresh.values()])
+    bound |= new
     return [
+        accepted[index] if index in accepted else _repeat(item.key, bound)
+        for index, item in enumerate(submissions)
+    ]
+
+
+def _insert(tx: Transaction, submissions: Sequence[Submission]) -> list[Accepted]:
+    plans = [item.plan for item in submissions]
+    if not plans:
+        return []
+    accepted = [
         Accepted(
             written.run_id,
             {task.name: task_id for task, task_id in zip(checked.graph.tasks, written.task_ids, strict=True)},
         )
-        for checked, written in zip(plans, submitted, strict=True)
+        for checked, written in zip(
+            plans, store.insert_graphs(tx, plans, [item.actor for item in submissions]), strict=True
+        )
     ]
+    aliases.point(
+        tx,
+        {
+            (item.contract, name): task_id
+            for item, answer in zip(submissions, accepted, strict=True)
+            if item.contract is not None
+            for name, task_id in answer.task_ids.items()
+        },
+    )
+    return accepted
+
+
+def _repeat(
+    key: Key | None, bound: Mapping[tuple[str, str], keys.BoundKey]
+) -> Accepted | IdempotencyMismatch:
+    assert key is not None
+    earlier = bound[key.name]
+    if earlier.fingerprint != key.fingerprint:
+        return IdempotencyMismatch(f"idempotency key {key.key!r} was used before with a different request")
+    return Accepted(earlier.run_id, earlier.answer, is_repeat=True)
 
 
 # --- read

@@ -11,7 +11,7 @@ import msgspec
 
 from engine.errors import InvalidInput
 from engine.model.graph import MAX_NAME, Graph, Plan, TaskSpec
-from engine.operations.runs import Accepted, Key, submit_all_within, submit_within
+from engine.operations.runs import Accepted, Key, Submission, submit_all_within, submit_within
 from engine.sdk.checks import checked
 from engine.store.database import Transaction
 
@@ -43,7 +43,7 @@ class SubmitOne:
         return self.key is not None
 
     def __call__(self, tx: Transaction) -> Accepted:
-        return submit_within(tx, self.plan, None, self.key)
+        return submit_within(tx, Submission(self.plan, tx.actor, key=self.key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class SubmitMany:
         return cls([checked(graph, known_kinds) for graph in graphs])
 
     def __call__(self, tx: Transaction) -> list[Accepted]:
-        return submit_all_within(tx, self.plans) if self.plans else []
+        return submit_all_within(tx, [Submission(plan, tx.actor) for plan in self.plans])
 
 
 def _key(key: str, graph: Graph) -> Key:

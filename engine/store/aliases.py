@@ -13,10 +13,11 @@ from engine.store.schema import Id, alias
 from engine.store.statement import document, moment_of, statement
 
 
-def point(tx: Transaction, contract: str, task_ids: Mapping[str, int]) -> None:
-    """Let each name mean its task from now on. Names in order, so that two submits cannot dead-lock."""
-    rows = document([contract, name, task_id] for name, task_id in sorted(task_ids.items()))
-    tx.execute(_point(tx.dialect), {"names": rows})
+def point(tx: Transaction, task_ids: Mapping[tuple[str, str], int]) -> None:
+    """Let each (contract, name) mean its task from now on. In order, so that two submits cannot dead-lock."""
+    if task_ids:
+        rows = document([*name, task_id] for name, task_id in sorted(task_ids.items()))
+        tx.execute(_point(tx.dialect), {"names": rows})
 
 
 @statement
@@ -26,7 +27,7 @@ def _point(dialect: Dialect) -> Any:
         ["contract", "name", "task_id", "moved_at"],
         sa.select(rows.c.contract, rows.c.name, rows.c.task_id, moment_of(dialect, alias.c.moved_at))
         .where(sa.true())
-        .order_by(rows.c.name),
+        .order_by(rows.c.contract, rows.c.name),
     )
     return insert.on_conflict_do_update(
         index_elements=["contract", "name"],

@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -19,7 +19,9 @@ from engine.store.beat import BeatTarget
 from engine.store.dialects import dialect_of, parse_url
 from engine.store.dialects.base import Dialect, Durability, Subscription
 from engine.store.dialects.sqlite import FileClaim, in_memory
+from engine.store.together import Together
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 _RERUNS = 20
@@ -76,6 +78,7 @@ class Database:
         self._read_pool = self._write_pool
         if self._serial and not self._one_connection:
             self._read_pool = ThreadPoolExecutor(pool_size, "engine-read")
+        self._together: dict[Callable[..., Any], Together] = {}
         self._thread = threading.local()
         self._wake_others = wake_others and not self.is_private
         self._notifier = _Notifier(self.dialect, self.url) if self._notifies else None
@@ -98,6 +101,22 @@ class Database:
         call = loop.run_in_executor(self._write_pool, self._run, work, args, actor)
         # A commit is never interrupted half-way: the thread goes on, and so does the answer.
         return await asyncio.shield(call)
+
+    async def together(
+        self, work: Callable[[Transaction, Sequence[A]], Sequence[T | BaseException]], item: A
+    ) -> T:
+        """As `run`, for many small calls: those of the same `work` that meet share a transaction.
+
+        `work(transaction, items)` gives one answer for each item; an exception among them is raised for
+        that item alone, and the others are committed.
+        """
+        group = self._together.get(work)
+        if group is None:
+            group = self._together.setdefault(work, Together(work, self._run_items, self._write_pool))
+        return await asyncio.shield(asyncio.wrap_future(group.call(item)))
+
+    def _run_items(self, work: Callable[..., Sequence[Any]], items: Sequence[Any]) -> Sequence[Any]:
+        return self._run(work, (items,), "local")
 
     async def read(self, work: Callable[..., T], *args: Any) -> T:
         """Run `work(transaction, *args)` in a transaction that only reads."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -23,31 +25,42 @@ class BoundKey:
     answer: Any
 
 
-def find_key(tx: Transaction, scope: str, key: str) -> BoundKey | None:
-    row = tx.execute(_FIND_KEY, {"scope": scope, "key": key}).one_or_none()
-    return None if row is None else BoundKey(row.fingerprint, row.run_id, msgspec.json.decode(row.answer))
+def find_keys(tx: Transaction, names: Collection[tuple[str, str]]) -> dict[tuple[str, str], BoundKey]:
+    """Of these (scope, key) pairs, those that are bound."""
+    if not names:
+        return {}
+    rows = tx.execute(_find_keys(tx.dialect), {"names": document(names)})
+    return {
+        (row.scope, row.key): BoundKey(row.fingerprint, row.run_id, msgspec.json.decode(row.answer))
+        for row in rows
+    }
 
 
-# The answer travels as text: a caller's own connection may read and write JSON in ways of its own.
-_FIND_KEY = sa.select(
-    idempotency_key.c.fingerprint,
-    idempotency_key.c.run_id,
-    sa.cast(idempotency_key.c.answer, sa.Text).label("answer"),
-).where(
-    idempotency_key.c.scope == sa.bindparam("scope", type_=sa.Text),
-    idempotency_key.c.key == sa.bindparam("key", type_=sa.Text),
-)
+@statement
+def _find_keys(dialect: Dialect) -> sa.Select[Any]:
+    names = dialect.recordset("names", {"scope": sa.Text(), "key": sa.Text()})
+    return sa.select(
+        idempotency_key.c.scope,
+        idempotency_key.c.key,
+        idempotency_key.c.fingerprint,
+        idempotency_key.c.run_id,
+        # The answer travels as text: a caller's own connection may read and write JSON in ways of its own.
+        sa.cast(idempotency_key.c.answer, sa.Text).label("answer"),
+    ).where(idempotency_key.c.scope == names.c.scope, idempotency_key.c.key == names.c.key)
 
 
-def insert_key(tx: Transaction, scope: str, key: str, fingerprint: str, run_id: int, answer: Any) -> None:
-    """Bind a key to a run. Raises `LostRace` if another submit with the key was faster."""
-    rows = document([[scope, key, fingerprint, run_id, json_text(answer)]])
-    if tx.execute(_insert_key(tx.dialect), {"keys": rows}).first() is None:
+def insert_keys(tx: Transaction, keys: Mapping[tuple[str, str], BoundKey]) -> None:
+    """Bind keys to runs. Raises `LostRace` if another submit with one of the keys was faster."""
+    rows = [
+        [scope, key, bound.fingerprint, bound.run_id, json_text(bound.answer)]
+        for (scope, key), bound in sorted(keys.items(), key=itemgetter(0))  # in one order: no dead-lock
+    ]
+    if rows and len(tx.execute(_insert_keys(tx.dialect), {"keys": document(rows)}).all()) < len(rows):
         raise LostRace
 
 
 @statement
-def _insert_key(dialect: Dialect) -> Any:
+def _insert_keys(dialect: Dialect) -> Any:
     names = ("scope", "key", "fingerprint", "run_id", "answer")
     rows = dialect.recordset("keys", column_types(idempotency_key, names))
     values = [*(rows.c[name] for name in names), moment_of(dialect, idempotency_key.c.created_at)]

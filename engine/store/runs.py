@@ -34,8 +34,8 @@ class Submitted:
 # --- submit
 
 
-def insert_graphs(tx: Transaction, plans: Sequence[Plan]) -> list[Submitted]:
-    """Write many runs at once. The caller counts them, last (`count_submitted`)."""
+def insert_graphs(tx: Transaction, plans: Sequence[Plan], actors: Sequence[str]) -> list[Submitted]:
+    """Write many runs at once, each for its actor. The caller counts them, last (`count_submitted`)."""
     run_ids = tx.dialect.allocate(tx.connection, "run", len(plans))
     task_ids = tx.dialect.allocate(tx.connection, "task", sum(len(plan.waiting_on) for plan in plans))
     submitted = []
@@ -44,7 +44,7 @@ def insert_graphs(tx: Transaction, plans: Sequence[Plan]) -> list[Submitted]:
         size = len(plan.waiting_on)
         submitted.append(Submitted(run_id, task_ids[taken : taken + size]))
         taken += size
-    _insert_runs(tx, plans, submitted)
+    _insert_runs(tx, plans, actors, submitted)
     for plan, written in zip(plans, submitted, strict=True):
         _wake_for(tx, plan)
         assert len(written.task_ids) == len(plan.waiting_on)
@@ -52,18 +52,20 @@ def insert_graphs(tx: Transaction, plans: Sequence[Plan]) -> list[Submitted]:
     return submitted
 
 
-def _insert_runs(tx: Transaction, plans: Sequence[Plan], submitted: Sequence[Submitted]) -> None:
+def _insert_runs(
+    tx: Transaction, plans: Sequence[Plan], actors: Sequence[str], submitted: Sequence[Submitted]
+) -> None:
     runs = [
         [
             s.run_id,
             RunState.PENDING,
             p.graph.name,
             json_text(p.graph.labels or None),
-            tx.actor,
+            actor,
             1,
             len(p.waiting_on),
         ]
-        for p, s in zip(plans, submitted, strict=True)
+        for p, actor, s in zip(plans, actors, submitted, strict=True)
     ]
     insert_rows(
         tx,
@@ -73,8 +75,8 @@ def _insert_runs(tx: Transaction, plans: Sequence[Plan], submitted: Sequence[Sub
         stamped="created_at",
     )
     events = [
-        [s.run_id, 1, "run.submitted", tx.actor, json_text({"tasks": len(s.task_ids), "edges": len(p.edges)})]
-        for p, s in zip(plans, submitted, strict=True)
+        [s.run_id, 1, "run.submitted", actor, json_text({"tasks": len(s.task_ids), "edges": len(p.edges)})]
+        for p, actor, s in zip(plans, actors, submitted, strict=True)
     ]
     insert_rows(tx, event, events, ("run_id", "number", "kind", "actor", "detail"), stamped="at")
 
