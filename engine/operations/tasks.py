@@ -130,7 +130,7 @@ async def spawn(database: Database, lease: Lease, tasks: Sequence[TaskSpec], *, 
 
 def _spawn(tx: Transaction, lease: Lease, specs: list[TaskSpec]) -> list[int]:
     checked = plan(Graph(tuple(specs)))
-    tx.dialect.share_runs(tx.connection, [lease.run_id])
+    tx.dialect.share_runs(tx, [lease.run_id])
     if not workers.holds(tx, lease):
         raise LeaseLost(f"attempt {lease.attempt} of task {lease.name!r} is no longer current")
     existing = runs.named(tx, lease.run_id, [spec.name for spec in specs])

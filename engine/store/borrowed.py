@@ -13,6 +13,7 @@ from engine.errors import Conflict
 from engine.store.counters import FIRST_LOOSE_SHARD
 from engine.store.database import LostRace, Transaction
 from engine.store.dialects.borrowed import borrowed_dialect
+from engine.store.prepared import Prepared
 
 T = TypeVar("T")
 
@@ -26,8 +27,9 @@ class BorrowedTransaction(Transaction):
 
     __slots__ = ()
 
-    def execute(self, statement: Any, parameters: Any = None) -> sa.CursorResult[Any]:
-        return self.connection.execute(statement, parameters, execution_options=_OWN_SCHEMA)
+    def execute(self, statement: Any, parameters: Any = None) -> Any:
+        source = statement.source if isinstance(statement, Prepared) else statement
+        return self.connection.execute(source, parameters, execution_options=_OWN_SCHEMA)
 
 
 def perform(
@@ -49,7 +51,7 @@ def perform(
     shard = random.randrange(FIRST_LOOSE_SHARD, 2**31) if dialect.locks_rows else 0
     needs_savepoint = may_lose_race or not dialect.aborts_on_error
     for _ in range(_RERUNS):
-        tx = BorrowedTransaction(connection, dialect, actor, shard)
+        tx = BorrowedTransaction(connection, dialect, dialect.pipeline(connection), actor, shard)
         try:
             with _savepoint(connection) if needs_savepoint else nullcontext():
                 return work(tx)

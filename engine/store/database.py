@@ -6,11 +6,11 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import sqlalchemy as sa
 
@@ -19,6 +19,7 @@ from engine.store.beat import BeatTarget
 from engine.store.dialects import dialect_of, parse_url
 from engine.store.dialects.base import Dialect, Durability, Subscription
 from engine.store.dialects.sqlite import FileClaim, in_memory
+from engine.store.prepared import Pipeline, Prepared, Rows
 from engine.store.together import Together
 
 A = TypeVar("A")
@@ -39,11 +40,20 @@ class Transaction:
 
     connection: sa.Connection
     dialect: Dialect
+    pipeline: Pipeline
     actor: str = "local"
     shard: int = 0  # of this process in `counter`
     wakes: set[str] = field(default_factory=set)  # queues that have work now; CONTROL, ENDED
 
-    def execute(self, statement: Any, parameters: Any = None) -> sa.CursorResult[Any]:
+    @overload
+    def execute(self, statement: Prepared, parameters: Mapping[str, Any] = ...) -> Rows: ...
+    @overload
+    def execute(self, statement: sa.Executable, parameters: Any = ...) -> sa.CursorResult[Any]: ...
+    def execute(self, statement: Any, parameters: Any = None) -> Any:
+        """A prepared statement's answer is waited for when it is looked at, at the latest by the commit."""
+        if isinstance(statement, Prepared):
+            return self.pipeline.execute(statement, parameters or {})
+        self.pipeline.leave()
         return self.connection.execute(statement, parameters)
 
 
@@ -135,12 +145,18 @@ class Database:
         while True:
             committing = False
             try:
-                with self._turn, self.engine.connect() as connection, connection.begin() as transaction:
-                    self.dialect.begin(connection)
-                    tx = Transaction(connection, self.dialect, actor, self._shard())
+                with (
+                    self._turn,
+                    self.engine.connect() as connection,
+                    self.dialect.pipeline(connection) as pipeline,
+                    connection.begin() as transaction,
+                    pipeline.ended_by_errors(),
+                ):
+                    pipeline.begin()
+                    tx = Transaction(connection, self.dialect, pipeline, actor, self._shard())
                     result = work(tx, *args)
                     committing = True
-                    _commit(connection, transaction)
+                    pipeline.commit(transaction)
             except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError, LostRace) as error:
                 reruns += 1
                 is_over = reruns > _RERUNS or time.monotonic() > give_up
@@ -169,9 +185,14 @@ class Database:
         reruns, give_up = 0, time.monotonic() + _RERUNS_SECONDS
         while True:
             try:
-                with self._readers.connect() as connection, connection.begin():
-                    self.dialect.begin(connection)
-                    return work(Transaction(connection, self.dialect), *args)
+                with (
+                    self._readers.connect() as connection,
+                    self.dialect.pipeline(connection) as pipeline,
+                    connection.begin(),
+                    pipeline.ended_by_errors(),
+                ):
+                    pipeline.begin(is_reading=True)
+                    return work(Transaction(connection, self.dialect, pipeline), *args)
             except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
                 reruns += 1
                 is_over = reruns > _RERUNS or time.monotonic() > give_up
@@ -248,17 +269,6 @@ class Database:
         self.engine.dispose()
         if self._claim is not None:
             self._claim.close()
-
-
-def _commit(connection: sa.Connection, transaction: sa.Transaction) -> None:
-    try:
-        transaction.commit()
-    except sa.exc.DBAPIError:
-        # SQLite keeps a transaction open whose commit failed (busy: somebody reads), and SQLAlchemy would put
-        # the connection back into its pool like that. Where the connection is gone, so is the transaction.
-        with suppress(Exception):
-            connection.connection.rollback()
-        raise
 
 
 class _Notifier:

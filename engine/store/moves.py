@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -66,7 +65,7 @@ def move(
     )
 
 
-@cache
+@statement
 def _fresh(dialect: Dialect, kind: Move, source: TaskState) -> sa.Update:
     """Moves that make a task available take `available_at` afresh, so that it joins the end of its queue."""
     waits = kind in (Move.UNBLOCK, Move.UNBLOCK_HELD)
@@ -76,7 +75,7 @@ def _fresh(dialect: Dialect, kind: Move, source: TaskState) -> sa.Update:
     return move(dialect, kind, source=source, available_at=later)
 
 
-@cache
+@statement
 def _explained(dialect: Dialect, kind: Move, source: TaskState) -> sa.Update:
     return move(
         dialect,

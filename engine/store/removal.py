@@ -69,6 +69,6 @@ def finished_before(tx: Transaction, seconds: float, limit: int) -> list[int]:
 
 def own_finished(tx: Transaction, run_ids: Sequence[int]) -> list[int]:
     """Be alone in these runs. Returns those that are finished still: a retry may have been faster."""
-    tx.dialect.own_runs(tx.connection, sorted(run_ids))
+    tx.dialect.own_runs(tx, sorted(run_ids))
     query = sa.select(run.c.id).where(tx.dialect.is_any(run.c.id, "ids"), run.c.finished_at.is_not(None))
     return list(tx.execute(query, {"ids": tx.dialect.array(run_ids)}).scalars())

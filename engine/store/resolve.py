@@ -15,7 +15,7 @@ from engine.model.tally import Change
 from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.moves import end_unstarted, make_available
-from engine.store.schema import Id, edge, is_still, task, task_state
+from engine.store.schema import Id, edge, is_still, state_is, task, task_state
 from engine.store.statement import document, statement
 
 Settled = Mapping[int, TaskState]  # task id → its final state
@@ -75,7 +75,7 @@ def _count_down(dialect: Dialect) -> sa.Update:
     parents = dialect.recordset("settled", {"id": Id, "state": sa.Text()})
     parent_state = task_state.alias("parent_state")
     missed = sa.or_(
-        parents.c.state.in_([TaskState.SKIPPED, TaskState.CANCELLED]),
+        state_is(parents.c.state, TaskState.SKIPPED, TaskState.CANCELLED),
         sa.and_(
             parents.c.state == TaskState.SUCCEEDED,
             edge.c.condition.is_not(None),

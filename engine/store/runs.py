@@ -36,8 +36,8 @@ class Submitted:
 
 def insert_graphs(tx: Transaction, plans: Sequence[Plan], actors: Sequence[str]) -> list[Submitted]:
     """Write many runs at once, each for its actor. The caller counts them, last (`count_submitted`)."""
-    run_ids = tx.dialect.allocate(tx.connection, "run", len(plans))
-    task_ids = tx.dialect.allocate(tx.connection, "task", sum(len(plan.waiting_on) for plan in plans))
+    run_ids = tx.dialect.allocate(tx, "run", len(plans))
+    task_ids = tx.dialect.allocate(tx, "task", sum(len(plan.waiting_on) for plan in plans))
     submitted = []
     taken = 0
     for run_id, plan in zip(run_ids, plans, strict=True):
@@ -211,7 +211,7 @@ def add_children(tx: Transaction, run_id: int, parent_id: int, plan: Plan) -> Su
 
     Raises `LostRace` if another task of the run adds one of the names at the same time.
     """
-    task_ids = tx.dialect.allocate(tx.connection, "task", len(plan.waiting_on))
+    task_ids = tx.dialect.allocate(tx, "task", len(plan.waiting_on))
     written = Submitted(run_id, task_ids)
     try:
         _insert_tasks(tx, [(plan, written)], parent_id)
@@ -256,7 +256,7 @@ def named(tx: Transaction, run_id: int, names: Sequence[str]) -> dict[str, tuple
 
 def own(tx: Transaction, run_id: int) -> Any:
     """Be alone in a run and return its row, or None if there is no such run."""
-    tx.dialect.own_runs(tx.connection, [run_id])
+    tx.dialect.own_runs(tx, [run_id])
     return tx.execute(sa.select(run).where(run.c.id == run_id)).one_or_none()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, cast
 
 import msgspec
 import sqlalchemy as sa
@@ -13,13 +13,19 @@ import sqlalchemy as sa
 from engine.model.json import JSON
 from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
+from engine.store.prepared import Prepared
 
+P = ParamSpec("P")
 _encoder = msgspec.json.Encoder()
 
 
-def statement(build: Callable[[Dialect], Any]) -> Callable[[Dialect], Any]:
-    """Marks a function that builds a statement; it runs once per dialect."""
-    return cache(build)
+def statement(build: Callable[Concatenate[Dialect, P], Any]) -> Callable[Concatenate[Dialect, P], Prepared]:
+    """Marks a function that builds a statement; it runs once per dialect (and other arguments)."""
+
+    def prepared(dialect: Dialect, *args: P.args, **kwargs: P.kwargs) -> Prepared:
+        return Prepared(build(dialect, *args, **kwargs), dialect.sql)
+
+    return cast(Callable[Concatenate[Dialect, P], Prepared], cache(prepared))
 
 
 def document(rows: Iterable[Iterable[Any]]) -> str:
@@ -50,7 +56,7 @@ def insert_rows(
         tx.execute(_insert(tx.dialect, table, columns, stamped), {"rows": document(rows)})
 
 
-@cache
+@statement
 def _insert(dialect: Dialect, table: sa.Table, columns: tuple[str, ...], stamped: str | None) -> sa.Insert:
     rows = dialect.recordset("rows", column_types(table, columns))
     values: list[Any] = [rows.c[name] for name in columns]

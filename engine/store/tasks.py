@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -85,7 +84,7 @@ def claim(tx: Transaction, request: ClaimRequest) -> tuple[list[Lease], tuple[in
     return read_leases(tx, [row.task_id for row in rows]), reached
 
 
-@cache
+@statement
 def _claim(dialect: Dialect, bounded: bool) -> sa.Update:
     waiting = task_state.alias("waiting")
     now = moment_of(dialect, task_state.c.available_at)
@@ -255,9 +254,9 @@ def _lock_runs(tx: Transaction, run_ids: Sequence[int], endings: Iterable[Ending
     if alone:
         # Both kinds of lock in one order of ids, otherwise two batches could wait for each other.
         for run_id in run_ids:
-            (tx.dialect.own_runs if run_id in alone else tx.dialect.share_runs)(tx.connection, [run_id])
+            (tx.dialect.own_runs if run_id in alone else tx.dialect.share_runs)(tx, [run_id])
     else:
-        tx.dialect.share_runs(tx.connection, run_ids)
+        tx.dialect.share_runs(tx, run_ids)
 
 
 @statement
@@ -363,7 +362,7 @@ def _write_endings(tx: Transaction, kind: Move, endings: Sequence[Ending]) -> li
     return [ending for ending in endings if ending.fence in written]
 
 
-@cache
+@statement
 def _finish(dialect: Dialect, kind: Move) -> sa.Update:
     columns = {
         "id": Id,

@@ -35,19 +35,13 @@ def register(
 
 def end(tx: Transaction, session_id: int, reason: str, beat: int | None = None) -> bool:
     """End a session; with `beat`, only if it has not beaten since. Returns whether this call ended it."""
-    statement_ = _end(tx.dialect)
-    if beat is not None:
-        statement_ = statement_.where(worker_session.c.beat == beat)
-    return tx.execute(statement_, {"session": session_id, "why": reason}).rowcount == 1
-
-
-@statement
-def _end(dialect: Dialect) -> sa.Update:
-    return (
-        sa.update(worker_session)
-        .values(ended_at=moment_of(dialect, worker_session.c.ended_at), end_reason=sa.bindparam("why"))
-        .where(worker_session.c.id == sa.bindparam("session", type_=Id), worker_session.c.ended_at.is_(None))
+    update = sa.update(worker_session).where(
+        worker_session.c.id == session_id, worker_session.c.ended_at.is_(None)
     )
+    if beat is not None:
+        update = update.where(worker_session.c.beat == beat)
+    ended_at = moment_of(tx.dialect, worker_session.c.ended_at)
+    return tx.execute(update.values(ended_at=ended_at, end_reason=reason)).rowcount == 1
 
 
 def live_sessions(tx: Transaction) -> list[WorkerSession]:

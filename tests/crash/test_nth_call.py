@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from engine.errors import StoreUnavailable
 from engine.operations import runs, tasks
 from engine.store.database import Database
+from engine.store.prepared import Pipeline
 from tests import factories
 from tests.crash import invariants
 from tests.crash.scenario import Scenario
@@ -24,18 +25,20 @@ SAMPLE = 41  # calls from one failure to the next in the normal suite
 class Faults:
     """Cuts the connection at calls number `first` to `last`: before they are sent, or before their answer."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, patch: pytest.MonkeyPatch) -> None:
         self.count = self.first = self.last = 0
         self.when = "before"
+        patch.setattr(Pipeline, "perform", staticmethod(self._on_execute))
         sa.event.listen(database.engine, "do_execute", self._on_execute)
         sa.event.listen(database.engine, "do_execute_no_params", self._on_execute_bare)
-        self._commit = database.engine.dialect.do_commit
-        database.engine.dialect.do_commit = self._on_commit  # type: ignore[method-assign]
+        if not database.dialect.locks_rows:  # elsewhere COMMIT is a statement like others
+            self._commit = database.engine.dialect.do_commit
+            database.engine.dialect.do_commit = self._on_commit  # type: ignore[method-assign]
 
     def arm(self, first: int, last: int, when: str) -> None:
         self.count, self.first, self.last, self.when = 0, first, last, when
 
-    def _on_execute(self, cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
+    def _on_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> bool:
         self._call(cursor.connection, lambda: cursor.execute(statement, parameters))
         return True
 
@@ -53,6 +56,9 @@ class Faults:
             _cut(connection)
         call()
         if is_cut:
+            if isinstance(connection, psycopg.Connection):
+                with connection.pipeline():
+                    pass  # what was sent has taken place
             _cut(connection)
 
 
@@ -80,20 +86,26 @@ def outcome_of(database: Database, scenario: Scenario) -> list[Any]:
 
 @pytest.mark.parametrize("length", [1, 3], ids=["one call", "three calls"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_sample_of_calls_fails(database: Database, when: str, length: int) -> None:
-    fail_at_every(database, when, length, SAMPLE)
+def test_a_sample_of_calls_fails(
+    database: Database, monkeypatch: pytest.MonkeyPatch, when: str, length: int
+) -> None:
+    fail_at_every(database, monkeypatch, when, length, SAMPLE)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("length", [1, 3], ids=["one call", "three calls"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_every_call_fails(database: Database, when: str, length: int) -> None:
-    fail_at_every(database, when, length, 1)
+def test_every_call_fails(
+    database: Database, monkeypatch: pytest.MonkeyPatch, when: str, length: int
+) -> None:
+    fail_at_every(database, monkeypatch, when, length, 1)
 
 
-def fail_at_every(database: Database, when: str, length: int, step: int) -> None:
-    faults = Faults(database)
+def fail_at_every(
+    database: Database, monkeypatch: pytest.MonkeyPatch, when: str, length: int, step: int
+) -> None:
+    faults = Faults(database, monkeypatch)
     expected = played(database)
     unanswered, number = 0, 1
     while True:
@@ -119,9 +131,11 @@ def played(database: Database) -> list[Any]:
     return outcome_of(database, scenario)
 
 
-def test_a_commit_without_an_answer_is_not_made_again(database: Database) -> None:
+def test_a_commit_without_an_answer_is_not_made_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody knows whether it took place: the caller has to look, and without a key nobody can."""
-    faults = Faults(database)
+    faults = Faults(database, monkeypatch)
     for when, runs_there in (("before", 0), ("after", 1)):
         factories.submit(database, "first of its queue")
         faults.arm(0, 0, when)

@@ -60,9 +60,12 @@ def plans_of(database: Database, operation: Callable[[], Any]) -> list[Plan]:
 
 
 def _counted(driver: Any, statement: str, parameters: Any) -> Plan:
-    driver.execute("SAVEPOINT explained")
+    changes_nothing = statement.lstrip().startswith("SELECT")  # and may be outside of a transaction
+    if not changes_nothing:
+        driver.execute("SAVEPOINT explained")
     answer = driver.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters).fetchone()[0]
-    driver.execute("ROLLBACK TO SAVEPOINT explained")
+    if not changes_nothing:
+        driver.execute("ROLLBACK TO SAVEPOINT explained")
     document = answer if isinstance(answer, list) else json.loads(answer)
     scans = [
         _scan(node)

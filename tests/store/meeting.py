@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from engine.store.database import Database
 
 T = TypeVar("T")
-COMMIT = "COMMIT"
+COMMIT = "^COMMIT$"
 _SECONDS = 30.0
 
 
@@ -61,12 +61,11 @@ class Meeting:
 
         def on_statement(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
             if re.search(before, statement):
+                with cursor.connection.pipeline():
+                    pass  # what was sent before has taken place
                 stop()
 
-        if before == COMMIT:
-            sa.event.listen(database.engine, "commit", lambda connection: stop())
-        else:
-            sa.event.listen(database.engine, "before_cursor_execute", on_statement)
+        sa.event.listen(database.engine, "before_cursor_execute", on_statement)
         future = self.start(call, database)
         try:
             while not there.wait(0.05):

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
+from engine.store.prepared import Pipeline
 from engine.store.schema import BLOCK_SIZE
 
 
@@ -26,10 +27,19 @@ class Subscription(Protocol):
     def close(self) -> None: ...
 
 
+class Executes(Protocol):
+    """A transaction, as far as a dialect needs it."""
+
+    @property
+    def connection(self) -> sa.Connection: ...
+    def execute(self, statement: Any, parameters: Any = None) -> Any: ...
+
+
 class Dialect:
     """Portable answers; a database overrides what it does differently."""
 
     drivername: str
+    sql: sa.engine.Dialect  # what statements are compiled for
     listens: bool = False  # can push wake-ups to other processes
     locks_rows: bool = True  # several writers at once, so rows are locked
 
@@ -39,8 +49,9 @@ class Dialect:
         """An engine whose transactions are safe for claiming."""
         raise NotImplementedError
 
-    def begin(self, connection: sa.Connection) -> None:
-        """Called first in each of our own transactions."""
+    def pipeline(self, connection: sa.Connection) -> Pipeline:
+        """How prepared statements of one transaction travel."""
+        return Pipeline(connection)
 
     def migration_lock(self, connection: sa.Connection) -> AbstractContextManager[None]:
         """One upgrader at a time."""
@@ -81,10 +92,10 @@ class Dialect:
 
     # --- locks
 
-    def share_runs(self, connection: sa.Connection, run_ids: Sequence[int]) -> None:
+    def share_runs(self, tx: Executes, run_ids: Sequence[int]) -> None:
         """Keep pause, cancel and retry of these runs out until the transaction ends. Ids sorted."""
 
-    def own_runs(self, connection: sa.Connection, run_ids: Sequence[int]) -> None:
+    def own_runs(self, tx: Executes, run_ids: Sequence[int]) -> None:
         """Be the only one who finishes, pauses, cancels or retries in these runs. Ids sorted."""
 
     # --- ids
@@ -93,7 +104,7 @@ class Dialect:
         self._blocks: dict[tuple[str, str], tuple[int, int]] = {}
         self._blocks_lock = threading.Lock()
 
-    def allocate(self, connection: sa.Connection, name: str, count: int) -> list[int]:
+    def allocate(self, tx: Executes, name: str, count: int) -> list[int]:
         """`count` fresh ids of sequence `name`, ascending."""
         raise NotImplementedError
 

@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from engine.errors import ConfigError, InvalidInput, SchemaMismatch, StoreUnavailable
-from engine.store.dialects.base import Dialect
-from engine.store.dialects.postgres import PostgresDialect
+from engine.store.dialects.base import Dialect, Executes
+from engine.store.dialects.postgres import BLOCKS, PostgresDialect
 from engine.store.dialects.sqlite import FileClaim, SqliteDialect, _add_functions, wal_is_safe_for_many
 from engine.store.schema import BLOCK_SIZE
 
@@ -42,10 +42,10 @@ class BorrowedPostgres(PostgresDialect, Borrowed):
                 "halves; open a transaction first, as in `with connection.transaction(): …`"
             )
 
-    def allocate(self, connection: sa.Connection, name: str, count: int) -> list[int]:
+    def allocate(self, tx: Executes, name: str, count: int) -> list[int]:
         # The rest of a block is not kept: two databases may hide behind the same URL of a caller's engine.
         size = BLOCK_SIZE[name]
-        blocks = connection.execute(_BLOCKS[name], {"blocks": -(-count // size)}).scalars()
+        blocks = tx.execute(BLOCKS[name], {"blocks": -(-count // size)}).scalars()
         return [start + i for start in sorted(blocks) for i in range(size)][:count]
 
     def explained(self, error: sa.exc.DBAPIError) -> Exception:
@@ -105,10 +105,6 @@ class BorrowedSqlite(SqliteDialect, Borrowed):
 
 
 _BORROWED: dict[str, Borrowed] = {"postgresql": BorrowedPostgres(), "sqlite": BorrowedSqlite()}
-_BLOCKS = {
-    name: sa.text(f"SELECT nextval('{name}_id_block') FROM generate_series(1, :blocks)")  # noqa: S608 — a name of ours
-    for name in BLOCK_SIZE
-}
 
 
 def borrowed_dialect(connection: sa.Connection) -> Borrowed:

@@ -12,9 +12,11 @@ import msgspec
 import psycopg
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import psycopg as sa_psycopg
 
-from engine.store.dialects.base import Dialect, Durability, cut_block
-from engine.store.schema import UtcDateTime
+from engine.store.dialects.base import Dialect, Durability, Executes, cut_block
+from engine.store.prepared import Pipeline, Prepared, Rows
+from engine.store.schema import BLOCK_SIZE, UtcDateTime
 
 CHANNEL = "task_engine"
 _MIGRATION_LOCK = 0x7461736B  # "task"
@@ -41,6 +43,8 @@ _SESSION = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "enable_seqscan": "off",
+    # Planning afresh for each execution took as long as executing, and came to the same plan.
+    "plan_cache_mode": "force_generic_plan",
 }
 _RERUNNABLE = {"40001", "40P01", "55P03"}
 _AT_FAULT = {"53", "55", "57", "58"}  # out of space or memory, in use, cancelled by time limits, its disk
@@ -50,6 +54,7 @@ _GONE = {"57P01", "57P02", "57P03", "25P03", "25P04"}
 
 class PostgresDialect(Dialect):
     drivername = "postgresql+psycopg"
+    sql: sa.Dialect = sa_psycopg.dialect()  # type: ignore[no-untyped-call]
     listens = True
 
     def create_engine(self, url: sa.URL, *, pool_size: int, exclusive: bool) -> sa.Engine:
@@ -60,18 +65,17 @@ class PostgresDialect(Dialect):
             connect_args={**_KEEPALIVE, "application_name": "task-engine"},
             json_serializer=_encode,
             json_deserializer=msgspec.json.decode,
-            isolation_level="READ COMMITTED",
+            isolation_level="AUTOCOMMIT",  # we say BEGIN ourselves, and need no answer to it
         )
         sa.event.listen(engine, "connect", _on_connect)
         return engine
 
-    def begin(self, connection: sa.Connection) -> None:
-        settings = connection.info.get("local_settings")
-        if settings:
-            connection.exec_driver_sql(settings)
+    def pipeline(self, connection: sa.Connection) -> Pipeline:
+        return PostgresPipeline(connection)
 
     @contextmanager
     def migration_lock(self, connection: sa.Connection) -> Iterator[None]:
+        connection.execution_options(isolation_level="READ COMMITTED")
         connection.exec_driver_sql("SET statement_timeout = 0")
         connection.exec_driver_sql("SET idle_in_transaction_session_timeout = 0")
         # Not pg_advisory_lock(): CREATE INDEX CONCURRENTLY waits for whoever waits in that, a dead-lock.
@@ -118,15 +122,15 @@ class PostgresDialect(Dialect):
     def insert(self, table: sa.Table) -> Any:
         return postgresql.insert(table)
 
-    def share_runs(self, connection: sa.Connection, run_ids: Sequence[int]) -> None:
-        connection.execute(_SHARE_RUNS, {"ids": self.array(run_ids)})
+    def share_runs(self, tx: Executes, run_ids: Sequence[int]) -> None:
+        tx.execute(_SHARE_RUNS, {"ids": self.array(run_ids)})
 
-    def own_runs(self, connection: sa.Connection, run_ids: Sequence[int]) -> None:
-        connection.execute(_OWN_RUNS, {"ids": self.array(run_ids)})
+    def own_runs(self, tx: Executes, run_ids: Sequence[int]) -> None:
+        tx.execute(_OWN_RUNS, {"ids": self.array(run_ids)})
 
-    def allocate(self, connection: sa.Connection, name: str, count: int) -> list[int]:
+    def allocate(self, tx: Executes, name: str, count: int) -> list[int]:
         # Sequences do not roll back, so what is left of a block may serve the next transaction.
-        database = (str(connection.engine.url), name)
+        database = (str(tx.connection.engine.url), name)
         with self._blocks_lock:
             first, end = self._blocks.get(database, (0, 0))
             ids = list(range(first, min(end, first + count)))
@@ -135,10 +139,7 @@ class PostgresDialect(Dialect):
         if not missing:
             return ids
         size = cut_block(0, 0, name)[2]
-        blocks = connection.execute(
-            sa.text(f"SELECT nextval('{name}_id_block') FROM generate_series(1, :blocks)"),  # noqa: S608 — a name of ours
-            {"blocks": -(-missing // size)},
-        ).scalars()
+        blocks = tx.execute(BLOCKS[name], {"blocks": -(-missing // size)}).scalars()
         for block in sorted(blocks):
             taken, rest, end = cut_block(block, count - len(ids), name)
             ids += taken
@@ -261,10 +262,65 @@ def _on_connect(connection: Any, record: Any) -> None:
         else:
             # A pooler hands each transaction another server connection: nothing may stay behind on it.
             connection.prepare_threshold = None
-            record.info["local_settings"] = "".join(
-                f"SET LOCAL {name} = '{value}';" for name, value in settings.items()
+            settings_ = ", ".join(
+                f"set_config('{name}', '{value}', true)" for name, value in settings.items()
             )
-    connection.commit()
+            record.info["local_settings"] = f"SELECT {settings_}"
+
+
+class PostgresPipeline(Pipeline):
+    """Sends statements one behind the other; their answers are collected when somebody looks."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        super().__init__(connection)
+        self._open: Any = None
+
+    def __exit__(self, *error: object) -> None:
+        if self._open is not None:
+            self.leave()
+
+    def begin(self, *, is_reading: bool = False) -> None:
+        settings = self.connection.info.get("local_settings")
+        if settings or not is_reading:  # what only reads is single statements
+            self.send("BEGIN ISOLATION LEVEL READ COMMITTED")
+        if settings:
+            self.send(settings)
+
+    def execute(self, statement: Prepared, parameters: Mapping[str, Any]) -> Rows:
+        return Rows(statement, self, self.send(statement.sql, statement.bound(parameters)))
+
+    def send(self, sql: str, parameters: Any = ()) -> Any:
+        if self._open is None:
+            self._open = self.driver.pipeline()
+            self._open.__enter__()
+        return super().send(sql, parameters)
+
+    def leave(self) -> None:
+        opened, self._open = self._open, None
+        if opened is not None:
+            try:
+                opened.__exit__(None, None, None)
+            except psycopg.Error as error:
+                self.raised(error, "(sent before)")
+
+    def commit(self, transaction: sa.Transaction) -> None:
+        # Not the driver's commit(): until the pipeline is left it believes that there is no transaction.
+        cursor = self.send("COMMIT")
+        self.leave()
+        if cursor.statusmessage != "COMMIT":  # what Postgres answers to the COMMIT of a failed transaction
+            raise RuntimeError(f"the transaction ended in {cursor.statusmessage}")
+        transaction.commit()  # for SQLAlchemy, which does not know yet
+
+    @contextmanager
+    def ended_by_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            opened, self._open = self._open, None
+            if opened is not None and not self.driver.closed:
+                with suppress(psycopg.Error):
+                    opened.__exit__(None, None, None)
+            raise
 
 
 def _encode(value: Any) -> str:
@@ -292,5 +348,14 @@ def _sqlstate(error: BaseException) -> str | None:
 _IDS = "unnest(CAST(:ids AS bigint[]))"
 _KEY = f"({_RUN_LOCKS}::bigint << 32) # id"
 _FROM_IDS = f"FROM (SELECT id FROM {_IDS} AS id) AS ids"  # noqa: S608 — constants, in array order
-_SHARE_RUNS = sa.text(f"SELECT count(pg_advisory_xact_lock_shared({_KEY})) {_FROM_IDS}")
-_OWN_RUNS = sa.text(f"SELECT count(pg_advisory_xact_lock({_KEY})) {_FROM_IDS}")
+_SHARE_RUNS = Prepared(
+    sa.text(f"SELECT count(pg_advisory_xact_lock_shared({_KEY})) {_FROM_IDS}"), PostgresDialect.sql
+)
+_OWN_RUNS = Prepared(sa.text(f"SELECT count(pg_advisory_xact_lock({_KEY})) {_FROM_IDS}"), PostgresDialect.sql)
+BLOCKS = {
+    name: Prepared(
+        sa.text(f"SELECT nextval('{name}_id_block') FROM generate_series(1, :blocks)"),  # noqa: S608 — a name of ours
+        PostgresDialect.sql,
+    )
+    for name in BLOCK_SIZE
+}

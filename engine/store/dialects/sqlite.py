@@ -19,10 +19,12 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.sqlite import pysqlite
 
 from engine.errors import ConfigError
-from engine.store.dialects.base import Dialect, Durability
-from engine.store.schema import id_block
+from engine.store.dialects.base import Dialect, Durability, Executes
+from engine.store.prepared import Prepared
+from engine.store.schema import Id, id_block
 from engine.store.turn import Turn
 
 BUSY_TIMEOUT_MS = 10_000
@@ -39,8 +41,15 @@ def wal_is_safe_for_many(version: tuple[int, int, int] = sqlite3.sqlite_version_
     return any(version[:2] == safe[:2] and version >= safe for safe in _SAFE_WAL)
 
 
+_JSON: dict[str, Any] = {
+    "json_serializer": lambda value: msgspec.json.encode(value).decode(),
+    "json_deserializer": msgspec.json.decode,
+}
+
+
 class SqliteDialect(Dialect):
     drivername = "sqlite+pysqlite"
+    sql = pysqlite.dialect(**_JSON)
     locks_rows = False
 
     def create_engine(self, url: sa.URL, *, pool_size: int, exclusive: bool) -> sa.Engine:
@@ -50,8 +59,7 @@ class SqliteDialect(Dialect):
         engine = sa.create_engine(
             url,
             connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000},
-            json_serializer=lambda value: msgspec.json.encode(value).decode(),
-            json_deserializer=msgspec.json.decode,
+            **_JSON,
             **options,
         )
         journal = "WAL" if exclusive or wal_is_safe_for_many() else "TRUNCATE"
@@ -100,14 +108,8 @@ class SqliteDialect(Dialect):
     def insert(self, table: sa.Table) -> Any:
         return sqlite.insert(table)
 
-    def allocate(self, connection: sa.Connection, name: str, count: int) -> list[int]:
-        statement = (
-            sqlite.insert(id_block)
-            .values(name=name, next=1 + count)
-            .on_conflict_do_update(index_elements=["name"], set_={"next": id_block.c.next + count})
-            .returning(id_block.c.next)
-        )
-        end: int = connection.execute(statement).scalar_one()
+    def allocate(self, tx: Executes, name: str, count: int) -> list[int]:
+        end: int = tx.execute(_ALLOCATE, {"name": name, "first": 1 + count, "by": count}).scalar_one()
         return list(range(end - count, end))
 
     def is_rerunnable(self, error: BaseException) -> bool:
@@ -152,6 +154,18 @@ class SqliteDialect(Dialect):
             "file": connection.engine.url.database or ":memory:",
             "clock": datetime.now(UTC),
         }
+
+
+def _allocate() -> Prepared:
+    by = sa.bindparam("by", type_=Id)
+    insert = sqlite.insert(id_block).values(
+        name=sa.bindparam("name", type_=sa.Text), next=sa.bindparam("first", type_=Id)
+    )
+    more = insert.on_conflict_do_update(index_elements=["name"], set_={"next": id_block.c.next + by})
+    return Prepared(more.returning(id_block.c.next), SqliteDialect.sql)
+
+
+_ALLOCATE = _allocate()
 
 
 def in_memory(url: sa.URL) -> bool:
