@@ -12,6 +12,8 @@ EngineError
 ├── StoreUnavailable        the database cannot be reached or refused us
 ├── SchemaMismatch          the database schema is behind or ahead of this release
 ├── LeaseLost               the attempt is no longer ours; nothing was written
+├── ServerUnavailable       no Task Engine answers at the given URL
+├── AccessDenied            the server wants a token, or one with more rights
 └── ConfigError             a setting is wrong; says which and what to do
 """
 
@@ -82,6 +84,25 @@ class SchemaMismatch(EngineError):
 
 class LeaseLost(EngineError):
     code = "lease_lost"
+
+
+class ServerUnavailable(EngineError):
+    """The server cannot be reached, or what answers is not a Task Engine.
+
+    `is_unknown`: the request was sent, so whether it took effect is not known. Look before repeating it.
+    """
+
+    code = "server_unavailable"
+
+    def __init__(self, message: str, *, is_unknown: bool = False) -> None:
+        self.is_unknown = is_unknown
+        super().__init__(message)
+
+
+class AccessDenied(EngineError):
+    """The server wants a token, or one with more rights."""
+
+    code = "access_denied"
 
 
 class ConfigError(EngineError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import re
 import time
 from dataclasses import dataclass
 
@@ -19,12 +20,13 @@ from engine.store.database import Database
 
 OPEN = "open"
 _ADMIN = "admin"
+_SECRET = re.compile(rb"te_[0-9a-f]{12}_[A-Za-z0-9_-]{43}")
+_LOOKUPS = 2
 _FRESH_SECONDS = 10.0
 _TOUCH_SECONDS = 60.0
-_MAX_TOKEN_TEXT = 200
 _MAX_REMEMBERED = 10_000
 
-# Which scope each route needs. Routes that are not here need `admin`; a test looks for missing ones.
+# Every route there is, and which scope it needs. What is not here is not served; a test compares.
 SCOPES: dict[tuple[str, str], str] = {
     ("GET", "/health"): OPEN,
     ("GET", "/ready"): OPEN,
@@ -32,7 +34,6 @@ SCOPES: dict[tuple[str, str], str] = {
     ("GET", "/metrics/prometheus"): "read",
     ("GET", "/schema"): "read",
     ("GET", "/schema/openapi.json"): "read",
-    ("GET", "/schema/{path}"): "read",  # what Litestar answers with 404
     ("POST", "/tasks"): "submit",
     ("GET", "/tasks"): "read",
     ("GET", "/tasks/{task_id}"): "read",
@@ -71,19 +72,25 @@ class Denied(Exception):
         self.refusal = refusal
 
 
-def scope_of(method: str, path: str) -> str:
-    """The scope that a request needs."""
+def scope_of(method: str, path: str) -> str | None:
+    """The scope that a request needs, None if there is no such route."""
     found = SCOPES.get((method, path))
     if found is not None:
         return found
     parts = path.split("/")
     return next(
-        (scope for (verb, _), (template, scope) in _TEMPLATES if verb == method and _fits(template, parts)),
-        _ADMIN,
+        (scope for verb, template, scope in _TEMPLATES if verb == method and _fits(template, parts)), None
     )
 
 
-_TEMPLATES = [(key, (key[1].split("/"), scope)) for key, scope in SCOPES.items() if "{" in key[1]]
+def methods_at(path: str) -> list[str]:
+    """What can be done at a path; empty if there is nothing."""
+    parts = path.split("/")
+    found = {verb for verb, template, _ in _TEMPLATES if _fits(template, parts)}
+    return sorted(found | ({"HEAD"} if "GET" in found else set()) | ({"OPTIONS"} if found else set()))
+
+
+_TEMPLATES = [(verb, path.split("/"), scope) for (verb, path), scope in SCOPES.items()]
 
 
 def _fits(template: list[str], parts: list[str]) -> bool:
@@ -122,16 +129,19 @@ class Access:
         self._known: dict[bytes, tuple[float, Bearer]] = {}
         self._touched: dict[str, float] = {}
         self._handles: set[asyncio.Task[None]] = set()
+        self._lookups = asyncio.Semaphore(_LOOKUPS)  # a flood of wrong tokens leaves connections to others
 
-    async def require(self, authorization: bytes | None, method: str, path: str) -> str:
-        """The actor behind a request that is allowed. Raises `Denied`: 401 or 403."""
-        scope = scope_of(method, path)
+    async def require(self, authorization: bytes | None, scope: str | None) -> str:
+        """The actor behind a request that is allowed; without a scope any token will do.
+
+        Raises `Denied`: 401 or 403.
+        """
         if scope == OPEN:
             return "local"
         bearer = await self._recognise(authorization)
         if bearer is None:
             raise Denied(_UNAUTHENTICATED)
-        if scope not in bearer.scopes and _ADMIN not in bearer.scopes:
+        if scope is not None and not {scope, _ADMIN} & bearer.scopes:
             raise Denied(Refusal(403, "forbidden", f"the token lacks the scope {scope}"))
         self._touch(bearer)
         return bearer.actor
@@ -139,16 +149,19 @@ class Access:
     async def _recognise(self, authorization: bytes | None) -> Bearer | None:
         scheme, _, secret = (authorization or b"").partition(b" ")
         secret = secret.strip(b" ")
-        if scheme.lower() != b"bearer" or not _is_plain(secret):
+        if scheme.lower() != b"bearer":
             return None
         if self._bootstrap is not None and hmac.compare_digest(secret, self._bootstrap):
             return _BOOTSTRAP
+        if not _SECRET.fullmatch(secret):
+            return None
         digest = hashlib.sha256(secret).digest()
         until, bearer = self._known.get(digest, (0.0, None))
         if bearer is not None and time.monotonic() < until:
             return bearer
         self._known.pop(digest, None)
-        token = await tokens.recognise(self._database, secret.decode())
+        async with self._lookups:
+            token = await tokens.recognise(self._database, secret.decode())
         if token is None:
             return None
         if len(self._known) >= _MAX_REMEMBERED:
@@ -178,10 +191,6 @@ class Access:
     async def close(self) -> None:
         """Wait for what is still being written."""
         await asyncio.gather(*self._handles, return_exceptions=True)
-
-
-def _is_plain(secret: bytes) -> bool:
-    return 0 < len(secret) <= _MAX_TOKEN_TEXT and secret.isascii() and secret.decode().isprintable()
 
 
 # --- web pages

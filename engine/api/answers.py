@@ -24,6 +24,7 @@ from engine.errors import (
     Overloaded,
     SchemaMismatch,
     StoreUnavailable,
+    TooLarge,
 )
 
 EXECGO_ROOTS = frozenset({"tasks", "health", "metrics", "mcp", "adapters"})
@@ -78,6 +79,7 @@ _STATUSES: tuple[tuple[type[EngineError], int], ...] = (
     (NotFound, 404),
     (IdempotencyMismatch, 422),
     (Conflict, 409),
+    (TooLarge, 413),
     (InvalidInput, 422),
     (Overloaded, 503),
     (StoreUnavailable, 503),
@@ -136,7 +138,7 @@ def _retry_after(seconds: int) -> dict[str, str]:
 def _parameter_errors(error: ValidationException) -> list[FieldError]:
     extra = error.extra if isinstance(error.extra, list) else []
     return [
-        FieldError(f"?{item.get('key', '')}", shorten(str(item.get("message", "invalid")), 200))
+        FieldError(f"?{item.get('key', '').rstrip('_')}", shorten(str(item.get("message", "invalid")), 200))
         for item in extra[:MAX_ERRORS]
         if isinstance(item, dict)
     ]

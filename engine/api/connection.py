@@ -1,19 +1,21 @@
-"""One HTTP connection: uvicorn's protocol with the time and size limits that it lacks.
+"""One HTTP connection: uvicorn's protocol with the limits of time, size and number that it lacks.
 
 A request must arrive whole within `read` seconds (against slowloris), its answer must begin within `write`
-seconds, and a client must not stop reading for longer than that. Idle connections are uvicorn's matter.
+seconds, and a client must not stop reading for longer than that. A connection too many is answered with 503
+and closed at once. Idle connections are uvicorn's matter.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from engine.api.edge import trace_id_of
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 200
@@ -25,6 +27,7 @@ _TIMEOUT, _TOO_MUCH, _TOO_LONG, _BAD, _BUSY = 408, 431, 414, 400, 503
 class Limits:
     read_seconds: float = 15.0
     write_seconds: float = 30.0
+    connections: int = 800
 
 
 def protocol_with(limits: Limits) -> type[HttpToolsProtocol]:
@@ -88,7 +91,10 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._reading, self._writing = _Timer(self.loop), _Timer(self.loop)
-        self._expect_request()
+        if len(self.connections) > self.limits.connections:
+            self._answer(_BUSY, f"{self.limits.connections} connections are open", "retry-after: 1\r\n")
+        else:
+            self._expect_request()
 
     def data_received(self, data: bytes) -> None:
         if self._is_refused or self.transport.is_closing():
@@ -148,7 +154,8 @@ class Connection(HttpToolsProtocol):
         elif self.cycle.response_started:
             self._expect_answer()  # a long answer that flows
         else:
-            self._answer(_BUSY, "the request took too long", "retry-after: 5\r\n")
+            limit = f"{self.limits.write_seconds:g} s"
+            self._answer(_BUSY, f"not done within {limit}; it may still be: look before repeating it")
 
     def on_response_complete(self) -> None:
         self._writing.stop()
@@ -201,9 +208,8 @@ class Connection(HttpToolsProtocol):
         self._close()
 
     def _trace_id(self) -> str:
-        given = next((value for name, value in self.headers or [] if name == b"x-trace-id" and value), b"")
-        text = given.decode("latin-1")
-        return text if text and text.isprintable() else secrets.token_hex(8)
+        given = next((value for name, value in self.headers or [] if name == b"x-trace-id"), None)
+        return trace_id_of(given).decode("latin-1")
 
     def _close(self) -> None:
         self.transport.close()

@@ -1,7 +1,8 @@
 """The outermost layer, around Litestar: it also sees what no route takes.
 
-In this order: trace id, Host and Origin, path, token, declared body size; then the application. It adds
-headers to every answer, answers HEAD wherever there is GET, and writes the access log.
+In this order: trace id, Host and Origin, path, token, whether there is such a route, declared body size;
+then the application. It adds headers to every answer, answers HEAD wherever there is GET, and writes the
+access log.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from urllib.parse import quote, unquote_to_bytes
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from engine.api.access import Access, Browser, Denied
+from engine.api.access import Access, Browser, Denied, methods_at, scope_of
 from engine.api.answers import Refusal, body_of, refusal_of
 from engine.api.bodies import too_large
 from engine.api.options import ApiOptions
@@ -24,12 +25,13 @@ from engine.api.options import ApiOptions
 _logger = logging.getLogger("engine.api")
 _SUBMIT = frozenset({"/tasks", "/adapters/translate", "/adapters/actions", "/api/v1/runs"})
 _UNSAFE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_NOTHING = Refusal(404, "not_found", "there is nothing at this path")
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
     (b"referrer-policy", b"no-referrer"),
 ]
-_ONCE = frozenset({b"host", b"authorization", b"origin", b"content-length"})
+_ONCE = frozenset({b"host", b"authorization", b"origin", b"content-length", b"idempotency-key"})
 
 
 class Edge:
@@ -42,15 +44,13 @@ class Edge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == ScopeType.HTTP:
             await self._http(dict(scope), receive, send)
-        elif scope["type"] == ScopeType.WEBSOCKET:
-            await self._websocket(dict(scope), receive, send)
         else:
             await self._app(scope, receive, send)
 
     async def _http(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         headers, repeated = _collect(scope["headers"])
-        trace_id = _trace_id(headers.get(b"x-trace-id"))
+        trace_id = trace_id_of(headers.get(b"x-trace-id"))
         scope["engine_trace_id"] = trace_id.decode("latin-1")
         is_head = scope["method"] == "HEAD"
         status = 0
@@ -97,30 +97,16 @@ class Edge:
             scope["path"] = _normal_path(scope)
             if scope["method"] == "HEAD":
                 scope["method"], scope["engine_is_head"] = "GET", True
+            needed = scope_of(scope["method"], scope["path"])
             if self._options.require_token:
-                scope["engine_actor"] = await self._access.require(
-                    headers.get(b"authorization"), scope["method"], scope["path"]
-                )
+                scope["engine_actor"] = await self._access.require(headers.get(b"authorization"), needed)
+            if needed is None:
+                await _answer_no_route(scope, send)
+                return
             self._check_size(scope, headers)
         except Denied as denied:
             scope["path"] = original_path
             await _refuse(scope, denied.refusal, send)
-            return
-        await self._app(scope, receive, send)  # type: ignore[arg-type]  # a scope is a dict
-
-    async def _websocket(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        headers, repeated = _collect(scope["headers"])
-        scope["engine_trace_id"] = _trace_id(headers.get(b"x-trace-id")).decode("latin-1")
-        scope["engine_actor"] = "local"
-        try:
-            self._check_headers(scope, headers, repeated)
-            scope["path"] = _normal_path(scope)
-            if self._options.require_token:
-                scope["engine_actor"] = await self._access.require(
-                    headers.get(b"authorization"), "GET", scope["path"]
-                )
-        except Denied:
-            await send({"type": "websocket.close", "code": 4403, "reason": "forbidden"})
             return
         await self._app(scope, receive, send)  # type: ignore[arg-type]  # a scope is a dict
 
@@ -140,6 +126,8 @@ class Edge:
             raise Denied(Refusal(417, "expectation_failed", "the only expectation met is 100-continue"))
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise Denied(Refusal(415, "unsupported_encoding", "compressed bodies are not accepted"))
+        if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+            raise Denied(Refusal(415, "unsupported_encoding", "the only transfer coding accepted is chunked"))
 
     def _check_size(self, scope: dict[str, Any], headers: dict[bytes, bytes]) -> None:
         options = self._options
@@ -204,7 +192,7 @@ def _names(names: frozenset[bytes]) -> str:
     return ", ".join(sorted(name.decode() for name in names))
 
 
-def _trace_id(given: bytes | None) -> bytes:
+def trace_id_of(given: bytes | None) -> bytes:
     """The client's own id byte for byte, or a fresh one."""
     return given if given and not _UNSAFE.search(given) else secrets.token_hex(8).encode()
 
@@ -225,7 +213,7 @@ def _normal_path(scope: dict[str, Any]) -> str:
             path = "\0"
         if "\0" not in path:
             return path
-    raise Denied(Refusal(404, "not_found", "there is nothing at this path"))
+    raise Denied(_NOTHING)
 
 
 def _decoded(segment: bytes) -> str:
@@ -235,6 +223,20 @@ def _decoded(segment: bytes) -> str:
 def text_of_segment(segment: str) -> str:
     """What a path parameter says."""
     return segment.replace("%2F", "/").replace("%25", "%") if "%" in segment else segment
+
+
+async def _answer_no_route(scope: dict[str, Any], send: Send) -> None:
+    """The methods of the path for OPTIONS; otherwise 405 or 404."""
+    methods = methods_at(scope["path"])
+    if not methods:
+        raise Denied(_NOTHING)
+    allow = ", ".join(methods)
+    if scope["method"] == "OPTIONS":
+        await _empty(send, [(b"allow", allow.encode())])
+        return
+    method = "HEAD" if scope.get("engine_is_head") else scope["method"]
+    detail = f"{method} is not possible here, only {allow}"
+    raise Denied(Refusal(405, "method_not_allowed", detail, {"allow": allow}))
 
 
 async def _refuse(scope: dict[str, Any], refusal: Refusal, send: Send) -> None:

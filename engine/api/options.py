@@ -23,8 +23,9 @@ ApiRequest = Request[Any, Any, Any]
 class ApiOptions:
     """`allowed_hosts` are the names (without port) that a `Host` header may give; `*` stands for any.
 
-    `access_log`: `errors` logs answers from 400 up, `all` every request, `off` none. `read_timeout_seconds`
-    and `write_timeout_seconds` are kept by the server (`engine.api.server`), not by the application.
+    `access_log`: `errors` logs answers from 400 up, `all` every request, `off` none. `max_connections` (below
+    the 1024 files that a process may usually open) and the two timeouts are kept by the server
+    (`engine.api.server`), not by the application.
     """
 
     version: str
@@ -36,6 +37,7 @@ class ApiOptions:
     max_open_tasks: int = 1_000_000
     submit_body_bytes: int = 64 * 1024 * 1024
     body_bytes: int = 1024 * 1024
+    max_connections: int = 800
     read_timeout_seconds: float = 15.0
     write_timeout_seconds: float = 30.0
     access_log: Literal["errors", "all", "off"] = "errors"

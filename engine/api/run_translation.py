@@ -44,10 +44,14 @@ def validate(model: type[M], document: Any) -> M:
         found = error.errors(include_url=False, include_input=False, include_context=False)
     raise InvalidFields(
         [
-            FieldError(pointer(item["loc"]), shorten(item["msg"].removeprefix("Value error, "), 200))
+            FieldError(pointer(item["loc"]), shorten(_message(item["type"], item["msg"]), 200))
             for item in found[:MAX_ERRORS]
         ]
     )
+
+
+def _message(kind: str, message: str) -> str:
+    return "must be an object" if kind == "model_type" else message.removeprefix("Value error, ")
 
 
 def pointer(path: Sequence[str | int]) -> str:
@@ -58,7 +62,7 @@ def pointer(path: Sequence[str | int]) -> str:
 
 def _is_branch(part: str | int) -> bool:
     return isinstance(part, str) and (
-        part.startswith(("function-", "constrained-", "lax-or-")) or part in _BRANCHES
+        part.startswith(("function-", "constrained-", "lax-or-", "str-enum[")) or part in _BRANCHES
     )
 
 

@@ -34,7 +34,7 @@ def _printable(value: str) -> str:
 
 
 def _text_time(value: Any) -> Any:
-    if not isinstance(value, str):
+    if not (isinstance(value, str) and value[4:5] == "-"):  # seconds since 1970 as text are no near miss
         raise ValueError("must be a time as text, such as 2026-01-31T12:00:00Z")
     return value
 
@@ -101,7 +101,9 @@ class RunIn(_Strict):
     labels: Annotated[
         dict[Name, Annotated[StrictStr, Field(max_length=1000)]], Field(max_length=MAX_LABELS)
     ] = {}
-    tasks: Annotated[list[RunTaskIn], Field(min_length=1, max_length=MAX_TASKS)]
+    tasks: Annotated[  # more of them are refused as too large, with the edges
+        list[RunTaskIn], Field(min_length=1, json_schema_extra={"maxItems": MAX_TASKS})
+    ]
 
 
 class TokenIn(_Strict):

@@ -11,7 +11,7 @@ from litestar import Response, delete, get, post
 from litestar.params import FromPath, FromQuery, QueryParameter
 
 from engine.api.answers import FieldError, InvalidFields, Problem
-from engine.api.bodies import decode, idempotency_key, off_loop, read_submit_body
+from engine.api.bodies import decode, idempotency_key, large_in_hand, off_loop, read_submit_body
 from engine.api.documents import body_operation, refusals
 from engine.api.edge import text_of_segment
 from engine.api.options import ApiRequest, actor_of, services_of
@@ -68,11 +68,17 @@ Number = Annotated[int, QueryParameter(ge=0, le=MAX_INT)]
 async def submit_run(request: ApiRequest) -> Response[SubmittedRun]:
     """The whole graph is stored durably, or nothing. `Idempotency-Key` makes it safe to repeat."""
     body = await read_submit_body(request)
+    with large_in_hand(body):
+        return await _submit(request, body)
+
+
+async def _submit(request: ApiRequest, body: bytes) -> Response[SubmittedRun]:
     services = services_of(request)
 
     def read() -> tuple[Graph, Key | None]:
-        run = validate(RunIn, decode(_documents, body))
-        return graph_of(run, services.registry), idempotency_key(request, body)
+        document = decode(_documents, body)
+        graph = graph_of(validate(RunIn, document), services.registry)
+        return graph, idempotency_key(request, [{**document, "tasks": None}, *document["tasks"]])
 
     graph, key = await off_loop(body, read)
     await services.admission.check(len(graph.tasks))
@@ -87,13 +93,13 @@ async def submit_run(request: ApiRequest) -> Response[SubmittedRun]:
 @get("/api/v1/runs", responses=refusals(Problem, 422, 503), summary="Runs, newest first", tags=_TAGS)
 async def list_runs(
     request: ApiRequest,
-    runs_state: Annotated[RunState | None, QueryParameter(name="state")] = None,
+    state_: Annotated[RunState | None, QueryParameter(name="state")] = None,
     name: FromQuery[str | None] = None,
     before: OptionalNumber = None,
     limit: Limit = 50,
 ) -> Runs:
     found = await runs.list_runs(
-        services_of(request).database, state=runs_state, name=_text("name", name), before=before, limit=limit
+        services_of(request).database, state=state_, name=_text("name", name), before=before, limit=limit
     )
     return Runs([run_out(run) for run in found], found[-1].id if len(found) == limit else None)
 
@@ -135,13 +141,13 @@ async def show_run(
 async def list_run_tasks(
     request: ApiRequest,
     run_id: FromPath[str],
-    task_state: Annotated[TaskState | None, QueryParameter(name="state")] = None,
+    state_: Annotated[TaskState | None, QueryParameter(name="state")] = None,
     after: OptionalNumber = None,
     limit: LongLimit = 1000,
 ) -> RunTasks:
     database, number = services_of(request).database, id_of(run_id, "run")
     await runs.get(database, number)
-    return _page(await runs.tasks(database, number, state=task_state, after=after, limit=limit), limit)
+    return _page(await runs.tasks(database, number, state=state_, after=after, limit=limit), limit)
 
 
 def _page(found: list[Task], limit: int) -> RunTasks:

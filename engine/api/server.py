@@ -15,7 +15,7 @@ import uvicorn
 from litestar import Litestar
 
 from engine.api.connection import Limits, protocol_with
-from engine.api.options import Services
+from engine.api.options import ApiOptions, Services
 from engine.errors import ConfigError
 
 try:
@@ -62,12 +62,11 @@ async def serve(
     """
     listener = _listen_unix(uds) if uds is not None else _listen(host, port)
     services: Services = app.state.services
-    options = services.options
     _adopt_log()
     server = _Server(
         uvicorn.Config(
             app,
-            http=protocol_with(Limits(options.read_timeout_seconds, options.write_timeout_seconds)),
+            http=protocol_with(_limits(services.options)),
             lifespan="on",
             log_config=None,
             access_log=False,
@@ -75,7 +74,7 @@ async def serve(
             proxy_headers=False,
             timeout_keep_alive=_IDLE_SECONDS,
             timeout_graceful_shutdown=max(1, round(grace_seconds)),
-            ws_max_size=64 * 1024,
+            ws="none",
         )
     )
     handle = asyncio.create_task(server.serve(sockets=[listener]))
@@ -91,6 +90,12 @@ async def serve(
         listener.close()
         if uds is not None:
             await asyncio.to_thread(uds.unlink, missing_ok=True)
+
+
+def _limits(options: ApiOptions) -> Limits:
+    return Limits(
+        options.read_timeout_seconds, options.write_timeout_seconds, connections=options.max_connections
+    )
 
 
 def _adopt_log() -> None:

@@ -11,9 +11,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from engine.client.errors import ServerUnavailable
 from engine.client.transport import Transport
-from engine.errors import InvalidInput, NotFound
+from engine.errors import InvalidInput, NotFound, ServerUnavailable
 from engine.model.json import JSON
 from engine.model.records import Event, LogLine, Run, Task, Token, WorkerSession
 

@@ -13,8 +13,17 @@ from urllib.parse import urlsplit
 import httpx
 
 from engine import __version__
-from engine.client.errors import AccessDenied, ServerUnavailable
-from engine.errors import ConfigError, Conflict, EngineError, InvalidInput, NotFound, Overloaded, TooLarge
+from engine.errors import (
+    AccessDenied,
+    ConfigError,
+    Conflict,
+    EngineError,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    ServerUnavailable,
+    TooLarge,
+)
 from engine.model.json import JSON
 
 _TIMEOUT_SECONDS = 60.0
@@ -108,9 +117,10 @@ def _refusal(answer: httpx.Response, message: str) -> EngineError:
             return TooLarge(message)
         case 400 | 405 | 415 | 417 | 422:
             return InvalidInput(message)
-        case 503:
-            wait = answer.headers.get("retry-after", "")
-            return Overloaded(message, int(wait) if wait.isdigit() else 5)
+        case 503 if (wait := answer.headers.get("retry-after", "")).isdigit():
+            return Overloaded(message, int(wait))
+        case 503 | 504:  # given up while it was being done
+            return ServerUnavailable(message, is_unknown=answer.request.method != "GET")
         case _:
             return ServerUnavailable(f"the server answered {answer.status_code}: {message}")
 

@@ -34,8 +34,9 @@ class ExecutorSettings:
     shell_policy: str = ""  # "open" switches the whitelist off
     allow_scripts: bool = True
     allow_cli_skills: bool = True
+    allow_private_network: bool = True  # http and tcp: addresses that are not public
     limits: ProcessLimits = field(default_factory=ProcessLimits)
-    protected_files: tuple[Path, ...] = ()  # the database and its side files
+    protected_files: tuple[Path, ...] = ()  # all of the database, the settings file
     http_body_bytes: int = 1024 * 1024
     kill_grace_seconds: float = 2.0
 
@@ -76,7 +77,7 @@ class TaskContext:
 class Executor(Protocol):
     """Performs one kind. `execute` returns an outcome; an exception becomes a failure with its text.
 
-    `category` groups kinds for display; `in_process` executors must not block the event loop.
+    `category` groups kinds for display. `execute` runs on the worker's event loop and must not block it.
     """
 
     kind: ClassVar[str]

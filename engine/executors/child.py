@@ -25,8 +25,10 @@ import psutil
 
 from engine.executors.output import Capture
 from engine.executors.processes import (
+    KILL_SECONDS,
     descendants,
     find_marked,
+    find_writers,
     has_exited,
     kill_marked,
     signal_each,
@@ -40,6 +42,7 @@ DRAIN_SECONDS = 0.5  # for output of processes that the main one left behind
 _CHUNK_BYTES = 64 * 1024
 _SLOWEST_LOOK = 0.25  # seconds between looks whether a process has ended while its pipes stay open
 _FASTEST_LOOK = 0.001
+_SETTLE_SECONDS = 0.02  # from the death of a process to the end of its pipes
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,23 +144,32 @@ class Child:
             if self._stopping and not is_told:
                 is_told = True
                 deadline = time.monotonic() + self._grace_seconds
-                self._terminate(pid)
+                self._terminate(pid, pipes)
             if not is_over and has_exited(pid):
                 is_over = True
                 if not is_told:
                     deadline = time.monotonic() + DRAIN_SECONDS
 
-    def _terminate(self, pid: int) -> None:
-        # Noted now: once their parents are dead nothing but the mark connects them to us.
+    def _terminate(self, pid: int, pipes: _Pipes) -> None:
+        # Noted now: once their parents are dead nothing but the mark and the pipes connects them to us.
         self._connected = descendants(pid)
         signal_group(pid, signal.SIGTERM)
-        signal_each(self._connected + find_marked(MARK, self._environment[MARK]), signal.SIGTERM)
+        marked = find_marked(MARK, self._environment[MARK])
+        signal_each([*self._connected, *marked, *find_writers(pipes.readers)], signal.SIGTERM)
 
     def _end(self, pid: int, pipes: _Pipes) -> None:
         signal_group(pid, signal.SIGKILL)
         if self._stopping or pipes.are_open:
             signal_each(self._connected, signal.SIGKILL)
             kill_marked(MARK, self._environment[MARK])
+            self._end_unmarked(pipes)
+
+    def _end_unmarked(self, pipes: _Pipes) -> None:
+        """A process that has left its group and wiped its environment still has our pipes."""
+        give_up = time.monotonic() + KILL_SECONDS
+        while pipes.are_open and time.monotonic() < give_up:
+            if not pipes.wait(_SETTLE_SECONDS):  # else the dead are being taken apart
+                signal_each(find_writers(pipes.readers), signal.SIGKILL)
 
 
 class _Pipes:
@@ -196,6 +208,10 @@ class _Pipes:
     @property
     def are_open(self) -> bool:
         return bool(self._sinks)
+
+    @property
+    def readers(self) -> list[int]:
+        return list(self._sinks)
 
     def wait(self, seconds: float) -> bool:
         """Take what there is, waiting for it if need be; say whether a pipe was closed."""

@@ -83,7 +83,7 @@ def _perform(root: FileRoot, params: FileParams) -> Outcome:
             root.make_parent(path)
             prefix = PREFIXES[params.action]
         return Succeeded(ACTIONS[params.action](root, path, params))
-    except OSError as error:
+    except (OSError, ValueError, OverflowError) as error:  # a time that no calendar has, for instance
         return Failed(f"{prefix}: {shorten(params.path, 200)}: {reason(error)}")
 
 

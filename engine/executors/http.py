@@ -13,6 +13,7 @@ import httpx
 from pydantic import Field
 
 from engine.executors.base import TaskContext
+from engine.executors.network import PublicTransport
 from engine.executors.params import Params, ParamsExecutor
 from engine.executors.text import readable, shorten, storable
 from engine.model.json import JSON
@@ -51,18 +52,20 @@ class HttpExecutor(ParamsExecutor[HttpParams]):
             return Failed(f"create request: {error}")
         # A client of its own per attempt: nothing of one task, cookies least of all, reaches another.
         async with httpx.AsyncClient(
-            verify=_tls(),
+            transport=self._transport(),
             trust_env=False,
-            follow_redirects=True,
-            max_redirects=MAX_REDIRECTS,
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
         ) as client:
             return await _exchange(client, request, self.settings.http_body_bytes)
 
+    def _transport(self) -> httpx.AsyncBaseTransport:
+        plain = httpx.AsyncHTTPTransport(verify=_tls(), trust_env=False)
+        return plain if self.settings.allow_private_network else PublicTransport(plain)
+
 
 async def _exchange(client: httpx.AsyncClient, request: httpx.Request, limit: int) -> Outcome:
     try:
-        response = await client.send(request, stream=True)
+        response = await _send(client, request)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         return Failed(f"http request failed: {request.method} {_quoted(request.url)}: {_reason(error)}")
     try:
@@ -72,6 +75,17 @@ async def _exchange(client: httpx.AsyncClient, request: httpx.Request, limit: in
     finally:
         await response.aclose()
     return Succeeded(_result(response, body))
+
+
+async def _send(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+    """Follows redirects itself: httpx would read the body of each one whole, however large it is."""
+    for _ in range(MAX_REDIRECTS + 1):
+        response = await client.send(request, stream=True)
+        if response.next_request is None:
+            return response
+        await response.aclose()
+        request = response.next_request
+    raise httpx.TooManyRedirects(f"stopped after {MAX_REDIRECTS} redirects", request=request)
 
 
 def _request(params: HttpParams, lease: Lease) -> httpx.Request:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -33,7 +34,7 @@ class Params(BaseModel):
 P = TypeVar("P", bound=Params)
 
 
-class ParamsExecutor(Generic[P]):
+class ParamsExecutor(ABC, Generic[P]):
     """Base of the executors here: `perform` gets checked parameters; bad ones fail the attempt."""
 
     kind: ClassVar[str]
@@ -59,8 +60,8 @@ class ParamsExecutor(Generic[P]):
             return Failed(str(error))
         return await self.perform(context, parsed)
 
-    async def perform(self, context: TaskContext, params: P) -> Outcome:
-        raise NotImplementedError(f"{type(self).__name__} does not say how it performs {self.kind}")
+    @abstractmethod
+    async def perform(self, context: TaskContext, params: P) -> Outcome: ...
 
 
 def parse_params(params_type: type[P], params: JSON, prefix: str) -> P:

@@ -25,7 +25,15 @@ from engine.executors.output import Capture
 from engine.executors.processes import KILL_SECONDS, kill_marked
 from engine.executors.text import shorten
 
-__all__ = ["ProcessResult", "find_program", "kill_marked", "refuse_nul", "resolve_program", "run_process"]
+__all__ = [
+    "ProcessResult",
+    "find_program",
+    "in_thread",
+    "kill_marked",
+    "refuse_nul",
+    "resolve_program",
+    "run_process",
+]
 
 T = TypeVar("T")
 
@@ -54,7 +62,7 @@ async def run_process(
         stderr=None if merge_streams else Capture("stderr", keep, context.log),
         grace_seconds=settings.kill_grace_seconds,
     )
-    ended = _in_thread(child.run, name=f"process of task {context.lease.task_id}")
+    ended = in_thread(child.run, name=f"process of task {context.lease.task_id}")
     try:
         return await asyncio.shield(ended)
     except asyncio.CancelledError:
@@ -113,7 +121,7 @@ def _within(kind: int, wanted: int) -> int:
     return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
 
 
-def _in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
+def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
     """Run in a thread of its own. A shared pool would let long processes keep others from starting."""
     result: Future[T] = Future()
     result.set_running_or_notify_cancel()

@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -50,6 +51,35 @@ def find_marked(variable: str, value: str) -> list[psutil.Process]:
             if _carries(pid, variable, value):
                 found.append(process)
     return found
+
+
+def find_writers(readers: Iterable[int]) -> list[psutil.Process]:
+    """Processes of this user that hold the other end of one of our pipes (Linux; elsewhere none).
+
+    Spares our children: one that was forked without an exec has copies of whatever we had open.
+    """
+    if not sys.platform.startswith("linux"):
+        return []
+    links = {f"pipe:[{os.fstat(reader).st_ino}]" for reader in readers}
+    found = []
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError, psutil.Error):
+            process = psutil.Process(pid)
+            if pid != os.getpid() and _writes_to(pid, links) and process.ppid() != os.getpid():
+                found.append(process)
+    return found
+
+
+def _writes_to(pid: int, links: set[str]) -> bool:
+    folder = Path(f"/proc/{pid}")
+    if folder.stat().st_uid != os.geteuid():
+        return False
+    for name in os.listdir(folder / "fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            if os.readlink(folder / "fd" / name) in links:
+                flags = (folder / "fdinfo" / name).read_text().split("flags:")[1].split()[0]
+                return int(flags, 8) & os.O_ACCMODE == os.O_WRONLY
+    return False
 
 
 def descendants(pid: int) -> list[psutil.Process]:

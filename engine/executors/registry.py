@@ -74,7 +74,7 @@ def _make(entry_point: EntryPoint, settings: ExecutorSettings) -> Executor:
     try:
         executor: Executor = entry_point.load()(settings)
         _check_shape(executor)
-    except Exception as error:  # a plug-in's import and constructor can raise anything
+    except (Exception, SystemExit) as error:  # a plug-in's import and constructor can raise anything
         raise ConfigError(
             f'executor "{entry_point.name}" of {_origin(entry_point)} cannot be loaded '
             f"from {entry_point.value}: {type(error).__name__}: {error}"

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
-SIDE_FILES = ("", "-wal", "-shm", "-journal", ".lock", "-lock")  # of a protected database
 MAX_PATH_BYTES = 4096
 
 _SAFE = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # an open never waits, as it would on a FIFO
@@ -34,7 +33,7 @@ class FileRoot:
         self, path: Path, protected: tuple[Path, ...] = (), *, use_openat2: bool | None = None
     ) -> None:
         self.path = path.absolute()
-        self._protected = [Path(f"{name.absolute()}{suffix}") for name in protected for suffix in SIDE_FILES]
+        self._protected = [name.absolute() for name in protected]
         self._use_openat2 = has_openat2() if use_openat2 is None else use_openat2
 
     def relative(self, path: str) -> str:
@@ -90,14 +89,14 @@ class FileRoot:
     def refuse_protected(self, found: os.stat_result) -> None:
         """By device and inode: a link or another spelling of the path changes nothing."""
         if any(_is_same(path, found) for path in self._protected):
-            raise PermissionError(errno.EACCES, "the file belongs to the engine's database")
+            raise PermissionError(errno.EACCES, "the file belongs to the engine")
 
     def _refuse_protected_name(self, parent: int, name: str) -> None:
         """Also for side files that do not exist yet: a forged journal would be played into the database."""
         here = os.fstat(parent)
         for path in self._protected:
             if path.name.casefold() == name.casefold() and _is_same(path.parent, here):
-                raise PermissionError(errno.EACCES, "the name belongs to the engine's database")
+                raise PermissionError(errno.EACCES, "the name belongs to the engine")
         with contextlib.suppress(FileNotFoundError):
             self.refuse_protected(os.stat(name, dir_fd=parent, follow_symlinks=False))
 

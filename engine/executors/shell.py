@@ -19,8 +19,8 @@ _ALLOWED = (
 )
 WHITELIST = frozenset(_ALLOWED.split())
 # `find -exec`, awk's system(), sed's e, `sort --compress-program`: with these a client who may not send
-# scripts would run any all the same; curl and wget write files anywhere.
-STARTS_OTHERS = frozenset({"awk", "curl", "find", "sed", "sort", "wget"})
+# scripts would run any all the same; curl, uniq and wget write files anywhere.
+AS_GOOD_AS_SCRIPTS = frozenset({"awk", "curl", "find", "sed", "sort", "uniq", "wget"})
 RUNNERS = {
     "sh": ("/bin/sh", "-c"),
     "powershell": ("powershell", "-NoProfile", "-NonInteractive", "-Command"),
@@ -90,8 +90,8 @@ class ShellExecutor(ParamsExecutor[ShellParams]):
         # A path is accepted only if it is what the bare name means: /tmp/evil/ls is another program.
         if base not in WHITELIST or params.command not in (base, find_program(base)):
             return f'command "{shorten(base, 100)}" is not in the allowed whitelist'
-        if base in STARTS_OTHERS and not self.settings.allow_scripts:
-            return f'command "{base}" can start other programs; that needs the setting allow_scripts'
+        if base in AS_GOOD_AS_SCRIPTS and not self.settings.allow_scripts:
+            return f'command "{base}" can start programs or write files; that needs the setting allow_scripts'
         return None
 
     @property

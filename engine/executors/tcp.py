@@ -7,6 +7,7 @@ import contextlib
 
 from engine.executors.address import split_address
 from engine.executors.base import TaskContext
+from engine.executors.network import public_addresses
 from engine.executors.params import Params, ParamsExecutor
 from engine.executors.text import reason, shorten
 from engine.model.outcomes import Failed, Outcome, Succeeded
@@ -39,22 +40,28 @@ class TcpExecutor(ParamsExecutor[TcpParams]):
             host, port = split_address(params.address.strip())
         except ValueError as error:
             return Failed(f"tcp dial: {error}")
-        why = await _dial(host or "localhost", port, params.seconds)
+        why = await self._dial(host or "localhost", port, params.seconds)
         if why is not None:
             return Failed(f"tcp dial: dial tcp {shorten(params.address, 200)}: {why}")
         return Succeeded({"ok": True, "address": params.address})
 
+    async def _dial(self, host: str, port: int, seconds: float) -> str | None:
+        """Why the connection could not be made, or None if it could."""
+        try:
+            async with asyncio.timeout(seconds):
+                writer = await self._open(host, port)
+        except TimeoutError:
+            return "i/o timeout"
+        except (OSError, UnicodeError) as error:  # a host name that is too long is a UnicodeError
+            return reason(error)
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        return None
 
-async def _dial(host: str, port: int, seconds: float) -> str | None:
-    """Why the connection could not be made, or None if it could."""
-    try:
-        async with asyncio.timeout(seconds):
-            _, writer = await asyncio.open_connection(host, port)
-    except TimeoutError:
-        return "i/o timeout"
-    except (OSError, UnicodeError) as error:  # a host name that is too long is a UnicodeError
-        return reason(error)
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
-    return None
+    async def _open(self, host: str, port: int) -> asyncio.StreamWriter:
+        addresses = [host] if self.settings.allow_private_network else await public_addresses(host, port)
+        for address in addresses[:-1]:
+            with contextlib.suppress(OSError):
+                return (await asyncio.open_connection(address, port))[1]
+        return (await asyncio.open_connection(addresses[-1], port))[1]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
+
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+# For host names: their time grows with the square of the length, and the event loop would stand still.
+_SLOW_CODECS = frozenset({"punycode", "idna"})
 
 
 def readable(content: bytes, encoding: str = "utf-8") -> str:
     """Decode; what is no text in `encoding`, NUL included, becomes the replacement character."""
     try:
-        text = content.decode(encoding, errors="replace")
+        name = codecs.lookup(encoding).name
+        text = content.decode("utf-8" if name in _SLOW_CODECS else name, errors="replace")
     except (LookupError, ValueError):  # a codec we do not have, or one that is not for text
         text = content.decode("utf-8", errors="replace")
     return storable(text)

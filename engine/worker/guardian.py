@@ -2,7 +2,8 @@
 
 It shares no interpreter lock, event loop, thread or connection with tasks, so nothing a task does can
 starve the heartbeat. It stops beating when the worker is dead or stopped by a signal, and kills the
-processes of its tasks once the lease may have passed to others.
+processes of its tasks once the lease may have passed to others; a stopped worker that keeps all others
+from writing to their SQLite file, it kills as well.
 
 Protocol: the worker writes one JSON line (`order_line`) to our input and keeps it open. We write one
 line per event to our output: `beat <boot time when it was sent>`, `lost`. The line `bye` ends us quietly;
@@ -26,8 +27,12 @@ import psutil
 
 from engine.executors.processes import kill_marked
 from engine.store.beat import Beat, BeatTarget
+from engine.store.turn import Turn
+from engine.telemetry import configure_logging, emit
+from engine.worker.secrecy import hide_secrets
 
 _BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps
+_TURN_SECONDS = 2.0  # a turn takes milliseconds, at most a few seconds
 _LOOK_SECONDS = 0.5  # between looks at the worker; also the wait after a beat that failed
 
 
@@ -50,6 +55,8 @@ def main() -> None:
     # A Ctrl-C in the terminal reaches the whole group; only the worker decides when it is over.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    configure_logging(stream=sys.stderr)  # what we say on our output is for the worker
+    hide_secrets([])  # our memory will hold the database's password
     worker = _parent()
     line = sys.stdin.buffer.readline()
     if line:  # otherwise the worker died before it could say anything
@@ -87,6 +94,9 @@ def guard(
         is_over = pulse.is_lost or pulse.silence > patience
         if is_over and not has_killed:
             kill_marked("ENGINE_SESSION", str(target.session_id))
+            if state is _State.STOPPED and not _give_way(target) and _look(worker) is _State.STOPPED:
+                emit("worker.killed_to_give_way", level="warning", session=target.session_id)
+                _kill(worker)
         has_killed = is_over
 
 
@@ -140,6 +150,34 @@ def _look(worker: psutil.Process | None) -> _State:
                 return _State.RUNNING
     except psutil.Error:
         return _State.GONE
+
+
+def _give_way(target: BeatTarget) -> bool:
+    """End the session of a stopped worker, whose lease is over. False if it keeps everyone from writing.
+
+    A server ends the transaction of a client that says nothing more. SQLite has nobody who could: a
+    process that is stopped inside a transaction holds its locks until it goes on, or dies.
+    """
+    if target.sqlite is None:
+        return True
+    turn = Turn(target.sqlite, _TURN_SECONDS)
+    try:
+        with turn:
+            pass
+        beat = target.open()
+        if beat is not None:
+            beat.end("worker stopped by a signal")
+        return True
+    except OSError:
+        return False
+    finally:
+        turn.close()
+
+
+def _kill(worker: psutil.Process | None) -> None:
+    with suppress(psutil.Error):
+        if worker is not None:
+            worker.kill()
 
 
 def _clean_up(target: BeatTarget, lease_seconds: float) -> None:

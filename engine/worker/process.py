@@ -8,14 +8,13 @@ import signal
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
 
-from engine.errors import StoreUnavailable
+from engine.errors import EngineError, StoreUnavailable
 from engine.executors.registry import ExecutorRegistry
 from engine.store.database import Database
 from engine.telemetry import configure_logging, emit
 from engine.worker.pool import PoolSpec
+from engine.worker.secrecy import hide_secrets
 from engine.worker.service import Worker
 
 _RETRY_SECONDS = 0.5
@@ -24,8 +23,13 @@ _EXIT_SECONDS = 10.0
 
 def main() -> None:
     spec = PoolSpec.from_line(sys.stdin.buffer.readline())
+    hide_secrets([spec.url])
     configure_logging(spec.log_level)
-    asyncio.run(work(spec))
+    try:
+        asyncio.run(work(spec))
+    except EngineError as error:  # ours to say, not to trace: an executor that cannot be loaded, for instance
+        emit("worker.refused", level="error", reason=str(error))
+        sys.exit(1)
 
 
 async def work(spec: PoolSpec) -> None:
@@ -37,11 +41,8 @@ async def work(spec: PoolSpec) -> None:
     loop.add_reader(sys.stdin.fileno(), _on_input, loop, stop)
     database = Database(spec.url, wake_others=spec.wake_others)
     try:
-        settings = replace(
-            spec.executor_settings,
-            protected_files=(*spec.executor_settings.protected_files, *map(Path, database.files)),
-        )
-        worker = Worker(database, ExecutorRegistry.from_entry_points(settings), spec.options)
+        registry = ExecutorRegistry.from_entry_points(spec.executor_settings)
+        worker = Worker(database, registry, spec.options)
         if await _start(worker, stop):
             await stop.wait()
             await worker.drain()

@@ -13,7 +13,7 @@ from engine.errors import LeaseLost, StoreUnavailable, UnknownKind
 from engine.executors.base import TaskContext, attempt_environment
 from engine.executors.registry import ExecutorRegistry
 from engine.model.graph import TaskSpec
-from engine.model.json import JSON
+from engine.model.json import JSON, storable_text
 from engine.model.outcomes import Cancelled, Crashed, Failed, Outcome, Released, Succeeded
 from engine.model.records import Lease
 from engine.operations import tasks
@@ -152,9 +152,7 @@ def _failed(error: BaseException) -> Failed:
 
 
 def _storable(text: str) -> str:
-    # Neither NUL nor lone surrogates (undecodable file names) can be stored everywhere.
-    clean = str(text)[:_MAX_MESSAGE].replace("\x00", "\\x00")
-    return clean.encode("utf-8", "backslashreplace").decode()
+    return storable_text(str(text)[:_MAX_MESSAGE])
 
 
 _CANCELLED_ITSELF = Failed("the executor was cancelled, and not by the engine")

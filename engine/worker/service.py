@@ -26,7 +26,7 @@ from engine.worker.lifeline import Lifeline
 from engine.worker.logbook import Logbook
 from engine.worker.options import WorkerOptions
 from engine.worker.runner import Attempt, Stop
-from engine.worker.sweeper import Sweeper
+from engine.worker.sweeper import Sweeper, end_processes
 
 _LOOP_PAUSE_SECONDS = 1.0
 _CATCH_UP_SECONDS = 0.2
@@ -82,6 +82,8 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         if self._database.needs_recovery:
             # No other process can use this database: whoever was here before us is dead.
+            for session in await workers.live(self._database):
+                await end_processes(session)
             await workers.end_all(self._database, "worker lost")
             self._database.needs_recovery = False
         self._session_id = await workers.register(self._database, self._registration())
@@ -315,10 +317,12 @@ class Worker:
         self._claimer.actor = self._finisher.actor = f"worker:{session_id}"
         self._work.set()
         emit("worker.registered_again", session=session_id)
-        # The old guardian stays until the old attempts' processes are gone: it would kill them for us.
-        if self._handles:
-            await asyncio.wait(set(self._handles), timeout=_STUCK_SECONDS)
-        await old.stop()
+        try:
+            # The old guardian stays until the old attempts' processes are gone: it would kill them for us.
+            if self._handles:
+                await asyncio.wait(set(self._handles), timeout=_STUCK_SECONDS)
+        finally:  # also when we end meanwhile
+            await old.stop()
 
     # --- wake-ups
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from engine.errors import StoreUnavailable
+from engine.executors.process import in_thread, kill_marked
 from engine.model.records import WorkerSession
 from engine.operations import runs, totals, workers
 from engine.store.database import Database
@@ -54,6 +56,12 @@ class Observer:
                 late.append(session)
             self._seen[session.id] = sighting
         return late
+
+
+async def end_processes(session: WorkerSession) -> None:
+    """Of a dead session's tasks, if it was on this machine: its guardian may have been killed with it."""
+    if session.host == socket.gethostname():
+        await in_thread(lambda: kill_marked("ENGINE_SESSION", str(session.id)), name="engine-leftovers")
 
 
 class Sweeper:
@@ -106,6 +114,8 @@ class Sweeper:
             emit("worker.cleared", level="warning", session=session.id, tasks=count)
 
     async def _expire(self, session: WorkerSession) -> None:
+        # Before others may repeat its tasks. If it beats again meanwhile: it has ended them itself by now.
+        await end_processes(session)
         count = await workers.expire(self._database, session, self.observer_id)
         if count is not None:
             emit("worker.expired", level="warning", session=session.id, worker=session.name, tasks=count)

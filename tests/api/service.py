@@ -63,6 +63,10 @@ class Service:
 
     async def __aexit__(self, *_: object) -> None:
         await self.client.aclose()
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Wait for what goes on behind the answers."""
         for close in self.app.on_shutdown:
             await close()  # type: ignore[call-arg,misc]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from typing import Any
 
 import pytest
 
+from engine.operations import runs
 from engine.store.database import Database
 from tests.api.service import Service
 
@@ -225,9 +227,109 @@ async def test_any_content_type_is_read_as_json(service: Service, content_type: 
     assert (await service.client.post("/tasks", content=body, headers=headers)).status_code == 202
 
 
-async def test_compressed_body_is_refused(service: Service) -> None:
-    response = await service.client.post("/tasks", content=b"\x1f\x8b", headers={"content-encoding": "gzip"})
+@pytest.mark.parametrize("header", ["content-encoding", "transfer-encoding"])
+async def test_compressed_body_is_refused(service: Service, header: str) -> None:
+    response = await service.client.post("/tasks", content=b"\x1f\x8b", headers={header: "gzip, chunked"})
     assert response.status_code == 415
+
+
+@pytest.mark.parametrize("path", ["/tasks", "/api/v1/runs"])
+async def test_two_idempotency_keys_are_refused(service: Service, path: str) -> None:
+    headers = [("idempotency-key", "a"), ("idempotency-key", "b")]
+    body = graph({"id": "a", "type": "noop"})
+    assert (await service.client.post(path, content=body, headers=headers)).status_code == 400
+    assert service.rows()["run"] == 0
+
+
+async def test_annotations_have_a_limit_too(service: Service) -> None:
+    for more in ({"annotations": {"a": "x" * (256 * 1024)}}, {"type": "os", "tool_name": "x" * (256 * 1024)}):
+        response = await service.submit({"id": "a", "type": "noop", **more})
+        assert response.status_code == 400
+        assert "larger than the limit" in response.json()["error"]
+
+
+async def test_longest_timeout_and_most_retries_are_stored(service: Service) -> None:
+    most = 2**63 - 1
+    assert (await service.submit({"id": "a", "type": "noop", "timeout": most, "retry": most})).is_success
+    assert (await service.client.post("/mcp/call", json={"timeout": most})).is_success
+    answer = (await service.client.get("/tasks/a")).json()
+    assert (answer["timeout"], answer["retry"]) == (most, most)
+
+
+async def test_graph_beyond_the_limit_is_too_large(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.model.graph.MAX_TASKS", 1)
+    contract = await service.submit({"id": "a", "type": "noop"}, {"id": "b", "type": "noop"})
+    assert contract.status_code == 413
+    assert contract.json() == {"error": "task graph has 2 tasks, the limit is 1"}
+    tasks = [{"name": "a", "kind": "noop"}, {"name": "b", "kind": "noop"}]
+    assert (await service.client.post("/api/v1/runs", json={"tasks": tasks})).status_code == 413
+    assert service.rows()["run"] == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "message"),
+    [
+        (None, "", "must be an object"),
+        ({"tasks": [{"name": "a", "kind": "noop", "priority": "HIGH"}]}, "/tasks/0/priority", ""),
+        ({"tasks": [{"name": "a", "kind": "noop", "retry": []}]}, "/tasks/0/retry", "must be an object"),
+        (
+            {"tasks": [{"name": "a", "kind": "noop", "available_at": "1700000000"}]},
+            "/tasks/0/available_at",
+            "must be a time as text, such as 2026-01-31T12:00:00Z",
+        ),
+    ],
+)
+async def test_errors_point_into_the_body(service: Service, body: Any, pointer: str, message: str) -> None:
+    response = await service.client.post("/api/v1/runs", content=json.dumps(body))
+    assert response.status_code == 422
+    errors = response.json()["errors"]
+    assert {error["pointer"] for error in errors} == {pointer}
+    assert message in ("", errors[0]["message"])
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/tasks", "GET, HEAD, OPTIONS, POST"),
+        ("/tasks/a%2Fb", "DELETE, GET, HEAD, OPTIONS"),
+        ("/mcp/call", "OPTIONS, POST"),
+        ("/api/v1/runs/1/cancel", "OPTIONS, POST"),
+        ("/schema", "GET, HEAD, OPTIONS"),
+    ],
+)
+async def test_wrong_method_names_the_right_ones(service: Service, path: str, methods: str) -> None:
+    refused = await service.client.put(path)
+    assert (refused.status_code, refused.headers["allow"]) == (405, methods)
+    asked = await service.client.options(path)
+    assert (asked.status_code, asked.headers["allow"], asked.content) == (204, methods, b"")
+    assert (await service.client.options("/nothing")).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/tasks", "/api/v1/runs", "/adapters/actions"])
+async def test_large_graph_keeps_the_collector_quiet(
+    service: Service, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Its passes over all the new objects were what other requests waited for."""
+    usual, during = gc.get_threshold(), []
+    submit = runs.submit
+
+    async def watched(*args: Any, **more: Any) -> Any:
+        during.append(gc.get_threshold()[0])
+        return await submit(*args, **more)
+
+    monkeypatch.setattr(runs, "submit", watched)
+    small = {
+        "/tasks": {"tasks": [{"id": "a", "type": "noop"}]},
+        "/api/v1/runs": {"tasks": [{"name": "a", "kind": "noop"}]},
+        "/adapters/actions": {"action": {"kind": "noop"}},
+    }[path]
+    for padding in (0, 1024 * 1024):
+        body = json.dumps(small).encode() + b" " * padding
+        assert (await service.client.post(path, content=body)).status_code == 202
+        assert gc.get_threshold() == usual
+    assert during[0] == usual[0] < during[1]
 
 
 PATHS = [
@@ -286,6 +388,7 @@ QUERIES = [
     "/api/v1/runs?state=done",
     "/api/v1/runs?name=%00",
     "/api/v1/runs/1?include=everything",
+    "/api/v1/runs/1/tasks?state=done",
     "/api/v1/runs/1/events?after=-1",
     "/api/v1/runs/1/events?wait=1000",
     "/api/v1/runs/1/events?wait=nan",
@@ -300,7 +403,11 @@ async def test_bad_query_is_refused(service: Service, query: str) -> None:
     response = await service.client.get(query)
     assert response.status_code == (400 if query.startswith("/tasks") else 422), response.text
     body = response.json()
-    assert body.keys() == {"error"} if query.startswith("/tasks") else body["errors"]
+    pointer = "?" + query.partition("?")[2].partition("=")[0]
+    if query.startswith("/tasks"):
+        assert body.keys() == {"error"}
+    else:
+        assert [error["pointer"] for error in body["errors"]] == [pointer]
 
 
 @pytest.mark.parametrize("value", ["%00", "%ff", "' OR 1=1--", "%25", "_", "\\"])

@@ -160,7 +160,7 @@ async def test_tasks_and_edges_are_read_page_by_page(service: Service) -> None:
     assert bare["tasks"] is bare["edges"] is None
 
 
-async def test_long_poll_answers_when_something_happens(service: Service) -> None:
+async def test_long_poll_answers_when_something_happens(service: Service, looked: asyncio.Event) -> None:
     run_id = await submit(service, *named("a"))
     path = f"/api/v1/runs/{run_id}/events"
     assert (await service.client.get(f"{path}?after=1&wait=0.1")).json() == {
@@ -168,8 +168,9 @@ async def test_long_poll_answers_when_something_happens(service: Service) -> Non
         "events": [],
         "last": 1,
     }
+    looked.clear()
     poll = asyncio.create_task(service.client.get(f"{path}?after=1&wait=10"))
-    await asyncio.sleep(0.1)
+    await looked.wait()
     await service.client.post(f"/api/v1/runs/{run_id}/cancel")
     events = (await poll).json()["events"]
     assert events[0]["number"] == 2

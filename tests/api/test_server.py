@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,12 +13,19 @@ import httpx
 import pytest
 
 from engine.api.app import create_app
-from engine.api.server import serve
-from engine.errors import ConfigError
+from engine.api.server import new_event_loop, serve
+from engine.client.rest import Client
+from engine.errors import ConfigError, ServerUnavailable
 from engine.store.database import Database
 from tests.api.service import options, registry
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """The event loop that serves in earnest."""
+    return "asyncio", {"loop_factory": new_event_loop}
 
 
 class Running:
@@ -31,17 +37,16 @@ class Running:
         self.app = app
         self.url = f"http://127.0.0.1:{port}"
 
-    async def exchange(self, *pieces: bytes, pause: float = 0.0, half_close: bool = False) -> bytes:
+    async def exchange(self, *pieces: bytes, half_close: bool = False) -> bytes:
         """Send `pieces`, then read until the server closes."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             for piece in pieces:
                 writer.write(piece)
                 await writer.drain()
-                await asyncio.sleep(pause)
             if half_close:
                 writer.write_eof()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(20):
                 return await reader.read()
         except ConnectionResetError:
             return b""
@@ -96,22 +101,20 @@ async def test_requests_are_answered_and_stop_ends_the_server(database: Database
 
 async def test_headers_that_never_end_are_given_up(server: Running) -> None:
     for pieces in ((b"GET /health HTT",), (b"GET /health HTTP/1.1\r\n", b"A: b\r\n", b"C: d\r\n")):
-        started = time.monotonic()
         answer = await server.exchange(*pieces)
         assert head_of(answer) == b"HTTP/1.1 408 Request Timeout"
         assert b"x-trace-id: " in answer
-        assert time.monotonic() - started < 8
 
 
 async def test_dripping_headers_are_given_up(server: Running) -> None:
-    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    started = time.monotonic()
-    with pytest.raises(OSError):
-        while time.monotonic() - started < 10:
-            writer.write(b"GET / HTTP/1.1\r\n" if time.monotonic() - started < 0.02 else b"A: b\r\n")
-            await writer.drain()
-            await asyncio.sleep(0.05)
-    assert time.monotonic() - started < 9
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    answer = asyncio.create_task(reader.readline())
+    writer.write(b"GET / HTTP/1.1\r\n")
+    async with asyncio.timeout(20):
+        while not answer.done():
+            writer.write(b"A: b\r\n")
+            await asyncio.wait({answer}, timeout=0.05)  # so fast they drip
+    assert answer.result() == b"HTTP/1.1 408 Request Timeout\r\n"
     writer.close()
 
 
@@ -123,9 +126,7 @@ async def test_body_that_never_ends_is_given_up(server: Running) -> None:
 
 
 async def test_silent_connection_is_closed(server: Running) -> None:
-    started = time.monotonic()
     assert await server.exchange() == b""
-    assert time.monotonic() - started < 8
 
 
 async def test_connection_stays_open_between_requests(server: Running) -> None:
@@ -136,7 +137,7 @@ async def test_connection_stays_open_between_requests(server: Running) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
         await reader.readexactly(length)
-        await asyncio.sleep(1.2)  # longer than a request may take
+        await server.exchange()  # until a silent connection is closed: longer than a request may take
     writer.close()
 
 
@@ -192,12 +193,10 @@ async def test_http_1_0_is_answered_and_closed(server: Running) -> None:
 
 
 async def test_declared_gigabyte_is_refused_at_once(server: Running) -> None:
-    started = time.monotonic()
     answer = await server.exchange(
         b"POST /tasks HTTP/1.1\r\n" + HOST + b"Content-Length: 1000000000\r\n\r\n{"
     )
-    assert head_of(answer).split(b" ")[1] == b"413"
-    assert time.monotonic() - started < 1.0
+    assert head_of(answer).split(b" ")[1] == b"413"  # and not 408: nobody waited for the rest
 
 
 async def test_pipelined_requests_are_answered_in_order(server: Running) -> None:
@@ -222,11 +221,7 @@ async def test_broken_second_request_leaves_the_first_its_answer(server: Running
 async def test_incomplete_submit_has_no_effect(server: Running) -> None:
     body = b'{"tasks":[{"id":"a","type":"noop"}]}'
     head = b"POST /tasks HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % (len(body) + 1)
-    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    writer.write(head + body)
-    await writer.drain()
-    writer.transport.abort()
-    await asyncio.sleep(0.1)
+    assert await server.exchange(head + body, half_close=True) == b""
     async with httpx.AsyncClient(base_url=server.url) as client:
         assert (await client.get("/tasks")).json() == []
 
@@ -235,12 +230,12 @@ async def test_handler_that_takes_too_long_is_given_up(database: Database, tmp_p
     async with running(database, tmp_path, write_timeout_seconds=2.0) as server:
         async with httpx.AsyncClient(base_url=server.url) as client:
             run = await client.post("/api/v1/runs", json={"tasks": [{"name": "a", "kind": "noop"}]})
-            started = time.monotonic()
             path = f"/api/v1/runs/{run.json()['run_id']}/events?after=1&wait=20"
-            response = await client.get(path, timeout=15)
+            response = await client.get(path, timeout=30)
         assert response.status_code == 503
-        assert response.headers["retry-after"] == "5"
-        assert time.monotonic() - started < 10
+        assert "retry-after" not in response.headers  # what was asked may still happen
+        with Client(server.url) as typed, pytest.raises(ServerUnavailable, match="may still be"):
+            await asyncio.to_thread(typed.events, run.json()["run_id"], after=1, wait_seconds=20)
 
 
 async def test_client_that_never_reads_is_cut_off(database: Database, tmp_path: Path) -> None:
@@ -266,18 +261,52 @@ async def test_client_that_never_reads_is_cut_off(database: Database, tmp_path: 
         listener.close()
 
 
-async def test_long_poll_ends_when_the_server_stops(database: Database, tmp_path: Path) -> None:
+async def test_long_poll_ends_when_the_server_stops(
+    database: Database, tmp_path: Path, looked: asyncio.Event
+) -> None:
     async with running(database, tmp_path) as server, httpx.AsyncClient(base_url=server.url) as client:
         run = (await client.post("/api/v1/runs", json={"tasks": [{"name": "a", "kind": "noop"}]})).json()
         poll = asyncio.create_task(
             client.get(f"/api/v1/runs/{run['run_id']}/events?after=1&wait=20", timeout=30)
         )
-        await asyncio.sleep(0.3)
-        started = time.monotonic()
-        server.stop.set()
+        await looked.wait()
+        server.stop.set()  # `running` waits 10 s for the end
         response = await poll
         assert (response.status_code, response.json()["events"]) == (200, [])
-        assert time.monotonic() - started < 8
+
+
+async def test_connection_too_many_is_refused_at_once(database: Database, tmp_path: Path) -> None:
+    async with running(database, tmp_path, max_connections=2) as server:
+        kept = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(2)]
+        for _, writer in kept:
+            writer.write(b"GET /health HTTP/1.1\r\n" + HOST + b"\r\n")
+        for reader, _ in kept:
+            assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        refused = await server.exchange()
+        assert head_of(refused) == b"HTTP/1.1 503 Service Unavailable"
+        assert b"retry-after: 1\r\n" in refused
+        assert b"x-trace-id: " in refused
+        for _, writer in kept:
+            writer.close()
+        async with asyncio.timeout(20):  # until the server has seen that they have gone
+            while b" 200 " not in head_of(await server.exchange(LAST)):
+                pass
+
+
+LAST = b"GET /health HTTP/1.1\r\nConnection: close\r\n" + HOST + b"\r\n"
+
+
+@pytest.mark.parametrize("protocol", [b"websocket", b"h2c"])
+async def test_upgrade_is_not_taken(server: Running, protocol: bytes) -> None:
+    """The request is answered as if nobody had asked, which is what HTTP wants of a server that will not."""
+    body = b'{"tasks":[{"id":"a","type":"noop"}]}'
+    upgrade = HOST + b"Connection: Upgrade, close\r\nUpgrade: " + protocol + b"\r\n"
+    length = b"Content-Length: %d\r\n\r\n" % len(body)
+    submitted = await server.exchange(b"POST /tasks HTTP/1.1\r\n" + upgrade + length + body)
+    assert head_of(submitted) == b"HTTP/1.1 202 Accepted"
+    shown = await server.exchange(b"GET /tasks/a HTTP/1.1\r\n" + upgrade + b"\r\n")
+    assert head_of(shown) == b"HTTP/1.1 200 OK"
+    assert b"x-trace-id: " in shown
 
 
 async def test_unix_socket_is_served_for_our_own_user_only(database: Database, tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def install(folder: Path) -> str:
         "ledger = tests.chaos.ledger:LedgerExecutor\n"
         "poison = tests.worker.kinds:Poison\n"
         "blocker = tests.worker.kinds:Blocker\n"
+        "stopper = tests.worker.kinds:Stopper\n"
         "tree = tests.worker.kinds:Tree\n"
     )
     return os.pathsep.join([str(folder), str(_REPOSITORY)])

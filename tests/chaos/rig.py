@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from engine.executors.base import ExecutorSettings
-from engine.executors.processes import find_marked, kill_marked
+from engine.executors.processes import find_marked, kill_marked, signal_each
 from engine.model.graph import Dependency, Graph, TaskSpec
 from engine.model.retry import Backoff, RetryPolicy
 from engine.operations import runs
@@ -91,6 +91,7 @@ class Pool:
         self.temporary = self.own / "tmp"
         self.temporary.mkdir(parents=True)
         self.ledger = self.folder / "ledger"
+        self._seen: set[psutil.Process] = set()
         self.log = self.own / "log"
         path = ledger.install(self.own / "packages")
         settings = ExecutorSettings(file_root=self.own)
@@ -111,14 +112,17 @@ class Pool:
         self.supervisor.stdin.flush()
 
     def workers(self) -> list[psutil.Process]:
-        return [
-            process for process in find_marked(MARK, self.mark) if _runs(process, "engine.worker.process")
-        ]
+        return [process for process in self._living() if _runs(process, "engine.worker.process")]
 
     def guardians(self) -> list[psutil.Process]:
-        return [
-            process for process in find_marked(MARK, self.mark) if _runs(process, "engine.worker.guardian")
-        ]
+        return [process for process in self._living() if _runs(process, "engine.worker.guardian")]
+
+    def _living(self) -> list[psutil.Process]:
+        """By descent and by mark: a worker lets nobody look into its environment."""
+        with suppress(psutil.Error):
+            self._seen.update(psutil.Process(self.supervisor.pid).children(recursive=True))
+        self._seen.update(find_marked(MARK, self.mark))
+        return [process for process in self._seen if _lives(process)]
 
     def logged(self, event: str) -> list[dict[str, Any]]:
         """What its processes have logged under this name."""
@@ -127,17 +131,21 @@ class Pool:
 
     def stop(self, seconds: float = 60.0) -> None:
         """Drain, and check that nothing is left (O14)."""
+        self._living()
         self.supervisor.send_signal(signal.SIGTERM)
         self.supervisor.wait(seconds)
         assert self.supervisor.stdin is not None
         self.supervisor.stdin.close()
-        left = [" ".join(process.cmdline()) for process in find_marked(MARK, self.mark)]
+        left = [" ".join(process.cmdline()) for process in self._living()]
         assert not left, f"left behind: {left}"
         assert not list(self.temporary.iterdir()), f"left behind: {list(self.temporary.iterdir())}"
 
     def kill(self) -> None:
         """End all of it at once."""
+        signal_each(self._living(), signal.SIGKILL)
         kill_marked(MARK, self.mark)
+        if self.supervisor.poll() is None:
+            self.supervisor.kill()
         self.supervisor.wait(10)
         if self.supervisor.stdin is not None:
             self.supervisor.stdin.close()
@@ -154,9 +162,16 @@ def pool(url: str, folder: Path, **options: Any) -> Iterator[Pool]:
         made.kill()
 
 
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
 def _runs(process: psutil.Process, module: str) -> bool:
     try:
-        return module in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
+        return module in process.cmdline()
     except psutil.Error:
         return False
 

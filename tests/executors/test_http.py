@@ -125,6 +125,23 @@ async def test_a_redirect_to_another_scheme_is_refused(
     assert (await fails(settings, f"{http_server.url}/away")).startswith("http request failed: ")
 
 
+async def test_the_body_of_a_redirect_is_not_read(
+    settings: ExecutorSettings, http_server: HttpServer
+) -> None:
+    http_server.routes["/flood"] = lambda _: Answer(302, headers={"Location": "/hello"}, is_endless=True)
+    assert (await asyncio.wait_for(sent(settings, f"{http_server.url}/flood"), 20))["body"] == "grüße"
+    await asyncio.wait_for(http_server.hung_up.wait(), 20)
+
+
+@pytest.mark.parametrize("charset", ["punycode", "PunyCode", "idna"])
+async def test_a_charset_whose_decoding_would_take_for_ever_is_not_used(
+    settings: ExecutorSettings, http_server: HttpServer, charset: str
+) -> None:
+    headers = {"Content-Type": f"text/plain; charset={charset}"}
+    http_server.routes["/slow"] = lambda _: Answer(body=b"a-99", headers=headers)
+    assert (await sent(settings, f"{http_server.url}/slow"))["body"] == "a-99"
+
+
 async def test_an_endless_body_is_cut_and_the_connection_closed(
     tmp_path: Path, http_server: HttpServer
 ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from engine.executors import child
 from engine.executors.base import ExecutorSettings, ProcessLimits
 from engine.executors.child import MARK
 from engine.executors.output import MAX_LINES
@@ -236,6 +237,27 @@ async def test_cancel_kills_a_connected_child_without_the_mark(tmp_path: Path) -
     assert not is_alive(pid)
 
 
+WIPED = "env -i setsid sh -c 'sleep 300 {to} & echo $! > pid' & wait"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+@pytest.mark.parametrize("to", ["", ">/dev/null 2>&1"])
+async def test_an_orphan_without_the_mark_ends_with_the_task(
+    settings: ExecutorSettings, tmp_path: Path, to: str
+) -> None:
+    await run_script(WIPED.format(to=to), settings)
+    pid = number_in(tmp_path / "pid") or 0
+    await eventually(lambda: not is_alive(pid))  # its pipes end a moment before it does
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+async def test_cancel_kills_an_orphan_without_the_mark(settings: ExecutorSettings, tmp_path: Path) -> None:
+    handle = start(WIPED.format(to="") + "; sleep 300", settings)
+    pid = await eventually(lambda: number_in(tmp_path / "pid"))
+    await cancel(handle)
+    await eventually(lambda: not is_alive(pid))
+
+
 async def test_a_second_cancel_does_not_leave_the_tree_behind(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, kill_grace_seconds=0.2)
     handle = start("trap '' TERM; echo $$ > pid; while :; do sleep 1; done", settings)
@@ -274,8 +296,13 @@ async def test_a_daemon_with_its_own_output_ends_with_the_task(
     assert not is_alive(number_in(tmp_path / "pid") or 0)
 
 
-async def test_output_of_a_background_process_that_ends_soon_is_kept(settings: ExecutorSettings) -> None:
-    assert (await run_script("(sleep 0.05; echo late) & echo hi", settings)).stdout == "hi\nlate\n"
+async def test_output_of_a_background_process_that_ends_soon_is_kept(
+    settings: ExecutorSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "DRAIN_SECONDS", 20)
+    # The gate is closed by the end of the main process.
+    script = "mkfifo gate; (read x < gate; echo late) & exec 9> gate; echo hi"
+    assert (await run_script(script, settings)).stdout == "hi\nlate\n"
 
 
 async def test_a_process_that_closed_its_output_is_waited_for(

@@ -84,6 +84,10 @@ def raises(settings: ExecutorSettings) -> None:
     raise RuntimeError("no license")
 
 
+def leaves(settings: ExecutorSettings) -> None:
+    sys.exit("no license")
+
+
 def shapeless(settings: ExecutorSettings) -> object:
     return object()
 
@@ -98,6 +102,7 @@ class Nameless(NoopExecutor):
         ("no_such_module:X", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("engine.executors.noop:Missing", "AttributeError"),
         (f"{__name__}:raises", "RuntimeError: no license"),
+        (f"{__name__}:leaves", "SystemExit: no license"),
         (f"{__name__}:shapeless", "object.kind must be a text"),
         (f"{__name__}:Nameless", "Nameless.kind must be a text that is not blank"),
     ],

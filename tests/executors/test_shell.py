@@ -13,7 +13,7 @@ import pytest
 from engine.executors.base import ExecutorSettings
 from engine.executors.cli_skills import CliSkillsExecutor
 from engine.executors.process import find_program
-from engine.executors.shell import STARTS_OTHERS, WHITELIST, ShellExecutor
+from engine.executors.shell import AS_GOOD_AS_SCRIPTS, WHITELIST, ShellExecutor
 from engine.model.outcomes import Failed, Outcome, Succeeded
 from tests.executors.factories import (
     Recorder,
@@ -170,7 +170,7 @@ async def test_scripts_can_be_switched_off(tmp_path: Path) -> None:
     assert isinstance(await shell(settings, command="echo"), Succeeded)
 
 
-@pytest.mark.parametrize("command", sorted(STARTS_OTHERS))
+@pytest.mark.parametrize("command", sorted(AS_GOOD_AS_SCRIPTS))
 async def test_without_scripts_nothing_that_runs_scripts_is_allowed(tmp_path: Path, command: str) -> None:
     outcome = await shell(make_settings(tmp_path, allow_scripts=False), command=command)
     assert isinstance(outcome, Failed)

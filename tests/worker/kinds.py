@@ -6,16 +6,19 @@ import asyncio
 import ctypes
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import psutil
+import sqlalchemy as sa
 
 from engine.executors.base import ExecutorSettings, TaskContext
 from engine.executors.process import run_process
 from engine.model.json import JSON
 from engine.model.outcomes import Outcome, Succeeded
+from engine.store.database import Database, Transaction
 
 
 class _Kind:
@@ -52,6 +55,22 @@ class Blocker(_Kind):
             case "threads":
                 await asyncio.gather(*[asyncio.to_thread(time.sleep, seconds) for _ in range(8)])
         return Succeeded()
+
+
+class Stopper(_Kind):
+    """At its first attempt stops its worker by a signal, inside a transaction that has written."""
+
+    kind = "stopper"
+
+    async def execute(self, context: TaskContext, params: Any) -> Outcome:
+        if context.lease.attempt == 1:
+            await Database(params["url"], wake_others=False).run(_write_and_stop)
+        return Succeeded()
+
+
+def _write_and_stop(tx: Transaction) -> None:
+    tx.connection.execute(sa.text("UPDATE run SET name = name"))
+    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # by this thread, so that it goes no further
 
 
 class Tree(_Kind):

@@ -8,8 +8,8 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -21,7 +21,7 @@ from engine.model.outcomes import Outcome, Succeeded
 from engine.operations import runs, tasks, workers
 from engine.store import tasks as store
 from engine.store.database import Database
-from engine.worker import capture, logbook
+from engine.worker import capture, logbook, service
 from engine.worker.claimer import Claimer
 from engine.worker.service import Worker
 from tests.factories import rows, write
@@ -185,9 +185,16 @@ async def beat(database: Database, worker: Worker) -> int:
 
 
 async def test_worker_whose_beats_do_not_arrive_stops_what_runs_and_claims_nothing(
-    database: Database,
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = Gate()
+    gate, rounds = Gate(), []
+    real = Worker._wait_for_work
+
+    async def wait_for_work(self: Worker) -> None:
+        rounds.append(gate.starts)
+        await real(self)
+
+    monkeypatch.setattr(Worker, "_wait_for_work", wait_for_work)
     async with working(database, gate.gate, lease_seconds=1.5) as worker:
         task_id = await submit_one(database, "gate")
         await gate.begun.wait()
@@ -198,10 +205,9 @@ async def test_worker_whose_beats_do_not_arrive_stops_what_runs_and_claims_nothi
             await until(lambda: worker.running == 0)
             assert not worker._lifeline.is_safe
             await until(lambda: rows(database, "SELECT 1 FROM task_state WHERE state = 'available'"))
-            starts = gate.starts
-            for _ in range(5):  # polls that find it and must not take it
-                await asyncio.sleep(worker._options.poll_seconds)
-            assert (gate.starts, (await tasks.get(database, task_id)).state) == (starts, "available")
+            before = len(rounds)
+            await until(lambda: len(rounds) >= before + 5)  # looks that could find it and must not
+            assert (gate.starts, (await tasks.get(database, task_id)).state) == (1, "available")
         finally:
             os.kill(guardian, signal.SIGCONT)
         gate.open.set()
@@ -226,20 +232,49 @@ async def test_worker_whose_session_was_ended_goes_on_under_one_new_session(data
     assert len(await workers.list_sessions(database)) == 2
 
 
+async def test_guardian_of_a_lost_session_ends_with_a_worker_that_ends_soon_after(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, release = asyncio.Event(), asyncio.Event()
+
+    async def deaf(context: TaskContext, params: Any) -> Outcome:
+        begun.set()
+        while not release.is_set():
+            with suppress(asyncio.CancelledError):
+                await release.wait()
+        return Succeeded()
+
+    async with working(database, deaf) as worker:
+        await submit_one(database, "deaf")
+        await begun.wait()
+        old, guardian = worker.session_id, psutil.Process(worker._lifeline.guardian_pid)
+        await workers.end(database, old, "an operator did it")
+        await until(lambda: worker.session_id != old)
+        monkeypatch.setattr(service, "_STUCK_SECONDS", 0.1)
+        await worker.stop_now()
+        assert not guardian.is_running()
+        release.set()
+
+
 # --- lost answers
 
 
 def commit_late(
-    database: Database, monkeypatch: pytest.MonkeyPatch, of: Callable[..., Any], seconds: float
-) -> list[threading.Timer]:
-    """The first call of `of` gets no answer, and is committed only `seconds` later."""
+    database: Database, monkeypatch: pytest.MonkeyPatch, of: Callable[..., Any], go: threading.Event
+) -> list[threading.Thread]:
+    """The first call of `of` gets no answer, and is committed only when `go` is set."""
     real = database._run
-    late: list[threading.Timer] = []
+    late: list[threading.Thread] = []
 
     def run(work: Callable[..., Any], args: tuple[Any, ...], actor: str) -> Any:
         if work is not of or late:
             return real(work, args, actor)
-        late.append(threading.Timer(seconds, real, (work, args, actor)))
+
+        def commit() -> None:
+            go.wait()
+            real(work, args, actor)
+
+        late.append(threading.Thread(target=commit))
         late[0].start()
         raise StoreUnavailable("the answer is lost")
 
@@ -268,9 +303,8 @@ async def test_claim_whose_answer_is_lost_is_adopted(
 
     monkeypatch.setattr(database, "_run", run)
     async with working(database, count):
-        began = time.monotonic()
         task = await ended(database, await submit_one(database, "count"))
-    assert lost and starts == [1] and time.monotonic() - began < 5
+    assert lost and starts == [1]
     assert await outcomes(database, task.id) == ["succeeded"]
 
 
@@ -278,20 +312,29 @@ async def test_claim_that_is_committed_after_one_had_looked_for_it_is_found(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task_id = await submit_one(database, "fine")
-    late = commit_late(database, monkeypatch, store.claim, 1.5)
     # Nobody claims it meanwhile: the task becomes claimable just before the late commit.
     write(database, "UPDATE task_state SET queue = 'elsewhere'")
+    go, looks = threading.Event(), []
+    late = commit_late(database, monkeypatch, store.claim, go)
+    real = Claimer._adopt
+
+    async def adopt(self: Claimer, token: str) -> Any:
+        looks.append(await real(self, token))
+        return looks[-1]
+
+    monkeypatch.setattr(Claimer, "_adopt", adopt)
     async with working(database):
-        await until(lambda: late)
+        await until(lambda: looks)
 
         async def no_claim(self: Claimer, room: int) -> Any:
             return []
 
         monkeypatch.setattr(Claimer, "claim", no_claim)
         write(database, "UPDATE task_state SET queue = 'default'")
+        go.set()
         task = await ended(database, task_id)
         late[0].join()
-    assert await outcomes(database, task.id) == ["succeeded"]
+    assert looks[0] == [] and await outcomes(database, task.id) == ["succeeded"]
 
 
 async def test_outcome_whose_answer_is_lost_is_recorded_once(
@@ -331,7 +374,7 @@ async def test_work_is_found_without_any_wake_up(database: Database, database_ur
 async def test_what_a_task_prints_and_logs_is_kept_up_to_a_limit(database: Database) -> None:
     async def loud(context: TaskContext, params: Any) -> Outcome:
         print("to stdout")
-        print("to stderr", file=sys.stderr)
+        sys.stderr.writelines(["to ", "stderr\n"])
         logging.getLogger("theirs").warning("a %s", "warning")
         await asyncio.to_thread(print, "from a thread, \x00 and \udcff")
         context.log("odd \x00 stream", "kept\n")

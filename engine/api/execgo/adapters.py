@@ -9,7 +9,7 @@ from litestar import get, post
 from litestar.exceptions import ClientException
 
 from engine.api.answers import ErrorBody
-from engine.api.bodies import decode, off_loop, read_submit_body
+from engine.api.bodies import decode, large_in_hand, off_loop, read_submit_body
 from engine.api.documents import body_operation, refusals
 from engine.api.execgo.adapter_translation import (
     ACTION_KINDS,
@@ -69,7 +69,7 @@ async def adapter_tools(request: ApiRequest) -> AdapterTools:
     tags=["ExecGo"],
 )
 async def translate_action(request: ApiRequest) -> AdapterAnswer:
-    asked, translated, graph = await _read(request)
+    asked, translated, graph = await _read(request, await read_submit_body(request))
     shown = [_draft(task) for task in translated.tasks]
     _check(graph)
     return _answer(asked, translated, shown, accepted=0)
@@ -84,7 +84,13 @@ async def translate_action(request: ApiRequest) -> AdapterAnswer:
     tags=["ExecGo"],
 )
 async def submit_action(request: ApiRequest) -> AdapterAnswer:
-    asked, translated, graph = await _read(request)
+    body = await read_submit_body(request)
+    with large_in_hand(body):
+        return await _submit(request, body)
+
+
+async def _submit(request: ApiRequest, body: bytes) -> AdapterAnswer:
+    asked, translated, graph = await _read(request, body)
     _check(graph)
     run_id = await accept(request, graph)
     stored = await tasks.list_aliased(services_of(request).database, CONTRACT, run_id=run_id)
@@ -92,8 +98,7 @@ async def submit_action(request: ApiRequest) -> AdapterAnswer:
     return _answer(asked, translated, shown, accepted=len(graph.tasks))
 
 
-async def _read(request: ApiRequest) -> tuple[AdapterRequestIn, Translated, Graph]:
-    body = await read_submit_body(request)
+async def _read(request: ApiRequest, body: bytes) -> tuple[AdapterRequestIn, Translated, Graph]:
     kinds: Kinds = kinds_of(request)
 
     def read() -> tuple[AdapterRequestIn, Translated, Graph]:

@@ -14,7 +14,7 @@ from engine.api.answers import ErrorBody
 from engine.api.bodies import check_size, check_values, decode, read_small_body
 from engine.api.documents import body_operation, refusals
 from engine.api.edge import text_of_segment
-from engine.api.execgo.translation import CONTRACT, MCP, MCP_CONTRACT, handle_out, task_of_handle
+from engine.api.execgo.translation import CONTRACT, MCP, MCP_CONTRACT, handle_out, limit_of, task_of_handle
 from engine.api.execgo.wire import HandleOut, McpCallIn, Tool, Tools
 from engine.api.options import ApiRequest, Services, actor_of, services_of
 from engine.errors import NotFound
@@ -60,8 +60,7 @@ async def call_tool(request: ApiRequest) -> HandleOut:
 
 def _graph(call: McpCallIn, handle: str) -> Graph:
     client = {"type": MCP, "tool_name": call.tool_name or "", "task_id": call.id or ""}
-    timeout_ms = call.timeout if call.timeout and call.timeout > 0 else None
-    task = TaskSpec(handle, MCP, call.input, timeout_ms=timeout_ms, client=client)
+    task = TaskSpec(handle, MCP, call.input, timeout_ms=limit_of(call.timeout), client=client)
     return Graph((task,), name=handle)
 
 

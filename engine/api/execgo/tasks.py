@@ -13,7 +13,7 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Stream
 
 from engine.api.answers import ErrorBody
-from engine.api.bodies import decode, idempotency_key, off_loop, read_submit_body
+from engine.api.bodies import decode, idempotency_key, large_in_hand, off_loop, read_submit_body
 from engine.api.documents import body_operation, refusals
 from engine.api.edge import text_of_segment
 from engine.api.execgo.translation import CONTRACT, FILTERS, Kinds, graph_of, task_out
@@ -50,10 +50,16 @@ def kinds_of(request: ApiRequest) -> Kinds:
 async def submit_tasks(request: ApiRequest) -> Accepted:
     """Stored and queued when this answers. A task id that exists is taken over by the new task."""
     body = await read_submit_body(request)
+    with large_in_hand(body):
+        return await _submit(request, body)
+
+
+async def _submit(request: ApiRequest, body: bytes) -> Accepted:
     kinds = kinds_of(request)
 
     def read() -> tuple[Graph, Key | None]:
-        return graph_of(decode(_graphs, body).tasks, kinds, body), idempotency_key(request, body)
+        tasks = decode(_graphs, body).tasks or []
+        return graph_of(tasks, kinds, body), idempotency_key(request, tasks)
 
     graph, key = await off_loop(body, read)
     await accept(request, graph, key)

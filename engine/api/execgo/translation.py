@@ -102,6 +102,7 @@ def spec_of(task: TaskIn, kinds: Kinds, body: bytes) -> TaskSpec:
     params = _take_values(task, client, is_alias)
     check_size(f"{where}: params", body, params)
     check_size(f"{where}: input", body, client.get("other"))
+    check_size(f"{where}: tool_name and annotations", body, [tool_name, task.annotations])
     for key in ("depends_on", "retry", "timeout"):
         value = getattr(task, key)
         if value is not UNSET and value is not None:
@@ -113,7 +114,7 @@ def spec_of(task: TaskIn, kinds: Kinds, body: bytes) -> TaskSpec:
         kind=kinds.kind_of(type_, tool_name),
         params=params,
         depends_on=tuple(Dependency(name) for name in task.depends_on or ()),
-        timeout_ms=_limit_of(task.timeout),
+        timeout_ms=limit_of(task.timeout),
         retry=_policy(task.retry or 0),
         client=client,
     )
@@ -135,7 +136,7 @@ def _take_values(task: TaskIn, client: dict[str, Any], is_alias: bool) -> Any:
     return None
 
 
-def _limit_of(timeout: int | UnsetType | None) -> int | None:
+def limit_of(timeout: int | UnsetType | None) -> int | None:
     return min(timeout, _MAX_TIMEOUT_MS) if timeout and timeout > 0 else None
 
 
