@@ -34,6 +34,9 @@ class Lease:
     crashes: int
     client: JSON = None
     is_cancelling: bool = False
+    may_skip: bool = (
+        False  # its success decides over tasks below: by its branch, or where a failure is awaited
+    )
 
     @property
     def idempotency_key(self) -> str:

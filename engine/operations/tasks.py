@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from engine.errors import Conflict, GraphError, LeaseLost, NotFound
@@ -17,16 +17,9 @@ from engine.store import tasks as store
 from engine.store.database import Database, LostRace, Transaction
 from engine.store.moves import count
 from engine.store.statement import json_text
-from engine.store.tasks import ClaimRequest, Ending
+from engine.store.tasks import Claimed, ClaimRequest, Ending, Fence
 
 MAX_RESULT_BYTES = 8 * 1024 * 1024  # 1 MiB of an HTTP answer or of each output stream, escaped as JSON
-Mark = tuple[int, datetime, int]  # a place in a queue's order: (rank, available_at, task id)
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    leases: list[Lease]
-    reached: Mark | None
 
 
 # --- the life of an attempt
@@ -34,8 +27,7 @@ class Claimed:
 
 async def claim(database: Database, request: ClaimRequest, *, actor: str) -> Claimed:
     """Lease available tasks of one queue; see `store.tasks.claim`."""
-    leases, reached = await database.run(store.claim, request, actor=actor)
-    return Claimed(leases, reached)
+    return await database.run(store.claim, request, actor=actor)
 
 
 async def adopt(database: Database, session_id: int, token: str) -> list[Lease]:
@@ -53,8 +45,29 @@ async def finish(database: Database, ended: Sequence[tuple[Lease, Outcome]], *, 
     return await database.run(finish_within, endings, actor=actor)
 
 
+async def finish_and_claim(
+    database: Database, ended: Sequence[tuple[Lease, Outcome]], request: ClaimRequest, *, actor: str
+) -> tuple[list[Lease], Claimed]:
+    """`finish` and `claim` with one commit: returns the leases that were lost, and those that were won.
+
+    After an unknown outcome repeat `finish` and `adopt`.
+    """
+    endings = [encode(lease, outcome) for lease, outcome in ended]
+    return await database.run(_finish_and_claim, endings, request, actor=actor)
+
+
+def _finish_and_claim(
+    tx: Transaction, endings: Sequence[Ending], request: ClaimRequest
+) -> tuple[list[Lease], Claimed]:
+    recorded, claimed = store.finish_and_claim(tx, endings, request)
+    return _lost(tx, endings, recorded), claimed
+
+
 def finish_within(tx: Transaction, endings: Sequence[Ending]) -> list[Lease]:
-    recorded = store.finish(tx, endings)
+    return _lost(tx, endings, store.finish(tx, endings))
+
+
+def _lost(tx: Transaction, endings: Sequence[Ending], recorded: set[Fence]) -> list[Lease]:
     missing = [ending for ending in endings if ending.fence not in recorded]
     if not missing:
         return []

@@ -94,11 +94,14 @@ def _insert_tasks(
 ) -> None:
     rows = (
         (
-            _task_row(task_id, written.run_id, parent_id, spec),
+            _task_row(task_id, written.run_id, parent_id, spec, number in deciding),
             _state_row(task_id, written.run_id, spec, waiting),
         )
         for plan, written in graphs
-        for task_id, spec, waiting in zip(written.task_ids, plan.graph.tasks, plan.waiting_on, strict=True)
+        for deciding in [_deciding(plan)]
+        for number, (task_id, spec, waiting) in enumerate(
+            zip(written.task_ids, plan.graph.tasks, plan.waiting_on, strict=True)
+        )
     )
     for chunk in _chunks(rows):
         insert_rows(tx, task, [row for row, _ in chunk], _TASK_COLUMNS, stamped="created_at")
@@ -111,6 +114,16 @@ def _insert_tasks(
     for edge_chunk in _chunks(edges):
         insert_rows(tx, edge, edge_chunk, ("parent_id", "child_id", "condition"))
     _remember_queues(tx, {spec.queue for plan, _ in graphs for spec in plan.graph.tasks})
+
+
+def _deciding(plan: Plan) -> set[int]:
+    """Tasks whose success can skip others: by their branch, or where a failure is awaited."""
+    tasks = plan.graph.tasks
+    return {
+        parent
+        for parent, child, condition in plan.edges
+        if condition is not None or tasks[child].rule is Rule.ONE_FAILED
+    }
 
 
 def _chunks(rows: Iterable[T]) -> Iterator[list[T]]:
@@ -127,10 +140,21 @@ def count_submitted(tx: Transaction, plans: Sequence[Plan]) -> None:
     count(tx, {**kinds, "open": kinds.total()})
 
 
-_TASK_COLUMNS = ("id", "run_id", "parent_id", "name", "kind", "params", "timeout_ms", "retry", "client")
+_TASK_COLUMNS = (
+    "id",
+    "run_id",
+    "parent_id",
+    "name",
+    "kind",
+    "params",
+    "timeout_ms",
+    "retry",
+    "client",
+    "may_skip",
+)
 
 
-def _task_row(task_id: int, run_id: int, parent_id: int | None, spec: TaskSpec) -> list[Any]:
+def _task_row(task_id: int, run_id: int, parent_id: int | None, spec: TaskSpec, may_skip: bool) -> list[Any]:
     return [
         task_id,
         run_id,
@@ -141,6 +165,7 @@ def _task_row(task_id: int, run_id: int, parent_id: int | None, spec: TaskSpec) 
         spec.timeout_ms,
         json_text(spec.retry.to_json() or None),
         json_text(spec.client),
+        may_skip,
     ]
 
 

@@ -115,6 +115,7 @@ task = sa.Table(
     sa.Column("timeout_ms", sa.BigInteger),
     sa.Column("retry", Json),
     sa.Column("client", Json),
+    sa.Column("may_skip", sa.Boolean, nullable=False, server_default=sa.false()),  # others, by its success
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.UniqueConstraint("run_id", "name"),
 )

@@ -10,7 +10,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from engine.model.graph import Rule
 from engine.model.outcomes import Decision, Usage
 from engine.model.records import Lease
 from engine.model.retry import RetryPolicy
@@ -23,6 +22,9 @@ from engine.store.resolve import release_dependents
 from engine.store.schema import Id, attempt, edge, is_still, run, state_is, task, task_state, worker_session
 from engine.store.statement import document, insert_rows, json_text, moment_of, moment_text, statement
 
+Fence = tuple[int, int]  # (task id, attempt number)
+Mark = tuple[int, datetime, int]  # a place in a queue's order: (rank, available_at, task id)
+
 
 @dataclass(frozen=True, slots=True)
 class ClaimRequest:
@@ -33,7 +35,13 @@ class ClaimRequest:
     queue: str
     kinds: tuple[str, ...]
     limit: int
-    after: tuple[int, datetime, int] | None = None  # (rank, available_at, task id): the moving lower bound
+    after: Mark | None = None  # the moving lower bound
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    leases: list[Lease]  # in the queue's order
+    reached: Mark | None  # the place in that order to go on from
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +55,24 @@ class Ending:
     usage: Usage = field(default_factory=Usage)
 
     @property
-    def fence(self) -> tuple[int, int]:
+    def fence(self) -> Fence:
         return self.lease.task_id, self.lease.attempt
 
 
 # --- claim
 
 
-def claim(tx: Transaction, request: ClaimRequest) -> tuple[list[Lease], tuple[int, datetime, int] | None]:
-    """Lease up to `limit` available tasks of one queue: highest priority first, then oldest.
+def claim(tx: Transaction, request: ClaimRequest) -> Claimed:
+    """Lease up to `limit` available tasks of one queue: highest priority first, then oldest."""
+    rows, changes = _take(tx, request)
+    if not rows:
+        return Claimed([], None)
+    answer = tx.execute(_leases(tx.dialect), _ids(tx, rows))
+    record(tx, changes)
+    return Claimed([_lease(row) for row in answer], _reached(rows))
 
-    Returns the leases and the place in the queue's order that was reached.
-    """
+
+def _take(tx: Transaction, request: ClaimRequest) -> tuple[list[Any], list[Change]]:
     binds = {
         "from_queue": request.queue,
         "kinds": tx.dialect.array(request.kinds),
@@ -71,17 +85,18 @@ def claim(tx: Transaction, request: ClaimRequest) -> tuple[list[Lease], tuple[in
     rows = tx.execute(_claim(tx.dialect, request.after is not None), binds).all()
     # A sub-select that runs once per row would hand out the whole queue: stop before anything commits.
     assert len(rows) <= request.limit, f"{len(rows)} rows claimed for a limit of {request.limit}"
-    if not rows:
-        return [], None
-    record(
-        tx,
-        [
-            Change(row.run_id, Move.CLAIM, row.task_id, row.attempt, TaskState.AVAILABLE, TaskState.RUNNING)
-            for row in rows
-        ],
-    )
-    reached = max((row.rank, row.available_at, row.task_id) for row in rows)
-    return read_leases(tx, [row.task_id for row in rows]), reached
+    return rows, [
+        Change(row.run_id, Move.CLAIM, row.task_id, row.attempt, TaskState.AVAILABLE, TaskState.RUNNING)
+        for row in rows
+    ]
+
+
+def _reached(rows: Sequence[Any]) -> Mark:
+    return max((row.rank, row.available_at, row.task_id) for row in rows)
+
+
+def _ids(tx: Transaction, rows: Iterable[Any]) -> dict[str, Any]:
+    return {"ids": tx.dialect.array(row.task_id for row in rows)}
 
 
 @statement
@@ -136,12 +151,6 @@ def _claim(dialect: Dialect, bounded: bool) -> sa.Update:
     )
 
 
-def read_leases(tx: Transaction, task_ids: Sequence[int]) -> list[Lease]:
-    """The current leases of running tasks, in claim order."""
-    rows = tx.execute(_leases(tx.dialect), {"ids": tx.dialect.array(task_ids)})
-    return [_lease(row) for row in rows]
-
-
 def leases_of_session(tx: Transaction, session_id: int, token: str | None = None) -> list[Lease]:
     """What a session holds; with `token`, only what one claim took (to adopt it after a lost answer)."""
     rows = tx.execute(_session_leases(tx.dialect), {"session": session_id})
@@ -167,6 +176,7 @@ def _lease_columns() -> sa.Select[Any]:
             task.c.timeout_ms,
             task.c.retry,
             task.c.client,
+            task.c.may_skip,
         )
         .join_from(task_state, task, task.c.id == task_state.c.task_id)
         .order_by(task_state.c.rank, task_state.c.available_at, task_state.c.task_id)
@@ -205,26 +215,48 @@ def _lease(row: Any) -> Lease:
         crashes=row.crashes,
         client=row.client,
         is_cancelling=row.is_cancelling,
+        may_skip=row.may_skip,
     )
 
 
 # --- finish
 
 
-def finish(tx: Transaction, endings: Sequence[Ending]) -> set[tuple[int, int]]:
+def finish(tx: Transaction, endings: Sequence[Ending]) -> set[Fence]:
     """Record how attempts ended and release what was waiting for them, in one transaction.
 
-    Only rows that still carry the lease's token change; returns (task id, attempt) of those. For the others
-    nothing at all is written. Of two endings of one attempt the first counts.
+    Only rows that still carry the lease's token change; returns the fences of those. For the others nothing
+    at all is written. Of two endings of one attempt the first counts.
     """
-    firsts: dict[tuple[int, int], Ending] = {}
+    written, changes = _end(tx, endings)
+    record(tx, changes)
+    return written
+
+
+def finish_and_claim(
+    tx: Transaction, endings: Sequence[Ending], request: ClaimRequest
+) -> tuple[set[Fence], Claimed]:
+    """`finish`, then `claim`, in one transaction: what was released need not wait for another."""
+    written, changes = _end(tx, endings)
+    rows, taken = _take(tx, request)
+    answer: Iterable[Any] = tx.execute(_leases(tx.dialect), _ids(tx, rows)) if rows else []
+    released = {change.task_id for change in changes if change.target is TaskState.AVAILABLE}
+    if released <= {row.task_id for row in rows}:
+        tx.wakes.discard(request.queue)  # nothing is left for anybody else
+    record(tx, [*changes, *taken])
+    return written, Claimed([_lease(row) for row in answer], _reached(rows) if rows else None)
+
+
+def _end(tx: Transaction, endings: Sequence[Ending]) -> tuple[set[Fence], list[Change]]:
+    firsts: dict[Fence, Ending] = {}
     for ending in endings:
         firsts.setdefault(ending.fence, ending)
     endings = list(firsts.values())
     run_ids = sorted({ending.lease.run_id for ending in endings})
     _lock_runs(tx, run_ids, endings)
-    paused = _paused(tx, run_ids)
+    paused_runs = tx.execute(_paused_runs(tx.dialect), {"ids": tx.dialect.array(run_ids)})
     _lock_rows(tx, [ending.lease.task_id for ending in endings])
+    paused = set(paused_runs.scalars())
     cancelling = _cancelling(tx, endings)
     changes: list[Change] = []
     accepted: list[Ending] = []
@@ -233,7 +265,7 @@ def finish(tx: Transaction, endings: Sequence[Ending]) -> set[tuple[int, int]]:
             accepted.append(ending)
             changes.append(_change(kind, ending))
     if not accepted:
-        return set()
+        return set(), []
     _write_attempts(tx, accepted)
     settled = {
         change.task_id: change.target
@@ -241,47 +273,21 @@ def finish(tx: Transaction, endings: Sequence[Ending]) -> set[tuple[int, int]]:
         if change.task_id is not None and change.target in FINAL_TASK_STATES
     }
     changes += release_dependents(tx, settled, paused)
-    record(tx, changes)
-    return {ending.fence for ending in accepted}
+    return {ending.fence for ending in accepted}, changes
 
 
 def _lock_runs(tx: Transaction, run_ids: Sequence[int], endings: Iterable[Ending]) -> None:
-    """Successes of one run may finish side by side; whatever may skip tasks far below works alone."""
-    alone = {e.lease.run_id for e in endings if e.decision.move is not Move.SUCCEED}
-    ids = [e.lease.task_id for e in endings if e.lease.run_id not in alone]
-    if ids and tx.dialect.locks_rows:
-        alone |= set(tx.execute(_may_skip(tx.dialect), {"ids": tx.dialect.array(ids)}).scalars())
+    """Successes of one run may finish side by side; whatever may skip tasks far below works alone.
+
+    What is skipped lies below the rows that `_lock_rows` takes in order: side by side that dead-locked.
+    """
+    alone = {e.lease.run_id for e in endings if e.decision.move is not Move.SUCCEED or e.lease.may_skip}
     if alone:
         # Both kinds of lock in one order of ids, otherwise two batches could wait for each other.
         for run_id in run_ids:
             (tx.dialect.own_runs if run_id in alone else tx.dialect.share_runs)(tx, [run_id])
     else:
         tx.dialect.share_runs(tx, run_ids)
-
-
-@statement
-def _may_skip(dialect: Dialect) -> sa.Select[Any]:
-    """Runs of the tasks `ids` where a success can skip others: by its branch, or where a failure is awaited.
-
-    What is skipped lies below the rows that `_lock_rows` takes in order: side by side that dead-locked.
-    """
-    return (
-        sa.select(task_state.c.run_id)
-        .join_from(edge, task_state, task_state.c.task_id == edge.c.child_id)
-        .where(
-            dialect.is_any(edge.c.parent_id, "ids"),
-            sa.or_(
-                edge.c.condition.is_not(None),
-                task_state.c.rule == sa.literal_column(repr(str(Rule.ONE_FAILED))),
-            ),
-        )
-        .distinct()
-    )
-
-
-def _paused(tx: Transaction, run_ids: Sequence[int]) -> set[int]:
-    rows = tx.execute(_paused_runs(tx.dialect), {"ids": tx.dialect.array(run_ids)})
-    return set(rows.scalars())
 
 
 @statement

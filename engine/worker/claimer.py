@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from engine.errors import StoreUnavailable
+from engine.model.outcomes import Outcome
 from engine.model.records import Lease
 from engine.operations import tasks, workers
 from engine.store.database import Database
-from engine.store.tasks import ClaimRequest
+from engine.store.tasks import Claimed, ClaimRequest, Mark
 from engine.telemetry import emit
 
 MAX_BATCH = 500
@@ -34,6 +35,8 @@ class Claimer:
         queues: tuple[str, ...],
         kinds: tuple[str, ...],
         actor: str,
+        room: Callable[[], int],
+        on_leases: Callable[[list[Lease]], None],
     ) -> None:
         self._database = database
         self.session_id = session_id
@@ -42,7 +45,11 @@ class Claimer:
         self._queues_read_at = float("-inf")
         self._kinds = kinds
         self.actor = actor
-        self._marks: dict[str, tuple[tasks.Mark, float]] = {}
+        self._room = room
+        self._on_leases = on_leases
+        self.has_more = True  # as far as we know, more is available than we had room for
+        self._asking = asyncio.Lock()  # two claims at once would share the same room
+        self._marks: dict[str, tuple[Mark, float]] = {}
         self._turn = 0
         self._asked: str | None = None  # the token of the claim under way
         self._doubt_until = float("-inf")
@@ -53,21 +60,53 @@ class Claimer:
         self._marks.clear()
         self._queues_read_at = float("-inf")
 
-    async def claim(self, room: int) -> list[Lease]:
-        """Up to `room` leases, from the queues in turn. An unreachable database gives none."""
-        claimed: list[Lease] = []
-        try:
-            queues = await self._names()
-        except StoreUnavailable:
-            await asyncio.sleep(0.2)
-            return claimed
-        self._turn += 1
-        for offset in range(len(queues)):
-            if len(claimed) >= room:
-                break
-            queue = queues[(self._turn + offset) % len(queues)]
-            claimed += await self._claim_from(queue, min(room - len(claimed), MAX_BATCH))
-        return claimed
+    async def claim(self) -> int:
+        """Claim what there is room for, from the queues in turn. An unreachable database gives nothing."""
+        async with self._asking:
+            room = self._room()
+            self.has_more = True
+            if room <= 0:
+                return 0
+            try:
+                queues = await self._names()
+            except StoreUnavailable:
+                await asyncio.sleep(0.2)
+                return 0
+            claimed: list[Lease] = []
+            self._turn += 1
+            for offset in range(len(queues)):
+                if len(claimed) >= room:
+                    break
+                queue = queues[(self._turn + offset) % len(queues)]
+                claimed += await self._claim_from(queue, min(room - len(claimed), MAX_BATCH))
+            self.has_more = len(claimed) >= min(room, MAX_BATCH)
+        self._on_leases(claimed)
+        return len(claimed)
+
+    @property
+    def is_resting(self) -> bool:
+        """Nothing more was available, so all that can be claimed is what our own outcomes release."""
+        return not (self.has_more or self._asking.locked()) and bool(self._queues) and self._room() > 0
+
+    async def claim_along(self, ended: Sequence[tuple[Lease, Outcome]]) -> list[Lease]:
+        """Record outcomes and claim, in one transaction; as `tasks.finish`, returns the lost leases.
+
+        Whatever it raises, what the claim took is not forgotten.
+        """
+        async with self._asking:
+            self._turn += 1
+            request = self._request(self._queues[self._turn % len(self._queues)], self._room(), None)
+            self._asked = request.token
+            try:
+                lost, claimed = await tasks.finish_and_claim(self._database, ended, request, actor=self.actor)
+            except Exception as error:
+                self._on_leases(await self._unanswered(request, error))
+                raise
+            finally:
+                self._asked = None
+            self.has_more = len(claimed.leases) == request.limit
+        self._on_leases(claimed.leases)
+        return lost
 
     async def _names(self) -> list[str]:
         if not self._only and time.monotonic() - self._queues_read_at > _QUEUES_SECONDS:
@@ -82,7 +121,7 @@ class Claimer:
         claimed = await self._ask(queue, limit, mark)
         if mark is not None and len(claimed.leases) < limit:
             rest = await self._ask(queue, limit - len(claimed.leases), None)
-            claimed = tasks.Claimed(claimed.leases + rest.leases, rest.reached or claimed.reached)
+            claimed = Claimed(claimed.leases + rest.leases, rest.reached or claimed.reached)
             mark = None
         if len(claimed.leases) == limit and claimed.reached is not None:
             self._marks[queue] = (claimed.reached, since if mark is not None else time.monotonic())
@@ -90,20 +129,28 @@ class Claimer:
             self._marks.pop(queue, None)
         return claimed.leases
 
-    async def _ask(self, queue: str, limit: int, after: tasks.Mark | None) -> tasks.Claimed:
+    async def _ask(self, queue: str, limit: int, after: Mark | None) -> Claimed:
         """Never raises: what earlier questions of the same round have claimed would be forgotten."""
-        request = ClaimRequest(self.session_id, uuid.uuid4().hex, queue, self._kinds, limit, after)
+        request = self._request(queue, limit, after)
         self._asked = request.token
         try:
             return await tasks.claim(self._database, request, actor=self.actor)
-        except Exception as error:  # whatever it was, the claim may have been committed
-            self._doubt_until = time.monotonic() + _DOUBT_SECONDS
-            emit("worker.claim_unanswered", level="warning", reason=f"{type(error).__name__}: {error}"[:500])
-            return tasks.Claimed(await self._adopt(request.token), None)
+        except Exception as error:
+            return Claimed(await self._unanswered(request, error), None)
         finally:
             self._asked = None
 
+    def _request(self, queue: str, limit: int, after: Mark | None) -> ClaimRequest:
+        limit = min(limit, MAX_BATCH)
+        return ClaimRequest(self.session_id, uuid.uuid4().hex, queue, self._kinds, limit, after)
+
     # --- claims whose answer was lost
+
+    async def _unanswered(self, request: ClaimRequest, error: Exception) -> list[Lease]:
+        """Whatever the error was, the claim may have been committed: returns what it took."""
+        self._doubt_until = time.monotonic() + _DOUBT_SECONDS
+        emit("worker.claim_unanswered", level="warning", reason=f"{type(error).__name__}: {error}"[:500])
+        return await self._adopt(request.token)
 
     async def _adopt(self, token: str) -> list[Lease]:
         """What a claim took whose answer never arrived: the token says which rows are ours."""

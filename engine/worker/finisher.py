@@ -12,6 +12,7 @@ from engine.model.records import Lease
 from engine.operations import tasks
 from engine.store.database import Database
 from engine.telemetry import emit
+from engine.worker.claimer import Claimer
 from engine.worker.logbook import Line, Logbook
 
 MAX_BATCH = 500
@@ -26,9 +27,15 @@ class Finisher:
     """
 
     def __init__(
-        self, database: Database, book: Logbook, actor: str, on_lost: Callable[[Lease], None]
+        self,
+        database: Database,
+        book: Logbook,
+        claimer: Claimer,
+        actor: str,
+        on_lost: Callable[[Lease], None],
     ) -> None:
         self._database = database
+        self._claimer = claimer
         self._book = book
         self.actor = actor
         self._on_lost = on_lost
@@ -80,6 +87,8 @@ class Finisher:
         tries = 0
         while True:
             try:
+                if not tries and self._claimer.is_resting:
+                    return await self._claimer.claim_along(batch)
                 return await tasks.finish(self._database, batch, actor=self.actor)
             except StoreUnavailable as error:
                 tries += 1

@@ -88,10 +88,16 @@ class Worker:
             self._database.needs_recovery = False
         self._session_id = await workers.register(self._database, self._registration())
         actor = f"worker:{self._session_id}"
-        self._finisher = Finisher(self._database, self._book, actor, self._forget)
         self._claimer = Claimer(
-            self._database, self._session_id, options.queues, tuple(self._registry.kinds()), actor
+            self._database,
+            self._session_id,
+            options.queues,
+            tuple(self._registry.kinds()),
+            actor,
+            self._room,
+            self._take,
         )
+        self._finisher = Finisher(self._database, self._book, self._claimer, actor, self._forget)
         self._sweeper = Sweeper(
             self._database,
             self._session_id,
@@ -206,15 +212,17 @@ class Worker:
     async def _claim_loop(self) -> None:
         while True:
             self._work.clear()
-            room = self._options.concurrency - self.running
-            claimed: list[Lease] = []
-            if room > 0 and not self._is_draining and self._lifeline.is_safe:
-                claimed = await self._claimer.claim(room)
-                self._take(claimed)
+            claimed = await self._claimer.claim()
             if self._is_draining:
                 return
-            if len(claimed) < room or room <= 0:
+            if not claimed or not self._claimer.has_more:
                 await self._wait_for_work()
+
+    def _room(self) -> int:
+        """How many more attempts may run."""
+        if self._is_draining or not self._lifeline.is_safe:
+            return 0
+        return self._options.concurrency - self.running
 
     async def _wait_for_work(self) -> None:
         poll = self._options.poll_seconds * random.uniform(0.8, 1.2)
@@ -227,6 +235,8 @@ class Worker:
                 self._finisher.add(lease, Released())
             else:
                 self._begin(lease)
+        if leases and self._claimer.has_more:
+            self._work.set()
 
     def _begin(self, lease: Lease) -> None:
         attempt = Attempt(lease, self._database, self._registry, self._book, f"worker:{self._session_id}")
@@ -242,7 +252,8 @@ class Worker:
         finally:
             if self._attempts.get(lease.task_id) is attempt:
                 del self._attempts[lease.task_id]
-            self._work.set()
+            if self._claimer.has_more:  # otherwise the finisher claims what this outcome releases
+                self._work.set()
         self._finisher.add(lease, outcome)
         if isinstance(outcome, Failed):
             self._wake_for_retry(lease, outcome)

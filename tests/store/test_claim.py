@@ -190,3 +190,36 @@ def test_times_are_utc_whatever_the_zone_of_the_session(database: Database) -> N
     [attempt] = do(tasks.attempts(database, lease.task_id))
     assert attempt.started_at == lease.started_at
     assert abs(lease.started_at - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+# --- together with outcomes
+
+
+def test_what_an_outcome_releases_is_claimed_with_it(database: Database) -> None:
+    accepted, leases = running(database, "a -> b, c; x", limit=1)
+    one = leases["a"].session_id
+    woken: list[str] = []
+    database.on_wake(woken.append)
+    lost, claimed = do(
+        tasks.finish_and_claim(database, [(leases["a"], Succeeded(1))], request(one, 2), actor="w")
+    )
+    assert lost == [] and sorted(lease.name for lease in claimed.leases) == ["b", "x"]
+    assert woken == ["default"]  # "c" is left for others
+    woken.clear()
+    ended = [(lease, Succeeded()) for lease in claimed.leases]
+    lost, claimed = do(tasks.finish_and_claim(database, ended, request(one, 2), actor="w"))
+    assert [lease.name for lease in claimed.leases] == ["c"] and "default" not in woken
+    numbers = [event.number for event in events(database, accepted.run_id)]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_nothing_is_claimed_with_an_outcome_that_comes_too_late(database: Database) -> None:
+    """Of the outcome nothing is written; the claim beside it takes what is there all the same."""
+    accepted, leases = running(database, "a -> b")
+    do(workers.end(database, leases["a"].session_id, "worker lost"))
+    one = session(database)
+    write(database, "UPDATE task_state SET available_at = '2020-01-01' WHERE state = 'available'")
+    ended = [(leases["a"], Succeeded())]
+    lost, claimed = do(tasks.finish_and_claim(database, ended, request(one), actor="w"))
+    assert lost == [leases["a"]] and [lease.attempt for lease in claimed.leases] == [2]
+    assert states(database, accepted.run_id) == {"a": "running", "b": "blocked"}

@@ -15,6 +15,9 @@ import sqlalchemy as sa
 
 from engine.errors import StoreUnavailable
 from engine.store.database import Database, LostRace, Transaction
+from engine.store.dialects.base import Dialect
+from engine.store.schema import queue
+from engine.store.statement import insert_rows, statement
 from tests.factories import rows
 
 
@@ -202,3 +205,43 @@ def test_a_commit_that_a_reader_held_up_is_made_again(tmp_path: Path, empty_file
 
 def _impatient(connection: sqlite3.Connection, record: Any) -> None:
     connection.execute("PRAGMA busy_timeout = 1")
+
+
+def test_a_commit_that_postgres_turned_into_a_rollback_is_no_success(row_locking: Database) -> None:
+    """COMMIT of a failed transaction is answered with ROLLBACK, and not with an error."""
+
+    def work(tx: Transaction) -> None:
+        remember(tx, "lost")
+        with pytest.raises(sa.exc.DBAPIError):
+            tx.execute(sa.text("SELECT 1/0"))
+
+    with pytest.raises(RuntimeError, match="ROLLBACK"):
+        row_locking.run_sync(work)
+    assert names(row_locking) == set()
+
+
+def test_an_error_of_a_statement_that_nobody_looked_at_ends_the_transaction(database: Database) -> None:
+    def work(tx: Transaction) -> None:
+        remember(tx, "half")
+        insert_rows(tx, queue, [["twice"], ["twice"]], ("name",))
+
+    with pytest.raises(sa.exc.IntegrityError):
+        database.run_sync(work)
+    assert names(database) == set()
+    assert database.run_sync(remember, "next") == "next"  # over the same connection
+
+
+def test_a_transaction_whose_last_statement_was_answered_is_committed(database: Database) -> None:
+    """The driver believes then that there is nothing to commit."""
+
+    def work(tx: Transaction) -> list[str]:
+        insert_rows(tx, queue, [["kept"]], ("name",))
+        return list(tx.execute(_names(tx.dialect), {"names": tx.dialect.array(["kept"])}).scalars())
+
+    assert database.run_sync(work) == ["kept"]
+    assert names(database) == {"kept"}
+
+
+@statement
+def _names(dialect: Dialect) -> sa.Select[Any]:
+    return sa.select(queue.c.name).where(dialect.is_any(queue.c.name, "names"))

@@ -131,11 +131,11 @@ async def test_nothing_of_a_worker_is_left(database: Database) -> None:
 async def test_loop_that_fails_goes_on(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     real, failed = Claimer.claim, []
 
-    async def claim(self: Claimer, room: int) -> Any:
+    async def claim(self: Claimer) -> Any:
         if not failed:
-            failed.append(room)
+            failed.append(self)
             raise RuntimeError("a defect")
-        return await real(self, room)
+        return await real(self)
 
     monkeypatch.setattr(Claimer, "claim", claim)
     async with working(database):
@@ -296,7 +296,7 @@ async def test_claim_whose_answer_is_lost_is_adopted(
 
     def run(work: Callable[..., Any], args: tuple[Any, ...], actor: str) -> Any:
         result = real(work, args, actor)
-        if work is store.claim and result[0] and not lost:
+        if work is store.claim and result.leases and not lost:
             lost.append(result)
             raise StoreUnavailable("the answer is lost")
         return result
@@ -326,8 +326,8 @@ async def test_claim_that_is_committed_after_one_had_looked_for_it_is_found(
     async with working(database):
         await until(lambda: looks)
 
-        async def no_claim(self: Claimer, room: int) -> Any:
-            return []
+        async def no_claim(self: Claimer) -> Any:
+            return 0
 
         monkeypatch.setattr(Claimer, "claim", no_claim)
         write(database, "UPDATE task_state SET queue = 'default'")
