@@ -1,12 +1,14 @@
-"""The command line: `python -m benchmarks [SCENARIO …]`."""
+"""Measures the engine. Whole runs, without --quick and --db, are kept in results/ and told in RESULTS.md."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -31,16 +33,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = list(SCENARIOS) if options.scenarios == ["all"] else options.scenarios
     if unknown := sorted(set(names) - set(SCENARIOS)):
         sys.exit(f"unknown scenario {', '.join(unknown)} (there are: all, {', '.join(SCENARIOS)})")
-    failed: list[str] = []
+    results: dict[str, Result] = {}
     with places(options.db or ["postgres", "sqlite"]) as opened:
         others = _peers(options.peers) if options.peers is not None else []
         about = machine.describe(opened, shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]))
         for name in names:
-            bench = Bench(opened, options.quick, others)
-            path = options.json if options.json else None if options.quick else RESULTS / f"{name}.json"
-            failed += _run(SCENARIOS[name], bench, options.repeats, about, path)
-    if not options.quick and options.json is None:
+            results[name] = Result(name, {**about, "time": machine.now(), "quick": options.quick})
+            keep = partial(_keep, results, options.json, whole=not options.quick and not options.db)
+            _run(SCENARIOS[name], Bench(opened, options.quick, others), options.repeats, results[name], keep)
+    if not options.quick and not options.db:
         report.write(RESULTS)
+    failed = [f"{name}: {one}" for name, result in results.items() for one in result.failed]
     for one in failed:
         print(f"FAILED: {one}", file=sys.stderr)
     return bool(failed)
@@ -57,30 +60,36 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--peers", nargs="?", const="", metavar="NAME,…", help="measure other engines too")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="instead of results/SCENARIO.json")
-    parser.add_argument("--quick", action="store_true", help="small sizes, to try it out; nothing is kept")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write this command's results there as well"
+    )
+    parser.add_argument("--quick", action="store_true", help="small sizes, to try it out")
     parser.add_argument("--report", action="store_true", help="only write RESULTS.md and the plots again")
     return parser
 
 
-def _run(
-    scenario: Scenario, bench: Bench, repeats: int, about: dict[str, object], path: Path | None
-) -> list[str]:
-    """Measure and print one scenario; returns what failed. The file is brought up to date all the time."""
+def _run(scenario: Scenario, bench: Bench, repeats: int, result: Result, keep: Callable[[], None]) -> None:
+    """Measure and print one scenario; `keep` is called after each measurement, for it may take hours."""
     print(f"\n{scenario.name}: {scenario.about}", flush=True)
-    repeats = min(repeats, scenario.repeats or repeats)
-    result = Result(scenario.name, {**about, "time": machine.now(), "repeats": repeats, "quick": bench.quick})
+    result.about["repeats"] = min(repeats, scenario.repeats or repeats)
 
     def after_each(line: str) -> None:
         print(f"  {line}", flush=True)
-        if path is not None:
-            result.save(path)
+        keep()
 
     with ExitStack() as stack:
         bench.stack = stack
-        measure(result, scenario.cases(bench), repeats, after_each)
+        measure(result, scenario.cases(bench), result.about["repeats"], after_each)
     print(report.table(result))
-    return [f"{scenario.name}: {one}" for one in result.failed]
+
+
+def _keep(results: Mapping[str, Result], file: Path | None, *, whole: bool) -> None:
+    """Write all results to `file` if there is one, and the last of a whole run to the folder of results."""
+    if file is not None:
+        file.write_text(json.dumps({name: asdict(result) for name, result in results.items()}, indent=1))
+    if whole:
+        name, last = list(results.items())[-1]
+        last.save(RESULTS / f"{name}.json")
 
 
 def _peers(wanted: str) -> list[Peer]:

@@ -33,7 +33,7 @@ T = TypeVar("T")
 Served = AbstractContextManager[tuple[str, "Process"]]
 # What our documentation tells people with many short tasks; peers get their own best settings.
 FAST = WorkerOptions(concurrency=500)
-_POLL_SECONDS = 0.05
+_POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 600.0
 _START_SECONDS = 30.0
 
@@ -54,6 +54,12 @@ class Process:
         """What it has logged."""
         lines = self.log.read_text(errors="replace").splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def check(self) -> None:
+        """Raise `RuntimeError` if it has ended or logged an error: there is nothing to wait for then."""
+        errors = [event for event in self.events() if event["level"] == "ERROR"]
+        if errors or self.popen.poll() is not None:
+            raise RuntimeError(f"a process is in trouble: {errors or self.log.read_text()[-2000:]}")
 
     def stop(self) -> None:
         """Ask it to end in good order; SIGKILL if it does not."""
@@ -216,9 +222,18 @@ def opened(url: str) -> Iterator[Database]:
         database.close()
 
 
-def wait_until_done(database: Database, seconds: float = _PATIENCE_SECONDS) -> None:
-    """Wait until no run is open. Asks seldom: on a shared SQLite file who reads holds up who writes."""
-    wait_until(lambda: not _is_open(database), seconds)
+def wait_until_done(database: Database, workers: Sequence[Process] = ()) -> None:
+    """Wait until no run is open. Raises `RuntimeError` if one of `workers` ends or logs an error.
+
+    Asks seldom: on a shared SQLite file who reads holds up who writes.
+    """
+
+    def is_done() -> bool:
+        for process in workers:
+            process.check()
+        return not _is_open(database)
+
+    wait_until(is_done, _PATIENCE_SECONDS)
 
 
 def _is_open(database: Database) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -123,7 +124,7 @@ def _measured(contestant: Contestant) -> dict[str, float]:
 def percentile(values: Sequence[float], share: float) -> float:
     """The least value that `share` (0 to 1) of `values` do not exceed."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
+    return ordered[max(math.ceil(share * len(ordered)), 1) - 1]
 
 
 def percentiles(values: Sequence[float], what: str = "") -> dict[str, float]:

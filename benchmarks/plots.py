@@ -10,15 +10,15 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.harness import ENGINE, FLOOR, MINIMAL, Result
+from benchmarks.harness import ENGINE, FLOOR, MINIMAL, Result, show
 from benchmarks.scenarios import drain, latency, submit
 
 _COLOURS = {ENGINE: "#2f6fb7", FLOOR: "#9aa5b1", MINIMAL: "#cbd2d9"}
 _PEER = "#e0a458"
 
 
-def draw(results: Mapping[str, Result], folder: Path) -> dict[str, str]:
-    """Draw what the results allow; returns title → file name."""
+def draw(results: Mapping[str, Result], folder: Path) -> None:
+    """Draw what the results allow, into `<scenario>.svg`."""
     matplotlib.rcParams.update(
         {
             "svg.hashsalt": "task-engine",  # the same figures give the same file
@@ -45,13 +45,10 @@ def draw(results: Mapping[str, Result], folder: Path) -> dict[str, str]:
         "held_snapshot": _bars(results.get("held_snapshot"), ["postgres"], "kept"),
         "memory": _memory(results.get("memory")),
     }
-    files = {}
     for name, figure in drawn.items():
         if figure is not None:
             path = folder / f"{name}.svg"
             figure.savefig(path, metadata={"Date": None, "Creator": None}, bbox_inches="tight")
-            files[name] = path.name
-    return files
 
 
 def _bars(result: Result | None, cases: list[str], figure: str) -> Figure | None:
@@ -81,7 +78,7 @@ def _panel(panel: Axes, result: Result, case: str, figure: str) -> None:
             name, spread.median, color=_COLOURS.get(name, _COLOURS[ENGINE] if ENGINE in name else _PEER)
         )
         panel.plot([spread.least, spread.most], [name, name], color="black", linewidth=1)
-        panel.annotate(f" {spread.median:,.4g}", (max(spread.most, spread.median), name), va="center")
+        panel.annotate(f" {show(spread.median)}", (max(spread.most, spread.median), name), va="center")
     panel.set_title(f"{case} — {figure}", loc="left", fontsize=9)
     panel.invert_yaxis()
     panel.margins(x=0.12)

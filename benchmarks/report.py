@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
-from benchmarks import plots, targets
+from benchmarks import targets
 from benchmarks.harness import ENGINE, FLOOR, Result, show
 from benchmarks.scenarios import SCENARIOS
 
@@ -21,8 +21,13 @@ def load(folder: Path) -> dict[str, Result]:
 def write(folder: Path) -> None:
     """Draw the plots and write RESULTS.md from the files in `folder`."""
     results = load(folder)
-    drawn = plots.draw(results, folder)
-    RESULTS_MD.write_text("\n".join(_document(results, drawn)) + "\n")
+    try:
+        from benchmarks import plots  # only they need matplotlib
+    except ImportError:
+        print("the plots are not drawn again: pip install 'task-engine[bench]'")
+    else:
+        plots.draw(results, folder)
+    RESULTS_MD.write_text(document(results, {path.stem for path in folder.glob("*.svg")}))
     print(f"wrote {RESULTS_MD}")
 
 
@@ -40,7 +45,7 @@ def table(result: Result) -> str:
 
 def _line(cells: tuple[str, ...]) -> str:
     name, figure, *numbers = cells
-    return f"  {name:<28}{figure:<24}" + "".join(f"{number:>10}" for number in numbers)
+    return f"  {name:<34}{figure:<26}" + "".join(f"{number:>10}" for number in numbers)
 
 
 def _rows(result: Result, case: str) -> Iterator[tuple[str, ...]]:
@@ -61,15 +66,20 @@ def _rows(result: Result, case: str) -> Iterator[tuple[str, ...]]:
 # --- RESULTS.md
 
 
-def _document(results: Mapping[str, Result], drawn: Mapping[str, str]) -> Iterator[str]:
+def document(results: Mapping[str, Result], drawn: Set[str]) -> str:
+    """Required against reached, then every figure; `drawn` are the scenarios with a plot."""
+    return "\n".join(_lines(results, drawn)) + "\n"
+
+
+def _lines(results: Mapping[str, Result], drawn: Set[str]) -> Iterator[str]:
     yield "# Results"
     yield ""
     yield from _INTRODUCTION
     yield ""
     yield "## Required and reached"
     yield ""
-    yield "| | required | reached | | stretch |"
-    yield "| --- | --- | --- | --- | --- |"
+    yield "| | case: figure | required | reached | | stretch |"
+    yield "| --- | --- | --- | --- | --- | --- |"
     yield from _judged(results)
     for name, result in results.items():
         yield from _scenario(name, result, drawn)
@@ -90,22 +100,28 @@ def _judged(results: Mapping[str, Result]) -> Iterator[str]:
             if stretch:
                 stretch += {None: "", True: " met", False: " missed"}[check.is_stretch_met(results)]
             verdict = {None: "?", True: "met", False: "**missed**"}[check.is_met(results)]
-            yield f"| {name} | {check.wanted} | {check.reached(results)} | {verdict} | {stretch} |"
+            figure = f"{check.case}: {_figure(check)}"
+            yield f"| {name} | {figure} | {check.wanted} | {check.reached(results)} | {verdict} | {stretch} |"
             name = ""
 
 
-def _scenario(name: str, result: Result, drawn: Mapping[str, str]) -> Iterator[str]:
+def _figure(check: targets.Check) -> str:
+    return check.figure if check.contestant == ENGINE else f"{check.contestant}, {check.figure}"
+
+
+def _scenario(name: str, result: Result, drawn: Set[str]) -> Iterator[str]:
     about = result.about
     versions = ", ".join(f"{what} {which}" for what, which in about["versions"].items())
     yield ""
     yield f"## {name}"
     yield ""
-    yield f"{SCENARIOS[name].about}. {about['repeats']} rounds of `{about['command']}`, {about['time']}, at"
-    yield f"{about['commit']}, on {about['machine']}, {about['system']}, load {about['load']} before."
-    yield f"{versions}."
+    yield f"What: {SCENARIOS[name].about}. Rounds: {about['repeats']}. When: {about['time']}."
+    yield f"Commit: {about['commit']}. Command: `{about['command']}`."
+    yield f"Machine: {about['machine']}, {about['system']}, load {about['load']} before."
+    yield f"Versions: {versions}."
     if name in drawn:
         yield ""
-        yield f"![{name}](results/{drawn[name]})"
+        yield f"![{name}](results/{name}.svg)"
     for case in result.figures:
         yield ""
         yield f"**{case}**"

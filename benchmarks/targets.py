@@ -79,9 +79,10 @@ class Check:
 
     @property
     def unit(self) -> str:
+        """Nothing, or what the value is a multiple of."""
         if self.against is None:
-            return f" ({self.figure})"
-        return f" × {self.against if isinstance(self.against, str) else self.against[0]}"
+            return ""
+        return f" × {self.against if isinstance(self.against, str) else self.against[1]}"
 
 
 @dataclass(frozen=True, slots=True)

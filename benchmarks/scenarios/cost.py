@@ -7,6 +7,8 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+import psycopg
+
 from benchmarks import fleet
 from benchmarks.floors import postgres
 from benchmarks.harness import ENGINE, FLOOR, Case, Contestant, Figures
@@ -26,6 +28,8 @@ SELECT (SELECT coalesce(sum(calls), 0) FROM pg_stat_statements
        pg_current_wal_lsn() - '0/0'
 FROM pg_stat_database AS stats JOIN pg_database AS database ON database.oid = stats.datid
 WHERE database.datname = %s"""
+
+_SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND backend_type = 'client backend'"
 
 
 def cases(bench: Bench) -> Iterator[Case]:
@@ -51,8 +55,8 @@ def _engine(place: Place, loaded: Load, count: int) -> Figures:
     with ExitStack() as stack:
         url = stack.enter_context(place.fresh())
         figures = stack.enter_context(_counted(place, url, loaded, count))
-        stack.enter_context(fleet.workers(url))
-        fleet.wait_until_done(stack.enter_context(fleet.opened(url)))
+        processes = stack.enter_context(fleet.workers(url))
+        fleet.wait_until_done(stack.enter_context(fleet.opened(url)), processes)
     return figures
 
 
@@ -75,12 +79,19 @@ def _counted(place: Place, url: str, loaded: Load, tasks: int) -> Iterator[dict[
         watching.execute("CHECKPOINT")
         loaded(url)
         connection.close()
-        before: Any = watching.execute(_COUNTS, row).fetchone()
+        before = _counts(watching, row)
         yield figures
-        after: Any = watching.execute(_COUNTS, row).fetchone()
+        after = _counts(watching, row)
     names = ("statements/task", "commits/task", "WAL bytes/task")
     for name, least, most in zip(names, before, after, strict=True):
         figures[name] = float(most - least) / tasks
+
+
+def _counts(watching: psycopg.Connection[Any], database: Any) -> tuple[Any, ...]:
+    """Taken when nobody is connected to `database` any more: a session tells what it did when it ends."""
+    fleet.wait_until(lambda: watching.execute(_SESSIONS, database).fetchone() == (0,), 60)
+    counts: Any = watching.execute(_COUNTS, database).fetchone()
+    return tuple(counts)
 
 
 SCENARIO = Scenario("cost", "statements, commits and WAL bytes for each task at full drain", cases)

@@ -17,7 +17,6 @@ from engine.operations import runs
 
 ONE_PROCESS = "sqlite, one process"
 Load = Callable[[str], None]  # puts the tasks into the database of a URL
-_TROUBLE = ("WARNING", "ERROR")
 
 
 def case(place: str, workers: int) -> str:
@@ -97,16 +96,16 @@ def engine(place: Place, loaded: Load, workers: int = 1) -> Figures:
             usage = fleet.Usage.begin(*[process.pid for process in processes])
             serving = fleet.Usage.begin(place.pid)
             with fleet.opened(url) as database:
-                fleet.wait_until_done(database)
+                fleet.wait_until_done(database, processes)
                 used, served = usage.seconds(), serving.seconds()
                 done, seconds = fleet.time_of_work(database)
-            troubles = [
-                event for process in processes for event in process.events() if event["level"] in _TROUBLE
+            warnings = [
+                event for process in processes for event in process.events() if event["level"] == "WARNING"
             ]
         figures = {"tasks/s": done / seconds, "worker CPU µs/task": used / done * 1e6}
         if place.pid is not None:
             figures["server CPU µs/task"] = served / done * 1e6
-        return {**figures, "warnings": len(troubles)}
+        return {**figures, "warnings": len(warnings)}
 
 
 def embedded(place: Place, loaded: Load) -> Figures:

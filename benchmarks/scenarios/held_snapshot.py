@@ -64,8 +64,8 @@ def _snapshot(url: str) -> Iterator[None]:
 
 def _by_engine(url: str, count: int, workers: int) -> float:
     [accepted] = fleet.submit(url, fleet.tasks_graph(count))
-    with fleet.workers(url, workers), fleet.opened(url) as database:
-        fleet.wait_until_done(database)
+    with fleet.workers(url, workers) as processes, fleet.opened(url) as database:
+        fleet.wait_until_done(database, processes)
         done, seconds = fleet.time_of_work(database, accepted.run_id)
     return done / seconds
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from subprocess import PIPE, Popen
 
@@ -34,8 +35,12 @@ def drain(place: Place, count: int, clients: int) -> Figures:
         [accepted] = fleet.submit(url, fleet.tasks_graph(count))
         with fleet.server(url, "--shared") as (address, _):
             command = fleet.child("benchmarks.followers", address, str(accepted.run_id), str(clients))
-            with Popen(command, stdout=PIPE) as followers, fleet.workers(url), fleet.opened(url) as database:
-                fleet.wait_until_done(database)
+            with ExitStack() as stack:
+                processes = stack.enter_context(fleet.workers(url))
+                followers = stack.enter_context(Popen(command, stdout=PIPE))
+                stack.callback(followers.kill)  # if the run never ends they would not either
+                database = stack.enter_context(fleet.opened(url))
+                fleet.wait_until_done(database, processes)
                 done, seconds = fleet.time_of_work(database)
                 told, _ = followers.communicate(timeout=120)
     assert int(told) == clients * (2 * count + 3), f"{told!r} events reached {clients} clients"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from litestar import Litestar
@@ -15,11 +15,13 @@ from engine.api.answers import answer_error
 from engine.api.documents import Completion, DocumentFile, OfflinePage, struct_schemas
 from engine.api.edge import Edge
 from engine.api.execgo import adapters, mcp, system, tasks
+from engine.api.execgo.adapter_translation import ACTION_KINDS
 from engine.api.execgo.translation import Kinds
 from engine.api.execgo.wire import AdapterRequestIn, GraphIn, McpCallIn
 from engine.api.options import ApiOptions, Services
 from engine.api.run_wire import RunIn, TokenIn
 from engine.executors.registry import ExecutorRegistry
+from engine.model.graph import MAX_NAME
 from engine.operations.totals import Admission
 from engine.store.database import Database
 
@@ -33,26 +35,20 @@ ROUTES: list[Any] = [
 ]
 
 
-def create_app(
-    database: Database,
-    registry: ExecutorRegistry,
-    options: ApiOptions,
-    health: Callable[[], dict[str, Any]] | None = None,
-) -> Litestar:
-    """The application; `health` adds keys to the answer of `/health`. Owns neither database nor registry."""
+def create_app(database: Database, registry: ExecutorRegistry, options: ApiOptions) -> Litestar:
+    """The application. Owns neither database nor registry."""
     access = Access(database, options)
     services = Services(
         database=database,
         registry=registry,
         options=options,
         admission=Admission(database, options.max_open_tasks),
-        health=health or dict,
     )
     app = Litestar(
         route_handlers=ROUTES,
         exception_handlers={Exception: answer_error},
         state=State({"services": services, "execgo_kinds": Kinds.of(registry)}),
-        openapi_config=_openapi(options),
+        openapi_config=_openapi(options, registry),
         logging_config=None,
         request_max_body_size=None,  # `bodies.read_body` keeps the limits
         on_shutdown=[access.close],
@@ -61,8 +57,8 @@ def create_app(
     return app
 
 
-def _openapi(options: ApiOptions) -> OpenAPIConfig:
-    completion = Completion(_body_schemas(), require_token=options.require_token)
+def _openapi(options: ApiOptions, registry: ExecutorRegistry) -> OpenAPIConfig:
+    completion = Completion(_body_schemas(registry.kinds()), require_token=options.require_token)
     return OpenAPIConfig(
         title="Task Engine",
         version=options.version,
@@ -72,10 +68,22 @@ def _openapi(options: ApiOptions) -> OpenAPIConfig:
     )
 
 
-def _body_schemas() -> dict[str, Any]:
+def _body_schemas(kinds: Sequence[str]) -> dict[str, Any]:
     schemas = struct_schemas([GraphIn, McpCallIn, AdapterRequestIn])
     for model in (RunIn, TokenIn):
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema
+    for owner, field, schema in (  # what only the engine knows, or words in the contract's own way
+        (
+            "GraphIn",
+            "tasks",
+            {"type": "array", "items": {"$ref": "#/components/schemas/TaskIn"}, "minItems": 1},
+        ),
+        ("TaskIn", "id", {"type": "string", "minLength": 1, "maxLength": MAX_NAME}),
+        ("TaskIn", "type", {"type": "string", "enum": sorted(kinds)}),
+        ("RunTaskIn", "kind", {"type": "string", "enum": sorted(kinds)}),
+        ("AdapterActionIn", "kind", {"type": "string", "enum": ACTION_KINDS}),
+    ):
+        schemas[owner]["properties"][field] = schema
     return schemas

@@ -8,10 +8,12 @@ and closed at once. Idle connections are uvicorn's matter.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -20,7 +22,7 @@ from engine.api.edge import trace_id_of
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 200
 MAX_URL_BYTES = 16 * 1024
-_TIMEOUT, _TOO_MUCH, _TOO_LONG, _BAD, _BUSY = 408, 431, 414, 400, 503
+_TIMEOUT, _TOO_MUCH, _TOO_LONG, _BAD, _BUSY, _LATE = 408, 431, 414, 400, 503, 504
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class Connection(HttpToolsProtocol):
     _reading: _Timer
     _writing: _Timer
     _head_bytes = 0
+    _data = b""
     _is_refused = False
 
     @property
@@ -101,7 +104,26 @@ class Connection(HttpToolsProtocol):
             return
         if self._is_idle and not self._reading.is_running:
             self._expect_request()
+        self._data = data
         super().data_received(data)
+
+    # Nobody is upgraded here. The parser stops behind the head of a request that asks for it, whatever body
+    # it has: uvicorn's hooks for WebSocket let us read it again without the wish. Java sends it every time.
+
+    def _should_upgrade(self) -> bool:
+        return True
+
+    def handle_websocket_upgrade(self) -> None:
+        if not any(name == b"upgrade" for name, _ in self.headers):
+            self._answer(_BAD, "this is not a proxy")  # CONNECT
+            return
+        stopped = sys.exc_info()[1]
+        assert isinstance(stopped, httptools.HttpParserUpgrade)
+        rest = self._data[stopped.args[0] :]
+        headers = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        head = b"%b %b HTTP/1.1\r\n" % (self.scope["method"].encode(), self.url)
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"".join((head, *headers, b"\r\n", rest)))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -155,7 +177,7 @@ class Connection(HttpToolsProtocol):
             self._expect_answer()  # a long answer that flows
         else:
             limit = f"{self.limits.write_seconds:g} s"
-            self._answer(_BUSY, f"not done within {limit}; it may still be: look before repeating it")
+            self._answer(_LATE, f"not done within {limit}; it may still be: look before repeating it")
 
     def on_response_complete(self) -> None:
         self._writing.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -51,7 +50,6 @@ class Services:
     registry: ExecutorRegistry
     options: ApiOptions
     admission: Admission
-    health: Callable[[], dict[str, Any]]
     is_stopping: bool = False  # long polls answer at once
 
 

@@ -55,6 +55,7 @@ Limit = Annotated[int, QueryParameter(ge=1, le=500)]
 LongLimit = Annotated[int, QueryParameter(ge=1, le=10_000)]
 OptionalNumber = Annotated[int | None, QueryParameter(ge=0, le=MAX_INT)]
 Number = Annotated[int, QueryParameter(ge=0, le=MAX_INT)]
+EventNumber = Annotated[int, QueryParameter(ge=0, le=2**31 - 1)]
 
 
 @post(
@@ -196,7 +197,7 @@ async def list_logs(
 async def list_events(
     request: ApiRequest,
     run_id: FromPath[str],
-    after: Number = 0,
+    after: EventNumber = 0,
     limit: LongLimit = 1000,
     wait: Annotated[float, QueryParameter(ge=0, le=MAX_WAIT_SECONDS)] = 0.0,
 ) -> Events:

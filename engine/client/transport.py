@@ -117,9 +117,10 @@ def _refusal(answer: httpx.Response, message: str) -> EngineError:
             return TooLarge(message)
         case 400 | 405 | 415 | 417 | 422:
             return InvalidInput(message)
-        case 503 if (wait := answer.headers.get("retry-after", "")).isdigit():
-            return Overloaded(message, int(wait))
-        case 503 | 504:  # given up while it was being done
+        case 503:
+            wait = answer.headers.get("retry-after", "")
+            return Overloaded(message, int(wait) if wait.isdigit() else 5)
+        case 504:  # given up while it was being done
             return ServerUnavailable(message, is_unknown=answer.request.method != "GET")
         case _:
             return ServerUnavailable(f"the server answered {answer.status_code}: {message}")

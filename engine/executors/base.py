@@ -67,7 +67,11 @@ class TaskContext:
     log: Callable[[str, str], None]  # (stream, text): stdout, stderr or log
     spawn: Spawn
     report: Report
-    environment: dict[str, str] = field(default_factory=dict)  # markers for child processes
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What every process of the attempt carries: see `attempt_environment`."""
+        return attempt_environment(self.lease)
 
     @property
     def seconds_left(self) -> float | None:

@@ -22,6 +22,8 @@ def check_storable(value: JSON, *, max_depth: int = MAX_DEPTH, max_values: int |
     deeper than `max_depth`, keys that are not text, and anything that is not JSON. `max_values` bounds the
     work: a few lists that hold each other ten times over are billions of values.
     """
+    if value is None:
+        return
     stack: list[tuple[Any, int]] = [(value, 1)]
     seen = 0
     while stack:

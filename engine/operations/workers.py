@@ -59,6 +59,11 @@ async def sessions_to_clear(database: Database) -> list[WorkerSession]:
     return await database.read(workers.sessions_to_clear)
 
 
+async def end_stalled(database: Database) -> int:
+    """End transactions whose process was stopped in the middle: they hold locks that others need."""
+    return await database.read(lambda tx: tx.dialect.end_stalled(tx))
+
+
 async def end(database: Database, session_id: int, reason: str) -> int:
     """Close a session cleanly; what it still holds is released at once. Returns how many tasks."""
     return await database.run(_end, session_id, reason, actor=f"worker:{session_id}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
 
 from engine.errors import StoreUnavailable
 from engine.model.outcomes import Failed, Outcome
@@ -32,13 +31,11 @@ class Finisher:
         book: Logbook,
         claimer: Claimer,
         actor: str,
-        on_lost: Callable[[Lease], None],
     ) -> None:
         self._database = database
         self._claimer = claimer
         self._book = book
         self.actor = actor
-        self._on_lost = on_lost
         self._ended: list[tuple[Lease, Outcome]] = []
         self._writing: list[tuple[Lease, Outcome]] = []
         self._writing_logs = asyncio.Lock()
@@ -81,7 +78,6 @@ class Finisher:
             lost = await self._give_up(batch[0], error)
         for lease in lost:
             emit("task.outcome_late", level="warning", task=lease.task_id, attempt=lease.attempt)
-            self._on_lost(lease)
 
     async def _finish(self, batch: list[tuple[Lease, Outcome]]) -> list[Lease]:
         tries = 0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from datetime import UTC, datetime
 
+from engine.model.json import storable_text
 from engine.model.records import Lease
 
 MAX_LINE = 8 * 1024  # characters; a longer line is cut into several
@@ -18,10 +18,9 @@ Line = tuple[Lease, int, datetime, str, str]
 class Logbook:
     """Lines that are not in the database yet."""
 
-    def __init__(self, on_line: Callable[[], None]) -> None:
+    def __init__(self) -> None:
         self._lines: list[Line] = []
         self._lock = threading.Lock()
-        self._on_line = on_line
 
     def open(self, lease: Lease) -> AttemptLog:
         return AttemptLog(self, lease)
@@ -29,7 +28,6 @@ class Logbook:
     def add(self, line: Line) -> None:
         with self._lock:
             self._lines.append(line)
-        self._on_line()
 
     def take(self) -> list[Line]:
         """All gathered lines; they are the caller's now."""
@@ -81,9 +79,4 @@ class AttemptLog:
             self._emit(stream, piece)
 
     def _emit(self, stream: str, text: str) -> None:
-        self._book.add((self._lease, self._number, datetime.now(UTC), _storable(stream), _storable(text)))
-
-
-def _storable(text: str) -> str:
-    # Neither NUL nor lone surrogates can be stored everywhere; what was printed stays recognisable.
-    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+        self._book.add((self._lease, self._number, datetime.now(UTC), storable_text(stream), storable_text(text)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -44,6 +45,7 @@ async def work(spec: PoolSpec) -> None:
         registry = ExecutorRegistry.from_entry_points(spec.executor_settings)
         worker = Worker(database, registry, spec.options)
         if await _start(worker, stop):
+            _collect_less()
             await stop.wait()
             await worker.drain()
     finally:
@@ -65,6 +67,13 @@ async def _start(worker: Worker, stop: asyncio.Event) -> bool:
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _RETRY_SECONDS)
     return False
+
+
+def _collect_less() -> None:
+    """What we allocate dies by its reference count: looking for cycles took a third of the time per task."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def _on_signal(stop: asyncio.Event) -> None:

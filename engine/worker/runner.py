@@ -7,10 +7,10 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from engine.errors import LeaseLost, StoreUnavailable, UnknownKind
-from engine.executors.base import TaskContext, attempt_environment
+from engine.executors.base import TaskContext
 from engine.executors.registry import ExecutorRegistry
 from engine.model.graph import TaskSpec
 from engine.model.json import JSON, storable_text
@@ -48,19 +48,22 @@ class Attempt:
         self._log: AttemptLog = book.open(lease)
         self._stop: Stop | None = None
         self._cancelled = asyncio.Event()
-        self._handle: asyncio.Task[Outcome] | None = None
+        self._handle: asyncio.Task[Any] | None = None
 
     async def run(self) -> Outcome:
-        self._handle = asyncio.create_task(self._perform(), name=f"task-{self.lease.task_id}")
-        if self._stop is not None:
-            self._handle.cancel()
+        """Perform the attempt in the asyncio task that calls this, which `stop` interrupts."""
+        handle = self._handle = asyncio.current_task()
+        assert handle is not None
+        outcome: Outcome = _CANCELLED_ITSELF
         try:
-            await asyncio.wait({self._handle})
-        except asyncio.CancelledError:  # our own caller is being cancelled
-            self._handle.cancel()
-            raise
-        outcome = _CANCELLED_ITSELF if self._handle.cancelled() else self._handle.result()
-        self._log.close()
+            if self._stop is None:
+                outcome = await self._perform()
+        except asyncio.CancelledError:
+            if self._stop is None and handle.cancelling():  # not by us: the loop ends
+                raise
+        finally:
+            self._handle = None
+            self._log.close()
         match self._stop:
             # What an executor makes of being interrupted is not the task's own failure.
             case Stop.CANCEL if isinstance(outcome, Failed):
@@ -85,14 +88,16 @@ class Attempt:
     async def _perform(self) -> Outcome:
         lease = self.lease
         seconds = None if lease.timeout_ms is None else lease.timeout_ms / 1000
+        limit: asyncio.Timeout | None = None
         capture.current.set(self._log.write)
         try:
             executor = self._registry.get(lease.kind)
+            if seconds is None:
+                return _checked(await executor.execute(self._context(seconds), lease.params))
             async with asyncio.timeout(seconds) as limit:
-                outcome = await executor.execute(self._context(seconds), lease.params)
-            return _checked(outcome)
+                return _checked(await executor.execute(self._context(seconds), lease.params))
         except TimeoutError as error:
-            if limit.expired():
+            if limit is not None and limit.expired():
                 return Failed("context deadline exceeded", code="timeout", source="scheduler", retryable=True)
             return _failed(error)
         except UnknownKind as error:
@@ -110,7 +115,6 @@ class Attempt:
             log=self._log.write,
             spawn=self._spawn,
             report=self._report,
-            environment=attempt_environment(self.lease),
         )
 
     async def _spawn(self, specs: Sequence[TaskSpec]) -> list[int]:

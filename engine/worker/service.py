@@ -55,7 +55,7 @@ class Worker:
         self._ending: asyncio.Task[None] | None = None
         self._is_draining = False
         self._session_id = 0
-        self._book = Logbook(lambda: None)
+        self._book = Logbook()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -97,7 +97,7 @@ class Worker:
             self._room,
             self._take,
         )
-        self._finisher = Finisher(self._database, self._book, self._claimer, actor, self._forget)
+        self._finisher = Finisher(self._database, self._book, self._claimer, actor)
         self._sweeper = Sweeper(
             self._database,
             self._session_id,
@@ -241,7 +241,7 @@ class Worker:
     def _begin(self, lease: Lease) -> None:
         attempt = Attempt(lease, self._database, self._registry, self._book, f"worker:{self._session_id}")
         self._attempts[lease.task_id] = attempt
-        handle = asyncio.create_task(self._attend(attempt))
+        handle = asyncio.create_task(self._attend(attempt), name=f"task-{lease.task_id}")
         self._handles.add(handle)
         handle.add_done_callback(self._handles.discard)
 
@@ -264,9 +264,6 @@ class Worker:
         if decision.move is Move.RETRY:
             assert self._loop is not None
             self._loop.call_later(decision.delay_ms / 1000 + 0.005, self._work.set)
-
-    def _forget(self, lease: Lease) -> None:
-        """The outcome came too late; nothing is left to do for this lease."""
 
     # --- orders from outside
 

@@ -92,6 +92,9 @@ class Sweeper:
 
     async def sweep(self) -> None:
         if not self._database.is_private:  # otherwise there is nobody else whose beat could stop
+            stalled = await workers.end_stalled(self._database)
+            if stalled:
+                emit("sweeper.stalled_ended", level="warning", transactions=stalled)
             for session in self._observer.overdue(await workers.live(self._database)):
                 if session.id != self.observer_id:
                     await self._each(self._expire, session)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -46,15 +46,9 @@ class Service:
     client: httpx.AsyncClient = field(init=False)
 
     @classmethod
-    def of(
-        cls,
-        database: Database,
-        file_root: Path,
-        health: Callable[[], dict[str, Any]] | None = None,
-        **changes: Any,
-    ) -> Service:
+    def of(cls, database: Database, file_root: Path, **changes: Any) -> Service:
         executors = registry(file_root)
-        return cls(database, executors, create_app(database, executors, options(**changes), health))
+        return cls(database, executors, create_app(database, executors, options(**changes)))
 
     async def __aenter__(self) -> Service:
         transport = httpx.ASGITransport(self.app)

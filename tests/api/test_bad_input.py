@@ -256,9 +256,7 @@ async def test_longest_timeout_and_most_retries_are_stored(service: Service) -> 
     assert (answer["timeout"], answer["retry"]) == (most, most)
 
 
-async def test_graph_beyond_the_limit_is_too_large(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_graph_beyond_the_limit_is_too_large(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.model.graph.MAX_TASKS", 1)
     contract = await service.submit({"id": "a", "type": "noop"}, {"id": "b", "type": "noop"})
     assert contract.status_code == 413
@@ -390,6 +388,7 @@ QUERIES = [
     "/api/v1/runs/1?include=everything",
     "/api/v1/runs/1/tasks?state=done",
     "/api/v1/runs/1/events?after=-1",
+    "/api/v1/runs/1/events?after=2147483648",
     "/api/v1/runs/1/events?wait=1000",
     "/api/v1/runs/1/events?wait=nan",
     "/api/v1/runs/1/logs?task=%00",

@@ -232,8 +232,7 @@ async def test_handler_that_takes_too_long_is_given_up(database: Database, tmp_p
             run = await client.post("/api/v1/runs", json={"tasks": [{"name": "a", "kind": "noop"}]})
             path = f"/api/v1/runs/{run.json()['run_id']}/events?after=1&wait=20"
             response = await client.get(path, timeout=30)
-        assert response.status_code == 503
-        assert "retry-after" not in response.headers  # what was asked may still happen
+        assert response.status_code == 504  # not 503: what was asked may still happen
         with Client(server.url) as typed, pytest.raises(ServerUnavailable, match="may still be"):
             await asyncio.to_thread(typed.events, run.json()["run_id"], after=1, wait_seconds=20)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from benchmarks import fleet, targets
+from benchmarks import fleet, report, targets
 from benchmarks.__main__ import main
 from benchmarks.floors import postgres, sqlite
 from benchmarks.harness import ENGINE, FLOOR, Case, Contestant, Result, Spread, measure, percentile
@@ -110,6 +111,19 @@ def test_a_result_survives_its_file(tmp_path: Path) -> None:
     assert Result.load(tmp_path / "deep" / "drain.json") == result
 
 
+def test_the_document_holds_every_target_and_every_figure() -> None:
+    about = {"versions": {}, "command": "c", "repeats": 1, "time": "t", "commit": "x", "machine": "m"}
+    case = targets.ROWS[0].checks[0].case
+    figures = {case: {ENGINE: [{"tasks/s": 123.0}], FLOOR: [{"tasks/s": 1000.0}]}}
+    result = Result("drain", {**about, "system": "s", "load": 0.0}, figures)
+    lines = report.document({"drain": result}, {"drain"}).splitlines()
+    for row in targets.ROWS:
+        assert any(line.startswith(f"| {row.name} |") for line in lines)
+    assert f"| {case}: tasks/s | ≥ 0.6 × {FLOOR} | 0.123 × {FLOOR} | **missed** |" in "\n".join(lines)
+    assert f"| {ENGINE} | tasks/s | 123 | 123 | 123 | 0.12 |  |" in lines
+    assert "![drain](results/drain.svg)" in lines
+
+
 def test_every_scenario_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(SCENARIOS)
@@ -203,7 +217,7 @@ def _rows(database: Database, run_id: int) -> list[list[tuple[Any, ...]]]:
 def test_a_quick_drain_runs_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "drain.json"
     assert main(["drain", "--quick", "--db", "sqlite", "--repeats", "1", "--json", str(file)]) == 0
-    result = Result.load(file)
+    result = Result(**json.loads(file.read_text())["drain"])
     assert result.about["quick"]
     for contestants in result.figures.values():
         assert contestants[ENGINE][0]["tasks/s"] > 0

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from engine.executors.base import ExecutorSettings, TaskContext, attempt_environment
+from engine.executors.base import ExecutorSettings, TaskContext
 from engine.model.graph import TaskSpec
 from engine.model.json import JSON
 from engine.model.records import Lease
@@ -71,7 +71,6 @@ def make_context(
         log=recorder.log,
         spawn=recorder.spawn,
         report=recorder.report,
-        environment=attempt_environment(made),
     )
 
 

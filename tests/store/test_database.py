@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +16,12 @@ import pytest
 import sqlalchemy as sa
 
 from engine.errors import StoreUnavailable
+from engine.operations import workers
 from engine.store.database import Database, LostRace, Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.schema import queue
 from engine.store.statement import insert_rows, statement
+from tests.chaos.rig import wait_until
 from tests.factories import rows
 
 
@@ -245,3 +249,30 @@ def test_a_transaction_whose_last_statement_was_answered_is_committed(database: 
 @statement
 def _names(dialect: Dialect) -> sa.Select[Any]:
     return sa.select(queue.c.name).where(dialect.is_any(queue.c.name, "names"))
+
+
+_STOPS_WHILE_SENDING = """
+import os, signal, sys, time
+from engine.store.database import Database
+
+def work(tx):
+    tx.pipeline.send("SELECT 1 FROM queue FOR UPDATE")
+    print("sent", flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(60)  # the other thread may be the first to stop
+
+Database(sys.argv[1]).run_sync(work)
+"""
+
+
+def test_a_process_stopped_while_it_sends_does_not_keep_its_locks(row_locking: Database) -> None:
+    """To the server it is busy: its limits for idle transactions do not count."""
+    url = row_locking.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-c", _STOPS_WHILE_SENDING, url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as stopped:
+        try:
+            assert stopped.stdout is not None and stopped.stdout.readline() == b"sent\n"
+            wait_until(lambda: asyncio.run(workers.end_stalled(row_locking)), 30)
+            row_locking.run_sync(lambda tx: tx.execute(sa.select(queue).with_for_update()))
+        finally:
+            stopped.kill()

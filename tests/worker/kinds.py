@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import sqlalchemy as sa
 
 from engine.executors.base import ExecutorSettings, TaskContext
 from engine.executors.process import run_process
 from engine.model.json import JSON
 from engine.model.outcomes import Outcome, Succeeded
 from engine.store.database import Database, Transaction
+from engine.store.moves import lock_tallies
 
 
 class _Kind:
@@ -58,18 +58,18 @@ class Blocker(_Kind):
 
 
 class Stopper(_Kind):
-    """At its first attempt stops its worker by a signal, inside a transaction that has written."""
+    """At its first attempt stops its worker by a signal, inside a transaction that has its run locked."""
 
     kind = "stopper"
 
     async def execute(self, context: TaskContext, params: Any) -> Outcome:
         if context.lease.attempt == 1:
-            await Database(params["url"], wake_others=False).run(_write_and_stop)
+            await Database(params["url"], wake_others=False).run(_lock_and_stop, context.lease.run_id)
         return Succeeded()
 
 
-def _write_and_stop(tx: Transaction) -> None:
-    tx.connection.execute(sa.text("UPDATE run SET name = name"))
+def _lock_and_stop(tx: Transaction, run_id: int) -> None:
+    lock_tallies(tx, [run_id])
     signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # by this thread, so that it goes no further
 
 

@@ -98,6 +98,10 @@ class Dialect:
     def own_runs(self, tx: Executes, run_ids: Sequence[int]) -> None:
         """Be the only one who finishes, pauses, cancels or retries in these runs. Ids sorted."""
 
+    def end_stalled(self, tx: Executes) -> int:
+        """End transactions of stopped processes that the database itself would let wait. Returns how many."""
+        return 0
+
     # --- ids
 
     def __init__(self) -> None:

@@ -177,6 +177,9 @@ class PostgresDialect(Dialect):
     def subscribe(self, url: sa.URL, on_hint: Callable[[str], None]) -> Listener:
         return Listener(url, on_hint)
 
+    def end_stalled(self, tx: Executes) -> int:
+        return len(tx.execute(_END_STALLED).all())
+
     def durability(self, connection: sa.Connection) -> Durability:
         fsync, level, full_page = connection.execute(
             sa.text(
@@ -274,6 +277,7 @@ class PostgresPipeline(Pipeline):
     def __init__(self, connection: sa.Connection) -> None:
         super().__init__(connection)
         self._open: Any = None
+        self._entered: Any = None
 
     def __exit__(self, *error: object) -> None:
         if self._open is not None:
@@ -292,8 +296,17 @@ class PostgresPipeline(Pipeline):
     def send(self, sql: str, parameters: Any = ()) -> Any:
         if self._open is None:
             self._open = self.driver.pipeline()
-            self._open.__enter__()
+            self._entered = self._open.__enter__()
         return super().send(sql, parameters)
+
+    def sync(self) -> None:
+        # Not a mere flush: until then the server takes us for busy, and none of its time limits for idle
+        # transactions would end ours if we were stopped here.
+        if self._open is not None:
+            try:
+                self._entered.sync()
+            except psycopg.Error as error:
+                self.raised(error, "(sent before)")
 
     def leave(self) -> None:
         opened, self._open = self._open, None
@@ -352,6 +365,16 @@ _SHARE_RUNS = Prepared(
     sa.text(f"SELECT count(pg_advisory_xact_lock_shared({_KEY})) {_FROM_IDS}"), PostgresDialect.sql
 )
 _OWN_RUNS = Prepared(sa.text(f"SELECT count(pg_advisory_xact_lock({_KEY})) {_FROM_IDS}"), PostgresDialect.sql)
+# Ours, stopped while they were sending: the server waits for the rest of a pipeline without any limit.
+_END_STALLED = Prepared(
+    sa.text(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE application_name = 'task-engine' AND usename = current_user AND datname = current_database() "
+        "AND state = 'active' AND wait_event = 'ClientRead' AND xact_start IS NOT NULL "
+        "AND state_change < clock_timestamp() - interval '5 seconds' AND pid <> pg_backend_pid()"
+    ),
+    PostgresDialect.sql,
+)
 BLOCKS = {
     name: Prepared(
         sa.text(f"SELECT nextval('{name}_id_block') FROM generate_series(1, :blocks)"),  # noqa: S608 — a name of ours
