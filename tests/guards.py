@@ -109,7 +109,7 @@ GUARDS = [
         "rows locked in order before a finish",
         "two batches that share children would dead-lock",
         f"{STORE}/tasks.py",
-        "    _lock_rows(tx, [ending.lease.task_id for ending in endings])\n",
+        "    _lock_rows(tx, concerned)\n",
         "",
         f"{RACES}::test_parents_and_children_are_locked_in_id_order_before_anything_is_written",
     ),
@@ -127,8 +127,8 @@ GUARDS = [
         "work alone where a success can skip",
         "what is skipped lies below the locked rows: dead-locks until the database seems down",
         f"{STORE}/tasks.py",
-        "if e.decision.move is not Move.SUCCEED or e.lease.may_skip}\n",
-        "if e.decision.move is not Move.SUCCEED}\n",
+        "    return reach is Reach.SKIP or (",
+        "    return (",
         f"{RACES}::test_finishers_of_a_run_work_alone_where_a_success_can_skip",
     ),
     Guard(
@@ -239,8 +239,8 @@ GUARDS = [
         "nothing added after a cancel",
         "a running task would add tasks that start after the cancel",
         "engine/operations/tasks.py",
-        "    if runs.is_cancelling(tx, lease.run_id):\n",
-        "    if False and runs.is_cancelling(tx, lease.run_id):\n",
+        "    if submits.is_cancelling(tx, lease.run_id):\n",
+        "    if False and submits.is_cancelling(tx, lease.run_id):\n",
         f"{RACES}::test_a_running_task_cannot_add_tasks_to_a_run_that_is_being_cancelled",
     ),
     Guard(
@@ -287,7 +287,7 @@ GUARDS = [
     Guard(
         "counters last in spawn",
         "adding tasks and finishing others of the run would dead-lock",
-        f"{STORE}/runs.py",
+        f"{STORE}/submits.py",
         "    [tally] = lock_tallies(tx, [run_id])\n    tally.total += len(task_ids)\n",
         "    count_submitted(tx, [plan])\n    [tally] = lock_tallies(tx, [run_id])\n"
         "    tally.total += len(task_ids)\n",
@@ -349,7 +349,7 @@ GUARDS = [
         f"{STORE}/tasks.py",
         "    if not accepted:\n        return set(), []\n    _write_attempts(tx, accepted)\n    settled = {\n"
         "        change.task_id: change.target\n        for change in changes\n"
-        "        if change.task_id is not None and change.target in FINAL_TASK_STATES\n    }\n",
+        "        if change.task_id in concerned and change.target in FINAL_TASK_STATES\n    }\n",
         "    _write_attempts(tx, accepted)\n    settled = {\n"
         "        e.lease.task_id: TRANSITIONS[e.decision.move].target\n        for e in endings\n"
         "        if TRANSITIONS[e.decision.move].target in FINAL_TASK_STATES\n    }\n",
@@ -445,6 +445,14 @@ GUARDS = [
         "        return len(tx.execute(_END_STALLED).all())",
         "        return 0",
         f"{DATABASE}::test_a_process_stopped_while_it_sends_does_not_keep_its_locks",
+    ),
+    Guard(
+        "locks for tasks that others wait for",
+        "batches that share children would dead-lock, or release them twice",
+        f"{STORE}/submits.py",
+        "        elif reaches[parent] is Reach.ITSELF:\n            reaches[parent] = Reach.RELEASE\n",
+        "",
+        f"{RUNS}::test_a_large_graph_runs_to_its_end",
     ),
     Guard(
         "failing alone",

@@ -17,6 +17,14 @@ MAX_NAME = 200
 DEFAULT_QUEUE = "default"
 
 
+class Reach(StrEnum):
+    """Whom the end of a task concerns besides itself. Known at submit, so that ending it need not look."""
+
+    ITSELF = "itself"  # nobody waits for it
+    RELEASE = "release"  # others may become available
+    SKIP = "skip"  # its success can skip others: by its branch, or where a failure is awaited
+
+
 class Rule(StrEnum):
     """When a task settles, given how its upstream tasks ended."""
 

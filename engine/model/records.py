@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from engine.model.graph import Reach
 from engine.model.json import JSON
 from engine.model.retry import RetryPolicy
 from engine.model.states import RunState, TaskState
@@ -34,9 +35,7 @@ class Lease:
     crashes: int
     client: JSON = None
     is_cancelling: bool = False
-    may_skip: bool = (
-        False  # its success decides over tasks below: by its branch, or where a failure is awaited
-    )
+    reach: Reach = Reach.RELEASE
 
     @property
     def idempotency_key(self) -> str:

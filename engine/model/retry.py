@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any
 
 
 class Backoff(StrEnum):
@@ -42,12 +42,13 @@ class RetryPolicy:
 
     def to_json(self) -> dict[str, Any]:
         """Only what differs from the defaults, so that stored policies stay short."""
-        return {key: value for key, value in asdict(self).items() if value != getattr(_DEFAULT, key)}
+        values = {key: getattr(self, key) for key in self.__slots__}
+        return {key: value for key, value in values.items() if value != getattr(_DEFAULT, key)}
 
     @classmethod
-    def from_json(cls, document: dict[str, Any] | None) -> Self:
+    def from_json(cls, document: dict[str, Any] | None) -> RetryPolicy:
         if not document:
-            return cls()
+            return _DEFAULT
         return cls(**{**document, "backoff": Backoff(document.get("backoff", Backoff.EXPONENTIAL))})
 
 

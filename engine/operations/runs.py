@@ -11,7 +11,7 @@ from engine.errors import Conflict, IdempotencyMismatch, NotFound, UnknownKind
 from engine.model.graph import Graph, Plan, plan
 from engine.model.records import Event, LogLine, Run, Task
 from engine.model.states import FINAL_RUN_STATES, RunState
-from engine.store import aliases, keys, queries, removal
+from engine.store import aliases, keys, queries, removal, submits
 from engine.store import runs as store
 from engine.store.database import Database, Transaction
 from engine.store.workers import forget
@@ -135,7 +135,7 @@ def submit_together(
         if item.key is not None
     }
     keys.insert_keys(tx, new)
-    store.count_submitted(tx, [item.plan for item in fresh.values()])
+    submits.count_submitted(tx, [item.plan for item in fresh.values()])
     bound |= new
     return [
         accepted[index] if index in accepted else _repeat(item.key, bound)
@@ -153,7 +153,7 @@ def _insert(tx: Transaction, submissions: Sequence[Submission]) -> list[Accepted
             {task.name: task_id for task, task_id in zip(checked.graph.tasks, written.task_ids, strict=True)},
         )
         for checked, written in zip(
-            plans, store.insert_graphs(tx, plans, [item.actor for item in submissions]), strict=True
+            plans, submits.insert_graphs(tx, plans, [item.actor for item in submissions]), strict=True
         )
     ]
     aliases.point(

@@ -12,7 +12,7 @@ from engine.model.json import JSON, Unstorable, check_storable, is_storable, sto
 from engine.model.outcomes import Cancelled, Failed, Outcome, Succeeded, decide
 from engine.model.records import Attempt, Lease, Task
 from engine.model.states import FINAL_TASK_STATES
-from engine.store import aliases, queries, runs, workers
+from engine.store import aliases, queries, runs, submits, workers
 from engine.store import tasks as store
 from engine.store.database import Database, LostRace, Transaction
 from engine.store.moves import count
@@ -146,15 +146,15 @@ def _spawn(tx: Transaction, lease: Lease, specs: list[TaskSpec]) -> list[int]:
     tx.dialect.share_runs(tx, [lease.run_id])
     if not workers.holds(tx, lease):
         raise LeaseLost(f"attempt {lease.attempt} of task {lease.name!r} is no longer current")
-    existing = runs.named(tx, lease.run_id, [spec.name for spec in specs])
+    existing = submits.named(tx, lease.run_id, [spec.name for spec in specs])
     own = {name: task_id for name, (task_id, parent) in existing.items() if parent == lease.task_id}
     if len(own) == len(specs):
         return [own[spec.name] for spec in specs]
     if existing:
         raise GraphError(f'duplicate task id: "{min(existing)}"')
-    if runs.is_cancelling(tx, lease.run_id):
+    if submits.is_cancelling(tx, lease.run_id):
         raise Conflict(f"run {lease.run_id} is being cancelled; nothing can be added to it")
-    return runs.add_children(tx, lease.run_id, lease.task_id, checked).task_ids
+    return submits.add_children(tx, lease.run_id, lease.task_id, checked).task_ids
 
 
 async def report(database: Database, lease: Lease, progress: JSON) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from engine.model.outcomes import Crashed, Outcome, Released
 from engine.model.records import Lease, WorkerSession
 from engine.operations.tasks import encode
-from engine.store import runs, tasks, workers
+from engine.store import submits, tasks, workers
 from engine.store.database import Database, Transaction
 
 
@@ -44,7 +44,7 @@ async def orders(database: Database, session_id: int) -> dict[int, tuple[str, bo
 
 
 async def queue_names(database: Database) -> list[str]:
-    return await database.read(runs.queue_names)
+    return await database.read(submits.queue_names)
 
 
 async def live(database: Database) -> list[WorkerSession]:

@@ -115,7 +115,7 @@ task = sa.Table(
     sa.Column("timeout_ms", sa.BigInteger),
     sa.Column("retry", Json),
     sa.Column("client", Json),
-    sa.Column("may_skip", sa.Boolean, nullable=False, server_default=sa.false()),  # others, by its success
+    sa.Column("reach", sa.Text, nullable=False, server_default="release"),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.UniqueConstraint("run_id", "name"),
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from engine.model.graph import Reach
 from engine.model.outcomes import Decision, Usage
 from engine.model.records import Lease
 from engine.model.retry import RetryPolicy
@@ -176,7 +177,7 @@ def _lease_columns() -> sa.Select[Any]:
             task.c.timeout_ms,
             task.c.retry,
             task.c.client,
-            task.c.may_skip,
+            task.c.reach,
         )
         .join_from(task_state, task, task.c.id == task_state.c.task_id)
         .order_by(task_state.c.rank, task_state.c.available_at, task_state.c.task_id)
@@ -215,7 +216,7 @@ def _lease(row: Any) -> Lease:
         crashes=row.crashes,
         client=row.client,
         is_cancelling=row.is_cancelling,
-        may_skip=row.may_skip,
+        reach=Reach(row.reach),
     )
 
 
@@ -255,7 +256,8 @@ def _end(tx: Transaction, endings: Sequence[Ending]) -> tuple[set[Fence], list[C
     run_ids = sorted({ending.lease.run_id for ending in endings})
     _lock_runs(tx, run_ids, endings)
     paused_runs = tx.execute(_paused_runs(tx.dialect), {"ids": tx.dialect.array(run_ids)})
-    _lock_rows(tx, [ending.lease.task_id for ending in endings])
+    concerned = {ending.lease.task_id for ending in endings if ending.lease.reach is not Reach.ITSELF}
+    _lock_rows(tx, concerned)
     paused = set(paused_runs.scalars())
     cancelling = _cancelling(tx, endings)
     changes: list[Change] = []
@@ -270,7 +272,7 @@ def _end(tx: Transaction, endings: Sequence[Ending]) -> tuple[set[Fence], list[C
     settled = {
         change.task_id: change.target
         for change in changes
-        if change.task_id is not None and change.target in FINAL_TASK_STATES
+        if change.task_id in concerned and change.target in FINAL_TASK_STATES
     }
     changes += release_dependents(tx, settled, paused)
     return {ending.fence for ending in accepted}, changes
@@ -281,7 +283,7 @@ def _lock_runs(tx: Transaction, run_ids: Sequence[int], endings: Iterable[Ending
 
     What is skipped lies below the rows that `_lock_rows` takes in order: side by side that dead-locked.
     """
-    alone = {e.lease.run_id for e in endings if e.decision.move is not Move.SUCCEED or e.lease.may_skip}
+    alone = {ending.lease.run_id for ending in endings if _works_alone(ending)}
     if alone:
         # Both kinds of lock in one order of ids, otherwise two batches could wait for each other.
         for run_id in run_ids:
@@ -297,9 +299,14 @@ def _paused_runs(dialect: Dialect) -> sa.Select[Any]:
     )
 
 
-def _lock_rows(tx: Transaction, task_ids: Sequence[int]) -> None:
+def _works_alone(ending: Ending) -> bool:
+    reach = ending.lease.reach
+    return reach is Reach.SKIP or (reach is Reach.RELEASE and ending.decision.move is not Move.SUCCEED)
+
+
+def _lock_rows(tx: Transaction, task_ids: Iterable[int]) -> None:
     """Parents and children in id order, in a statement of its own: inside the UPDATE it would be lazy."""
-    if tx.dialect.locks_rows:
+    if task_ids and tx.dialect.locks_rows:
         tx.execute(_lock_family(tx.dialect), {"ids": tx.dialect.array(sorted(task_ids))})
 
 

@@ -79,4 +79,6 @@ class AttemptLog:
             self._emit(stream, piece)
 
     def _emit(self, stream: str, text: str) -> None:
-        self._book.add((self._lease, self._number, datetime.now(UTC), storable_text(stream), storable_text(text)))
+        self._book.add(
+            (self._lease, self._number, datetime.now(UTC), storable_text(stream), storable_text(text))
+        )

@@ -152,7 +152,7 @@ def upgrade() -> None:
         sa.Column("timeout_ms", sa.BigInteger(), nullable=True),
         sa.Column("retry", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("client", sa.JSON(none_as_null=True), nullable=True),
-        sa.Column("may_skip", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("reach", sa.Text(), server_default="release", nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_task")),
         sa.UniqueConstraint("run_id", "name", name=op.f("uq_task_run_id_name")),

@@ -147,6 +147,7 @@ def _finishes(database: Database) -> None:
     one = session(database)
     pairs = [spec(f"p{i}") for i in range(BATCH)]
     pairs += [spec(f"c{i}", f"p{i}", f"p{(i + 1) % BATCH}") for i in range(BATCH)]
+    pairs += [spec(f"g{i}", f"c{i}") for i in range(BATCH)]
     submit(database, queued(Graph(tuple(pairs))))
     for outcome in (Succeeded({"n": 1}), Failed("no")):
         leases = claim(database, one, BATCH, queue=QUEUE)

@@ -96,11 +96,11 @@ class PostgresDialect(Dialect):
         return sa.type_coerce(self.now() + milliseconds * step, sa.DateTime(timezone=True))
 
     def recordset(self, name: str, columns: Mapping[str, sa.types.TypeEngine[Any]]) -> Any:
-        # json_to_recordset wants objects; arrays keep the document short, so the columns are picked by
-        # position from json_array_elements, whose elements are small.
-        rows = sa.func.json_array_elements(
-            sa.cast(sa.bindparam(name, type_=sa.Text), postgresql.JSON)
-        ).table_valued(sa.column("value", postgresql.JSON), name=f"{name}_rows")
+        # Arrays in binary form: of text, each column would be looked for in the row's text again (5.9 us a
+        # row of 7 columns instead of 3.9); json_to_recordset wants objects, which take us longer to write.
+        rows = sa.func.jsonb_array_elements(
+            sa.cast(sa.bindparam(name, type_=sa.Text), postgresql.JSONB)
+        ).table_valued(sa.column("value", postgresql.JSONB), name=f"{name}_rows")
         picked = [
             _picked(rows.c.value.op("->>", return_type=sa.Text)(sa.literal_column(str(i))), type_).label(key)
             for i, (key, type_) in enumerate(columns.items())
