@@ -166,7 +166,7 @@ def test_every_package_says_what_it_is() -> None:
 
 
 def test_the_store_never_commits() -> None:
-    """`Database` ends transactions, by its pipeline, and `migrate` those of schemas; others take part in them."""
+    """`Database` ends them through its pipeline, `migrate` those of schemas; all others take part."""
     committing = {
         name_of(path)
         for path in ENGINE.glob("store/**/*.py")

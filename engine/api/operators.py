@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Response, delete, get, post
-from litestar.params import FromPath, FromQuery
+from litestar.params import FromPath, FromQuery, QueryParameter
 
 from engine.api.answers import FieldError, InvalidFields, Problem
 from engine.api.bodies import decode, read_small_body
@@ -18,19 +18,26 @@ from engine.api.run_translation import name_of, token_out, validate, worker_out
 from engine.api.run_wire import NewToken, TokenIn, Tokens, Workers
 from engine.operations import tokens, workers
 
+Limit = Annotated[int, QueryParameter(ge=1, le=500)]
+Offset = Annotated[int, QueryParameter(ge=0, le=1_000_000_000)]
 _documents: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 
 @get("/api/v1/workers", responses=refusals(Problem, 422, 503), summary="Worker sessions", tags=["Operators"])
-async def list_workers(request: ApiRequest, live: FromQuery[bool] = False) -> Workers:
-    """Ended sessions are shown for a while, unless `live` is true."""
-    sessions = await workers.list_sessions(services_of(request).database, only_live=live)
+async def list_workers(
+    request: ApiRequest, live: FromQuery[bool] = False, limit: Limit = 100, offset: Offset = 0
+) -> Workers:
+    """Newest first. Ended sessions are shown for a while, unless `live` is true."""
+    sessions = await workers.list_sessions(
+        services_of(request).database, only_live=live, limit=limit, offset=offset
+    )
     return Workers([worker_out(session) for session in sessions])
 
 
-@get("/api/v1/tokens", responses=refusals(Problem, 503), summary="API tokens", tags=["Operators"])
-async def list_tokens(request: ApiRequest) -> Tokens:
-    found = await tokens.list_tokens(services_of(request).database)
+@get("/api/v1/tokens", responses=refusals(Problem, 422, 503), summary="API tokens", tags=["Operators"])
+async def list_tokens(request: ApiRequest, limit: Limit = 100, offset: Offset = 0) -> Tokens:
+    """Oldest first, revoked ones too."""
+    found = await tokens.list_tokens(services_of(request).database, limit=limit, offset=offset)
     return Tokens([token_out(token) for token in found])
 
 

@@ -19,7 +19,7 @@ from engine.model.records import Event, LogLine, Run, Task, Token, WorkerSession
 T = TypeVar("T")
 RUNS = "/api/v1/runs"
 _PROBE_SECONDS = 0.3
-_PAGE = 500  # of the server's list of runs
+_PAGE = 500  # the most that the server's lists give at once
 _MAX_WAIT_SECONDS = 25.0
 
 
@@ -89,8 +89,7 @@ class Client:
         return _typed(self._transport.get("/ready"), dict[str, Any])
 
     def workers(self, *, only_live: bool = False) -> list[WorkerSession]:
-        answer = self._transport.get("/api/v1/workers", live="true" if only_live else None)
-        return _rows(answer, "workers", WorkerSession)
+        return self._all("/api/v1/workers", "workers", WorkerSession, live="true" if only_live else None)
 
     # --- runs
 
@@ -194,7 +193,7 @@ class Client:
     # --- tokens
 
     def tokens(self) -> list[Token]:
-        return _rows(self._transport.get("/api/v1/tokens"), "tokens", Token)
+        return self._all("/api/v1/tokens", "tokens", Token)
 
     def create_token(self, name: str, scopes: Sequence[str], expires_at: datetime | None = None) -> str:
         """Returns the secret, which is shown this once."""
@@ -203,6 +202,16 @@ class Client:
 
     def revoke_token(self, token_id: str) -> None:
         self._transport.request("DELETE", f"/api/v1/tokens/{quote(token_id, safe='')}")
+
+    def _all(self, path: str, name: str, kind: type[T], **filters: Any) -> list[T]:
+        """Reads every page of a list."""
+        found: list[T] = []
+        while True:
+            answer = self._transport.get(path, limit=_PAGE, offset=len(found) or None, **filters)
+            page = _rows(answer, name, kind)
+            found += page
+            if len(page) < _PAGE:
+                return found
 
     def _send(self, method: str, path: str, body: JSON, key: str | None = None) -> JSON:
         encoded = json.dumps(body, ensure_ascii=False, separators=(",", ":"), default=_iso).encode()

@@ -58,8 +58,9 @@ async def revoke(database: Database, token_id: str) -> None:
         raise NotFound(f"token not found or already revoked: {token_id}")
 
 
-async def list_tokens(database: Database) -> list[Token]:
-    return await database.read(store.list_tokens)
+async def list_tokens(database: Database, *, limit: int | None = None, offset: int = 0) -> list[Token]:
+    """Oldest first."""
+    return await database.read(lambda tx: store.list_tokens(tx, limit=limit, offset=offset))
 
 
 def _digest(secret: str) -> str:

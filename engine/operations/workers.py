@@ -51,8 +51,13 @@ async def live(database: Database) -> list[WorkerSession]:
     return await database.read(workers.live_sessions)
 
 
-async def list_sessions(database: Database, *, only_live: bool = False) -> list[WorkerSession]:
-    return await database.read(lambda tx: workers.sessions(tx, only_live=only_live))
+async def list_sessions(
+    database: Database, *, only_live: bool = False, limit: int | None = None, offset: int = 0
+) -> list[WorkerSession]:
+    """Newest first."""
+    return await database.read(
+        lambda tx: workers.sessions(tx, only_live=only_live, limit=limit, offset=offset)
+    )
 
 
 async def sessions_to_clear(database: Database) -> list[WorkerSession]:

@@ -67,8 +67,9 @@ def revoke(tx: Transaction, token_id: str) -> bool:
     )
 
 
-def list_tokens(tx: Transaction) -> list[Token]:
-    return [_token(row) for row in tx.execute(sa.select(token).order_by(token.c.created_at, token.c.id))]
+def list_tokens(tx: Transaction, *, limit: int | None = None, offset: int = 0) -> list[Token]:
+    query = sa.select(token).order_by(token.c.created_at, token.c.id).limit(limit).offset(offset)
+    return [_token(row) for row in tx.execute(query)]
 
 
 def _token(row: Any) -> Token:

@@ -48,14 +48,18 @@ def live_sessions(tx: Transaction) -> list[WorkerSession]:
     return sessions(tx, only_live=True)
 
 
-def sessions(tx: Transaction, *, only_live: bool = False, limit: int = 100) -> list[WorkerSession]:
+def sessions(
+    tx: Transaction, *, only_live: bool = False, limit: int | None = None, offset: int = 0
+) -> list[WorkerSession]:
+    """Newest first."""
     query = (
         sa.select(worker_session)
         .order_by(worker_session.c.started_at.desc(), worker_session.c.id)
         .limit(limit)
+        .offset(offset)
     )
     if only_live:
-        query = query.where(worker_session.c.ended_at.is_(None)).limit(10_000)
+        query = query.where(worker_session.c.ended_at.is_(None))
     return [_session(row) for row in tx.execute(query)]
 
 

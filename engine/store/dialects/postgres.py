@@ -43,11 +43,13 @@ _SESSION = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "enable_seqscan": "off",
+    "join_collapse_limit": "1",  # joins are written in the order in which they are to be made
     # Planning afresh for each execution took as long as executing, and came to the same plan.
     "plan_cache_mode": "force_generic_plan",
 }
 _RERUNNABLE = {"40001", "40P01", "55P03"}
 _AT_FAULT = {"53", "55", "57", "58"}  # out of space or memory, in use, cancelled by time limits, its disk
+_PLANS_SECONDS = 0.25  # a plan is used this long; making all of them again takes about a millisecond
 _READ_ONLY = "25006"  # a standby, or an operator's brake
 _GONE = {"57P01", "57P02", "57P03", "25P03", "25P04"}
 
@@ -284,7 +286,12 @@ class PostgresPipeline(Pipeline):
             self.leave()
 
     def begin(self, *, is_reading: bool = False) -> None:
-        settings = self.connection.info.get("local_settings")
+        info = self.connection.info
+        settings = info.get("local_settings")
+        # A plan made for an empty table is no good for a full one, and statistics come late.
+        if not settings and time.monotonic() - info.get("planned_at", 0.0) > _PLANS_SECONDS:
+            self.send("DISCARD PLANS")
+            info["planned_at"] = time.monotonic()
         if settings or not is_reading:  # what only reads is single statements
             self.send("BEGIN ISOLATION LEVEL READ COMMITTED")
         if settings:
