@@ -1,6 +1,18 @@
-"""`python -m engine`: the same program as `task-engine`."""
+"""`python -m engine` and `task-engine`: quiet when interrupted, from the first moment on."""
 
-from engine.cli import main
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    try:
+        # Here, not above: it takes long enough for somebody to press Ctrl-C meanwhile.
+        from engine.cli import main as program
+    except KeyboardInterrupt:
+        sys.exit(130)
+    program()
+
 
 if __name__ == "__main__":
     main()

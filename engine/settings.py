@@ -26,6 +26,7 @@ from engine.errors import ConfigError, EngineError
 
 PREFIX = "ENGINE_"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_UNIX = "unix:"
 _DURATION = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:ms|s|m|h|d)")
 
 
@@ -47,16 +48,20 @@ def seconds(value: object) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen. An empty host means every interface, as in Go."""
+    """Where to listen: an empty host means every interface, as in Go; with a `path`, a Unix socket there."""
 
     host: str
     port: int
+    path: Path | None = None
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        host, colon, port = text.strip().rpartition(":")
+        text = text.strip()
+        if text.startswith(_UNIX) and text != _UNIX:
+            return cls("localhost", 8080, Path(text.removeprefix(_UNIX)))  # only this machine reaches it
+        host, colon, port = text.rpartition(":")
         if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-            raise ValueError("an address is HOST:PORT, or :PORT for every interface")
+            raise ValueError("an address is HOST:PORT, :PORT for every interface, or unix:PATH")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
         elif ":" in host:
@@ -71,11 +76,15 @@ class Address:
             return self.host == "localhost"
 
     def __str__(self) -> str:
+        if self.path is not None:
+            return f"{_UNIX}{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """How a program on this machine reaches the server."""
+        """How a program on this machine reaches the server; `unix:PATH` for a socket."""
+        if self.path is not None:
+            return str(self)
         host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
         return f"http://{Address(host, self.port)}"
 
@@ -139,7 +148,7 @@ class Settings(BaseSettings):
 
     addr: Annotated[str, AfterValidator(_address)] = _setting(
         "127.0.0.1:8080",
-        "where the server listens; `:8080` is every interface, which needs a token",
+        "where the server listens; `:8080` is every interface, which needs a token; `unix:PATH` is a socket",
         flag="--addr",
     )
     grpc_addr: str = _setting(":50051", "accepted for ExecGo; gRPC is not in this build", flag="--grpc-addr")
@@ -183,6 +192,9 @@ class Settings(BaseSettings):
         None, "scripts in tasks of kind `shell`; by default on for loopback, off when serving other machines"
     )
     allow_cli_skills: bool | None = _setting(None, "tasks of kind `cli-skills`; default as for scripts")
+    allow_private_network: bool = _setting(
+        True, "http and tcp tasks may reach loopback, private and link-local addresses"
+    )
     process_memory_mib: Annotated[int, Field(ge=16)] | None = _setting(
         None, "memory of each process that a task starts", unit="MiB"
     )
@@ -190,7 +202,7 @@ class Settings(BaseSettings):
         None, "processor time of each process that a task starts", unit="s"
     )
     process_count: Annotated[int, Field(ge=1)] | None = _setting(None, "processes that the user may have")
-    process_output_bytes: Annotated[int, Field(ge=1024, le=64 * 2**20)] = _setting(
+    process_output_bytes: Annotated[int, Field(ge=1024, le=2 * 2**20)] = _setting(
         2**20, "output kept per stream of a process; more is cut", unit="bytes"
     )
 
@@ -199,6 +211,9 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", "least level that is logged", flag="--log-level"
+    )
+    access_log: Literal["errors", "all", "off"] = _setting(
+        "errors", "requests that the server logs; `errors`: those answered with 400 or more"
     )
     timezone: Annotated[str, AfterValidator(_zone)] = _setting("UTC", "zone of schedules that name none")
     debug: bool = _setting(False, "show tracebacks", flag="--debug")

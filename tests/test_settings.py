@@ -176,6 +176,7 @@ def test_secrets_are_in_no_text_of_the_settings(monkeypatch: pytest.MonkeyPatch)
         ("0.0.0.0:9090", False, "http://127.0.0.1:9090"),
         ("10.1.2.3:1", False, "http://10.1.2.3:1"),
         ("example.org:1", False, "http://example.org:1"),
+        ("unix:run/engine.sock", True, "unix:run/engine.sock"),
     ],
 )
 def test_addresses(text: str, is_loopback: bool, url: str) -> None:
@@ -183,7 +184,7 @@ def test_addresses(text: str, is_loopback: bool, url: str) -> None:
     assert (address.is_loopback, address.url, str(address)) == (is_loopback, url, text)
 
 
-@pytest.mark.parametrize("text", ["8080", "", "host:", "host:99999", "::1:80", "host:x", "host:-1"])
+@pytest.mark.parametrize("text", ["8080", "", "host:", "host:99999", "::1:80", "host:x", "host:-1", "unix:"])
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="addr"):
         load({"addr": text})

@@ -9,7 +9,7 @@ import rich_click as click
 
 from engine.cli.options import config_option, data_dir_option, db_option, json_option, stacked
 from engine.cli.output import print_json, say
-from engine.cli.wiring import check_schema, open_database, store_errors, upgrade_schema
+from engine.cli.wiring import check_schema, open_database, shown, store_errors, upgrade_schema
 from engine.settings import Settings, load
 from engine.store import migrate
 from engine.store.database import Database
@@ -79,7 +79,7 @@ def _revision(database: Database) -> str | None:
 
 
 def _show(database: Database, as_json: bool, remark: str) -> None:
-    where = database.url.render_as_string(hide_password=True)
+    where = shown(database.url)
     revision = _revision(database)
     if as_json:
         print_json({"database": where, "revision": revision, "head": migrate.head()})

@@ -20,7 +20,15 @@ from engine.cli.options import config_option, data_dir_option, db_option, json_o
 from engine.cli.output import between, duration, print_json, say, show_table
 from engine.cli.program import FAILED
 from engine.cli.target import server_of
-from engine.cli.wiring import check_schema, executor_settings, is_sqlite, open_database, store_errors
+from engine.cli.wiring import (
+    SERVER_TOO,
+    check_schema,
+    executor_settings,
+    is_sqlite,
+    open_database,
+    shown,
+    store_errors,
+)
 from engine.client.rest import Client
 from engine.errors import EngineError
 from engine.executors.registry import ExecutorRegistry
@@ -102,7 +110,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
     yield _executors(settings)
     yield _disk(settings)
     try:
-        database = open_database(settings, must_exist=True)
+        database = open_database(settings, must_exist=True, instead=SERVER_TOO)
     except EngineError as error:
         yield Finding("database", "problem", str(error))
         return
@@ -119,7 +127,7 @@ def _look(database: Database) -> Iterator[Finding]:
     with store_errors(database):
         facts = database.facts()
     answered = datetime.now(UTC)
-    where = database.url.render_as_string(hide_password=True)
+    where = shown(database.url)
     yield Finding("database", "ok", f"{facts['database']} at {where}")
     if "journal_mode" in facts:
         yield _journal(facts)

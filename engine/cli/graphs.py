@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from typing import Any
 
 import msgspec
 from litestar.exceptions import ClientException
-from pydantic import BaseModel
 
 from engine.api import run_translation
-from engine.api.answers import FieldError, InvalidFields
+from engine.api.answers import InvalidFields
+from engine.api.bodies import fingerprint
 from engine.api.execgo import translation
 from engine.api.execgo.wire import GraphIn
-from engine.api.run_wire import DependencyIn, RetryIn, RunIn, RunTaskIn
-from engine.client.documents import Document, KeyPath
+from engine.api.run_wire import RunIn
+from engine.cli import places
+from engine.client.documents import Document
 from engine.client.rest import ContractTask, is_execgo
-from engine.errors import GraphError, InvalidInput
+from engine.errors import InvalidInput
 from engine.executors.registry import ExecutorRegistry
 from engine.model.graph import Graph
 from engine.model.records import Task
 from engine.operations import runs
 
 CONTRACT = translation.CONTRACT
-_AT = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>[^`]*)`)?$", re.DOTALL)
-_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
 
 def graph_of(document: Document, registry: ExecutorRegistry) -> tuple[Graph, str | None]:
@@ -38,8 +35,17 @@ def graph_of(document: Document, registry: ExecutorRegistry) -> tuple[Graph, str
     try:
         runs.check(graph, registry.kinds())
     except InvalidInput as error:
-        raise type(error)(f"{document.source}: {error}") if isinstance(error, GraphError) else error from None
+        raise InvalidInput(f"{document.source}: {error}") from None
     return graph, contract
+
+
+def key_of(document: Document, key: str) -> runs.Key:
+    """As the server makes it of the same graph, so that a repeat is recognised whichever way it takes."""
+    value: Any = document.value
+    if is_execgo(value):
+        return runs.Key("local POST /tasks", key, fingerprint(msgspec.convert(value, GraphIn).tasks or []))
+    parts = [{**value, "tasks": None}, *value["tasks"]]
+    return runs.Key("local POST /api/v1/runs", key, fingerprint(parts))
 
 
 def check_shape(document: Document) -> None:
@@ -53,41 +59,8 @@ def _native_graph(document: Document, registry: ExecutorRegistry) -> Graph:
     try:
         return run_translation.graph_of(run_translation.validate(RunIn, document.value), registry)
     except InvalidFields as error:
-        raise InvalidInput("\n".join(str(_located(document, item)) for item in error.errors)) from None
-
-
-def _located(document: Document, error: FieldError) -> InvalidInput:
-    """The error at its place in the file; an unknown key gets the nearest known name."""
-    steps = [step.replace("~1", "/").replace("~0", "~") for step in error.pointer.split("/")[1:]]
-    path: KeyPath = tuple(int(step) if step.isdigit() else step for step in steps)
-    message = error.message[:1].lower() + error.message[1:]
-    if "Extra inputs" in error.message and path:
-        message = f"unknown field {path[-1]!r}{_near(str(path[-1]), _model_at(path[:-1]))}"
-    task = _task_name(document.value, path)
-    return document.error(path, f"task {task!r}: {message}" if task else message)
-
-
-def _model_at(path: KeyPath) -> type[BaseModel]:
-    if "retry" in path:
-        return RetryIn
-    if "depends_on" in path:
-        return DependencyIn
-    return RunTaskIn if path[:1] == ("tasks",) else RunIn
-
-
-def _near(name: str, model: type[BaseModel]) -> str:
-    close = difflib.get_close_matches(name, model.model_fields, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(model.model_fields)}"
-
-
-def _task_name(value: Any, path: KeyPath) -> str | None:
-    match path:
-        case ("tasks", int(index), *_):
-            task = value["tasks"][index]
-            name = task.get("name") if isinstance(task, dict) else None
-            return name[:80] if isinstance(name, str) else None
-        case _:
-            return None
+        located = (places.of_field(document, item.pointer, item.message) for item in error.errors)
+        raise InvalidInput("\n".join(map(str, located))) from None
 
 
 def _execgo_graph(document: Document, registry: ExecutorRegistry) -> Graph:
@@ -96,10 +69,7 @@ def _execgo_graph(document: Document, registry: ExecutorRegistry) -> Graph:
         body = msgspec.json.encode(document.value)
         return translation.graph_of(tasks, translation.Kinds.of(registry), body)
     except msgspec.ValidationError as error:
-        found = _AT.match(str(error))
-        assert found is not None
-        path = tuple(int(index) if index else key for key, index in _STEP.findall(found["path"] or ""))
-        raise document.error(path, found["what"][:1].lower() + found["what"][1:]) from None
+        raise places.of_type(document, str(error)) from None
     except ClientException as error:
         raise InvalidInput(f"{document.source}: {error.detail}") from None
 

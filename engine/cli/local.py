@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Coroutine, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Any, TypeVar
 
-import msgspec
-
-from engine.cli.graphs import CONTRACT, contract_task, filters, graph_of
-from engine.cli.wiring import check_schema, executor_settings, open_database
+from engine.cli.graphs import CONTRACT, contract_task, filters, graph_of, key_of
+from engine.cli.wiring import SERVER_TOO, check_schema, executor_settings, open_database, shown
 from engine.client.documents import Document
-from engine.client.rest import ContractTask, Submitted, is_execgo
+from engine.client.rest import ContractTask, Submitted
 from engine.executors.registry import ExecutorRegistry
 from engine.model.records import Event, LogLine, Run, Task, Token, WorkerSession
 from engine.operations import runs, tasks, tokens, workers
-from engine.operations.runs import Key
 from engine.settings import Settings
 from engine.store.database import Database
 
@@ -31,7 +27,7 @@ class LocalTarget:
     def __init__(self, database: Database, settings: Settings) -> None:
         self.database = database
         self.settings = settings
-        self.where = database.url.render_as_string(hide_password=True)
+        self.where = shown(database.url)
 
     def close(self) -> None:
         self.database.close()
@@ -44,15 +40,12 @@ class LocalTarget:
 
     def submit(self, document: Document, key: str) -> Submitted:
         graph, contract = graph_of(document, self._registry)
-        # The same scope and fingerprint as over REST: a repeat is recognised whichever way it takes.
-        path = "/tasks" if is_execgo(document.value) else "/api/v1/runs"
-        fingerprint = hashlib.sha256(msgspec.json.encode(document.value, order="sorted")).hexdigest()
         accepted = _now(
             runs.submit(
                 self.database,
                 graph,
                 contract=contract,
-                key=Key(f"local POST {path}", key, fingerprint),
+                key=key_of(document, key),
                 known_kinds=self._registry.kinds(),
             )
         )
@@ -139,7 +132,7 @@ def _now(work: Coroutine[Any, Any, T]) -> T:
 def open_target(settings: Settings, url: str | None) -> LocalTarget:
     """Raises `StoreUnavailable` or `SchemaMismatch`. Never makes a database file."""
     assert url is None
-    database = open_database(settings, must_exist=True)
+    database = open_database(settings, must_exist=True, instead=SERVER_TOO)
     try:
         check_schema(database)
     except BaseException:

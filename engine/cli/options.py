@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import rich_click as click
 
+from engine.model.graph import MAX_NAME
 from engine.settings import seconds
 
 Command = Callable[..., Any]
@@ -33,7 +35,32 @@ class Duration(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
+class Name(click.ParamType[str]):
+    """What the REST interfaces take for a name or a key, so that both ways accept the same."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if not 1 <= len(text) <= MAX_NAME or not text.isprintable() or not text.strip():
+            self.fail(f"{text[:80]!r} is not 1 to {MAX_NAME} printable characters", param, ctx)
+        return text
+
+
+class RunId(click.ParamType[int]):
+    """The number of a run."""
+
+    name = "run"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if not re.fullmatch(r"[1-9][0-9]{0,17}", str(value)):
+            self.fail(f"{value!r} is not the number of a run; `task-engine runs list` shows them", param, ctx)
+        return int(value)
+
+
 DURATION = Duration()
+NAME = Name()
+RUN_ID = RunId()
 
 
 def stacked(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:

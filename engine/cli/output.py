@@ -35,7 +35,13 @@ def console(*, error: bool = False) -> Console:
     width = None if stream.isatty() else _WIDE
     if stream.isatty() and os.environ.get("COLUMNS", "") in ("0", "1"):
         width = 80
-    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return _Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Called while a `BrokenPipeError` is handled; rich would end the process with exit code 1."""
+        raise
 
 
 def clean(text: str) -> str:

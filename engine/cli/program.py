@@ -13,8 +13,14 @@ import rich_click as click
 from click.exceptions import NoArgsIsHelpError
 
 from engine.cli.output import clean
-from engine.client.errors import ServerUnavailable
-from engine.errors import ConfigError, EngineError, InvalidInput, SchemaMismatch, StoreUnavailable
+from engine.errors import (
+    ConfigError,
+    EngineError,
+    InvalidInput,
+    SchemaMismatch,
+    ServerUnavailable,
+    StoreUnavailable,
+)
 
 FAILED, USAGE, DATABASE, SERVER, INTERRUPTED = 1, 2, 3, 4, 130
 _SIGPIPE = 141  # as of a program that the closed pipe killed
@@ -33,15 +39,12 @@ class LazyGroup(click.RichGroup):
     def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._lazy = dict(lazy or {})
+        # Stand-ins that help, completion and suggestions can show; `resolve_command` gives the real ones.
+        for name, (_, help_) in self._lazy.items():
+            self.add_command(click.RichCommand(name=name, help=help_))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*self._lazy, *super().list_commands(ctx)]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """A stand-in that help and completion can show; `resolve_command` gives the real one."""
-        if cmd_name in self._lazy:
-            return click.RichCommand(name=cmd_name, help=self._lazy[cmd_name][1])
-        return super().get_command(ctx, cmd_name)
+        return list(self.commands)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -100,6 +103,11 @@ def guarded(work: Callable[[], Any]) -> int:
             traceback.print_exc()
         _say(f"error: {error}")
         return exit_code(error)
+    except OSError as error:  # a full disk, too many open files: not ours to mend
+        if is_debug():
+            raise
+        _say(f"error: {explained(error)}")
+        return FAILED
     except Exception as error:
         if is_debug():
             raise
@@ -118,6 +126,11 @@ def exit_code(error: EngineError) -> int:
             return USAGE
         case _:
             return FAILED
+
+
+def explained(error: OSError) -> str:
+    """`Read-only file system: data/task-engine.db`, without the number."""
+    return ": ".join(str(part) for part in (error.strerror or error, error.filename) if part is not None)
 
 
 def is_debug() -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from engine.cli import places
 from engine.client.documents import Document
-from engine.client.errors import ServerUnavailable
 from engine.client.rest import Client, Submitted
+from engine.errors import InvalidInput, ServerUnavailable
 from engine.settings import Settings
 
 
@@ -16,6 +17,8 @@ class RemoteTarget(Client):
     def submit(self, document: Document, key: str) -> Submitted:
         try:
             return self.submit_graph(document.value, key=key)
+        except InvalidInput as error:
+            raise places.of_answer(document, str(error)) from None
         except ServerUnavailable as error:
             if not error.is_unknown:
                 raise

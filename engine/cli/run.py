@@ -13,7 +13,7 @@ import rich_click as click
 from click.exceptions import Exit
 
 from engine.cli.graphs import graph_of
-from engine.cli.options import config_option, data_dir_option, db_option, json_option, stacked
+from engine.cli.options import RUN_ID, config_option, data_dir_option, db_option, json_option, stacked
 from engine.cli.output import note, say
 from engine.cli.program import FAILED, INTERRUPTED
 from engine.cli.summary import print_summary, read_summary
@@ -21,8 +21,10 @@ from engine.cli.watch import Progress, QuietView, View, view
 from engine.cli.wiring import (
     check_schema,
     executor_settings,
+    hide_secrets_of,
     is_sqlite,
     open_database,
+    shown,
     upgrade_schema,
     worker_options,
 )
@@ -44,9 +46,7 @@ TERMINATED = 143
 
 @click.command("run")
 @click.argument("file", required=False)
-@click.option(
-    "--resume", "resume_id", type=click.IntRange(min=1), metavar="RUN", help="Go on with a stored run."
-)
+@click.option("--resume", "resume_id", type=RUN_ID, metavar="RUN", help="Go on with a stored run.")
 @stacked(db_option, data_dir_option)
 @click.option("--max-concurrency", type=int, metavar="N", help="Tasks at a time (default: 10).")
 @stacked(config_option, json_option)
@@ -59,7 +59,8 @@ def run(file: str | None, resume_id: int | None, as_json: bool, **flags: Any) ->
     if (file is None) == (resume_id is None):
         raise click.UsageError("give a FILE, or --resume RUN")
     settings = load(flags)
-    configure_logging("error" if not settings.debug else "info", sys.stderr)
+    configure_logging("warning" if not settings.debug else "info", sys.stderr)
+    hide_secrets_of(settings)
     registry_settings = executor_settings(settings, is_local=True)
     graph = None
     if file is not None:
@@ -136,6 +137,8 @@ class _Session:
                 cancelling = asyncio.create_task(self._cancel(run_id))
             events = await runs.events(self._database, run_id, after=number, limit=_PAGE)
             progress.run = await runs.get(self._database, run_id)
+            if cancelling is not None and cancelling.done():
+                cancelling.result()  # a cancel that could not be stored is said now: the run may never end
             number = events[-1].number if events else number
             self._view.show(progress, progress.take(events))
             if progress.is_over and number >= progress.run.events:
@@ -161,7 +164,7 @@ class _Session:
     def _where(self) -> str:
         """The flags that lead back to this database."""
         if self._settings.database_url is not None:
-            return f" --db {self._database.url.render_as_string(hide_password=True)}"
+            return f" --db {shown(self._database.url)}"
         return "" if str(self._settings.data_dir) == "data" else f" --data-dir {self._settings.data_dir}"
 
     async def _conclude(self, run_id: int) -> int:

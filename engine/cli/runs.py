@@ -9,6 +9,7 @@ import msgspec
 import rich_click as click
 from click.exceptions import Exit
 
+from engine.cli.options import NAME, RUN_ID
 from engine.cli.output import (
     clean,
     duration,
@@ -30,7 +31,7 @@ from engine.cli.summary import (
     task_document,
     totals,
 )
-from engine.cli.target import Target, with_target
+from engine.cli.target import Target, mention_idleness, on_each, with_target
 from engine.cli.watch import Progress, view
 from engine.model.records import Event, LogLine, Run, Task
 from engine.model.states import FINAL_RUN_STATES, RunState, TaskState
@@ -39,7 +40,7 @@ _PAGE = 1000
 _WAIT_SECONDS = 5.0
 _OVERLAP = 200  # lines read again while following: lines of different tasks may arrive out of order
 
-run_argument = click.argument("run_id", metavar="RUN", type=click.IntRange(min=1))
+run_argument = click.argument("run_id", metavar="RUN", type=RUN_ID)
 Control = Callable[[Target, int], Run]
 
 
@@ -53,7 +54,7 @@ def runs() -> None:
     "--state", type=click.Choice([str(state) for state in RunState]), help="Only runs in this state."
 )
 @click.option("--name", metavar="NAME", help="Only runs of this name.")
-@click.option("--before", type=click.IntRange(min=1), metavar="RUN", help="Only runs older than this one.")
+@click.option("--before", type=RUN_ID, metavar="RUN", help="Only runs older than this one.")
 @click.option(
     "--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many at most."
 )
@@ -128,6 +129,8 @@ def _tasks(target: Target, run_id: int, state: str | None, limit: int) -> list[T
 def watch(target: Target, run_id: int, as_json: bool) -> None:
     """Follow a run until it ends; the exit code says whether it succeeded. With --json: its events."""
     progress = Progress(target.run(run_id))
+    if not progress.is_over:
+        mention_idleness(target)
     if as_json:
         for events in _events(target, progress):
             for event in events:
@@ -158,16 +161,16 @@ def _events(target: Target, progress: Progress) -> Iterator[list[Event]]:
 
 def _control(name: str, help_: str, done: str, act: Control) -> None:
     @runs.command(name, help=help_)
-    @click.argument("run_ids", metavar="RUN...", type=click.IntRange(min=1), nargs=-1, required=True)
+    @click.argument("run_ids", metavar="RUN...", type=RUN_ID, nargs=-1, required=True)
     @with_target
     def command(target: Target, run_ids: tuple[int, ...], as_json: bool) -> None:
-        changed = [act(target, run_id) for run_id in run_ids]
-        if as_json:
-            print_json([run_document(run) for run in changed])
-            return
-        for run in changed:
-            state = "cancelling" if run.is_cancelling and run.state not in FINAL_RUN_STATES else run.state
-            say(f"run {run.id} {done}; it is {state}")
+        with on_each(run_ids, lambda run_id: act(target, run_id)) as changed:
+            if as_json:
+                print_json([run_document(run) for run in changed.values()])
+                return
+            for run in changed.values():
+                state = "cancelling" if run.is_cancelling and run.state not in FINAL_RUN_STATES else run.state
+                say(f"run {run.id} {done}; it is {state}")
 
 
 _control(
@@ -186,16 +189,15 @@ _control(
 
 
 @runs.command("delete")
-@click.argument("run_ids", metavar="RUN...", type=click.IntRange(min=1), nargs=-1, required=True)
+@click.argument("run_ids", metavar="RUN...", type=RUN_ID, nargs=-1, required=True)
 @with_target
 def delete(target: Target, run_ids: tuple[int, ...], as_json: bool) -> None:
     """Remove finished runs with everything that belongs to them."""
-    for run_id in run_ids:
-        target.delete(run_id)
-    if as_json:
-        print_json({"deleted": list(run_ids)})
-    else:
-        say(f"deleted {', '.join(map(str, run_ids))}")
+    with on_each(run_ids, target.delete) as deleted:
+        if as_json:
+            print_json({"deleted": list(deleted)})
+        elif deleted:
+            say(f"deleted {', '.join(map(str, deleted))}")
 
 
 # --- logs
@@ -203,7 +205,7 @@ def delete(target: Target, run_ids: tuple[int, ...], as_json: bool) -> None:
 
 @runs.command("logs")
 @run_argument
-@click.option("--task", "task_name", metavar="NAME", help="Only of this task.")
+@click.option("--task", "task_name", type=NAME, metavar="NAME", help="Only of this task.")
 @click.option("--follow", "-f", is_flag=True, help="Go on until the run ends.")
 @with_target
 def logs(target: Target, run_id: int, task_name: str | None, follow: bool, as_json: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,8 +20,10 @@ from engine.cli.stopping import Stopping
 from engine.cli.wiring import (
     check_schema,
     executor_settings,
+    hide_secrets_of,
     is_sqlite,
     open_database,
+    shown,
     upgrade_schema,
     worker_options,
 )
@@ -45,7 +47,7 @@ def server() -> None:
 
 @server.command("start")
 @click.option(
-    "--addr", "-addr", metavar="HOST:PORT", help="Where to listen (127.0.0.1:8080); :PORT is everywhere."
+    "--addr", "-addr", metavar="HOST:PORT", help="Where to listen (127.0.0.1:8080); :PORT, or unix:PATH."
 )
 @click.option("--host", metavar="HOST", help="The host of --addr alone.")
 @click.option(
@@ -81,6 +83,7 @@ def start(host: str | None, port: int | None, **flags: Any) -> None:
         )
         settings = load({**flags, "addr": str(address)})
     configure_logging(settings.log_level)
+    hide_secrets_of(settings)
     database = open_database(settings, exclusive=not settings.shared and settings.workers <= 1)
     try:
         if is_sqlite(settings.database):
@@ -114,6 +117,7 @@ async def _run(settings: Settings, database: Database) -> None:
             create_app(database, registry, options),
             host=settings.address.host,
             port=settings.address.port,
+            uds=settings.address.path,
             stop=stopping.stop,
             grace_seconds=settings.shutdown_timeout,
             on_ready=on_ready,
@@ -126,13 +130,13 @@ async def _run(settings: Settings, database: Database) -> None:
         return await serving  # raises why
     workers = _Workers(settings, database, registry, limits, stopping)
     await workers.start()
-    address = Address(settings.address.host, port)
+    address = replace(settings.address, port=port)
     emit(
         "server.started",
         version=__version__,
         addr=str(address),
         url=address.url,
-        database=database.url.render_as_string(hide_password=True),
+        database=shown(database.url),
         workers=settings.workers,
         auth="token" if options.require_token else "none",
     )
@@ -204,6 +208,7 @@ async def api_options(settings: Settings, database: Database) -> ApiOptions:
         bootstrap_token=secret,
         cors_origins=settings.cors_origins,
         max_open_tasks=settings.max_open_tasks,
+        access_log=settings.access_log,
     )
 
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import rich_click as click
 
 from engine.cli.options import config_option, data_dir_option, db_option, json_option, stacked
+from engine.cli.output import note
 from engine.client import rest
 from engine.client.documents import Document
 from engine.client.rest import ContractTask, Submitted
+from engine.errors import Conflict, NotFound
 from engine.model.records import Event, LogLine, Run, Task, Token, WorkerSession
 from engine.settings import Settings, load
+
+N = TypeVar("N", int, str)
+T = TypeVar("T")
 
 
 class Target(Protocol):
@@ -93,6 +99,24 @@ def with_target(command: Callable[..., Any]) -> Callable[..., Any]:
     return _options(call)
 
 
+@contextmanager
+def on_each(names: Sequence[N], act: Callable[[N], T]) -> Iterator[dict[N, T]]:
+    """Act on every one of `names`, whichever is refused, and give the results of the others by name.
+
+    Raises `Conflict` with all refusals at the end, after the results have been shown.
+    """
+    done: dict[N, T] = {}
+    refused: list[str] = []
+    for name in dict.fromkeys(names):
+        try:
+            done[name] = act(name)
+        except (Conflict, NotFound) as error:
+            refused.append(str(error))
+    yield done
+    if refused:
+        raise Conflict("; ".join(refused))
+
+
 def open_target(flags: dict[str, str | None]) -> Target:
     """By flag; else the configured server; else a server that answers at our address; else the database."""
     by_database = flags["database_url"] is not None or flags["data_dir"] is not None
@@ -103,6 +127,12 @@ def open_target(flags: dict[str, str | None]) -> Target:
     kind = "engine.cli.local" if url is None else "engine.cli.remote"
     target: Target = import_module(kind).open_target(settings, url)  # the other side's imports are not needed
     return target
+
+
+def mention_idleness(target: Target) -> None:
+    """Waiting where nobody works is what a newcomer does first."""
+    if not target.workers(only_live=True):
+        note("note: no worker is alive; `task-engine worker start` starts one, `server start` too")
 
 
 def server_of(settings: Settings) -> str | None:

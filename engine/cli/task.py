@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import rich_click as click
 from click.exceptions import Exit
 
-from engine.cli.options import DURATION
+from engine.cli.options import DURATION, NAME
 from engine.cli.output import (
     duration,
     moment,
@@ -22,7 +22,7 @@ from engine.cli.output import (
 )
 from engine.cli.program import FAILED
 from engine.cli.summary import run_document, totals
-from engine.cli.target import Target, with_target
+from engine.cli.target import Target, mention_idleness, on_each, with_target
 from engine.client.documents import read
 from engine.client.rest import FINAL_STATUSES, ContractTask
 from engine.model.states import FINAL_RUN_STATES, RunState
@@ -30,8 +30,8 @@ from engine.model.states import FINAL_RUN_STATES, RunState
 _FIRST_WAIT, _LONGEST_WAIT, _GROWTH = 0.05, 0.5, 1.5  # seconds between two looks
 _STATUSES = ("pending", "running", "success", "failed", "skipped")
 
-task_argument = click.argument("task_id", metavar="TASK")
-tasks_argument = click.argument("task_ids", metavar="TASK...", nargs=-1, required=True)
+task_argument = click.argument("task_id", metavar="TASK", type=NAME)
+tasks_argument = click.argument("task_ids", metavar="TASK...", type=NAME, nargs=-1, required=True)
 timeout_option = click.option("--timeout", type=DURATION, metavar="TIME", help="Wait no longer than this.")
 
 
@@ -58,12 +58,13 @@ def submit(
 ) -> None:
     """Submit the graph in FILE (JSON or YAML, `-` reads standard input). Done means stored."""
     document = read(file)
-    key = key or uuid.uuid4().hex
+    key = uuid.uuid4().hex if key is None else key
     try:
         submitted = target.submit(document, key)
     except KeyboardInterrupt:
         note(f"whether the graph was accepted is not known: repeat with --idempotency-key {key}")
         raise
+    mention_idleness(target)
     names = submitted.task_names
     if not wait:
         if as_json:
@@ -112,7 +113,7 @@ def get(target: Target, task_id: str, as_json: bool) -> None:
 @click.option(
     "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many at most."
 )
-@click.option("--offset", type=click.IntRange(min=0), default=0, help="Leave out the first ones.")
+@click.option("--offset", type=click.IntRange(0, 1_000_000_000), default=0, help="Leave out the first ones.")
 @with_target
 def list_(
     target: Target, status: str | None, type_: str | None, limit: int, offset: int, as_json: bool
@@ -131,6 +132,7 @@ def list_(
 @with_target
 def wait(target: Target, task_ids: tuple[str, ...], timeout: float | None, as_json: bool) -> None:
     """Wait until tasks have ended; the exit code says whether all succeeded."""
+    mention_idleness(target)
     _wait_for_tasks(target, list(task_ids), timeout, as_json)
 
 
@@ -139,13 +141,13 @@ def wait(target: Target, task_ids: tuple[str, ...], timeout: float | None, as_js
 @with_target
 def cancel(target: Target, task_ids: tuple[str, ...], as_json: bool) -> None:
     """Cancel tasks: at once if they have not started, otherwise their worker stops them."""
-    changed = [target.cancel_contract_task(task_id) for task_id in task_ids]
-    if as_json:
-        print_json([item.document for item in changed])
-        return
-    for item in changed:
-        state = "stopping" if item.status == "running" else "cancelled"
-        say(f"task {item.id}: {state}")
+    with on_each(task_ids, target.cancel_contract_task) as changed:
+        if as_json:
+            print_json([item.document for item in changed.values()])
+            return
+        for item in changed.values():
+            state = "stopping" if item.status == "running" else "cancelled"
+            say(f"task {item.id}: {state}")
 
 
 @task.command("delete")
@@ -153,12 +155,11 @@ def cancel(target: Target, task_ids: tuple[str, ...], as_json: bool) -> None:
 @with_target
 def delete(target: Target, task_ids: tuple[str, ...], as_json: bool) -> None:
     """Forget tasks. What had not started is cancelled; running work goes on unseen."""
-    for task_id in task_ids:
-        target.delete_contract_task(task_id)
-    if as_json:
-        print_json({"deleted": list(task_ids)})
-    else:
-        say(f"deleted {', '.join(task_ids)}")
+    with on_each(task_ids, target.delete_contract_task) as deleted:
+        if as_json:
+            print_json({"deleted": list(deleted)})
+        elif deleted:
+            say(f"deleted {', '.join(deleted)}")
 
 
 # --- waiting

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import rich_click as click
 
-from engine.cli.options import DURATION
+from engine.cli.options import DURATION, NAME
 from engine.cli.output import moment, note, one_line, print_json, say, show_table
 from engine.cli.target import Target, with_target
 from engine.model.records import Token
@@ -21,7 +21,7 @@ def token() -> None:
 
 
 @token.command("create")
-@click.option("--name", required=True, metavar="NAME", help="What it is for.")
+@click.option("--name", type=NAME, required=True, metavar="NAME", help="What it is for.")
 @click.option(
     "--scope",
     "scopes",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from engine.cli.program import explained
 from engine.errors import ConfigError, EngineError, StoreUnavailable
 from engine.executors.base import ExecutorSettings, ProcessLimits
 from engine.settings import Settings
@@ -14,32 +15,56 @@ from engine.store import migrate
 from engine.store.database import Database
 from engine.store.dialects import parse_url
 from engine.worker.options import WorkerOptions
+from engine.worker.secrecy import hide_secrets
+
+SERVER_TOO = "name a database with --db, or a server with --server"
 
 
 def is_sqlite(url: str) -> bool:
     return parse_url(url).get_backend_name() == "sqlite"
 
 
+def hide_secrets_of(settings: Settings) -> None:
+    """Keep the tasks of this process from reading its secrets. A URL without a password is none."""
+    secrets = [secret.get_secret_value() for secret in (settings.bootstrap_token, settings.token) if secret]
+    if parse_url(settings.database).password is not None:
+        secrets.append(settings.database)
+    hide_secrets(secrets)
+
+
+def shown(url: sa.URL) -> str:
+    """A database URL for people: without passwords, and without the driver that nobody wrote."""
+    secrets = [name for name in url.query if "password" in name]  # libpq takes them there, too
+    plain = url.set(drivername=url.get_backend_name()).difference_update_query(secrets)
+    return plain.render_as_string(hide_password=True)
+
+
 def open_database(
-    settings: Settings, *, exclusive: bool = False, must_exist: bool = False, pool_size: int = 4
+    settings: Settings,
+    *,
+    exclusive: bool = False,
+    must_exist: bool = False,
+    instead: str = "name a database with --db",
+    pool_size: int = 4,
 ) -> Database:
     """The database of the settings. Raises `ConfigError` for a bad URL, else `StoreUnavailable`.
 
-    `exclusive` counts for SQLite only. With `must_exist` no SQLite file is made.
+    `exclusive` counts for SQLite only. With `must_exist` no SQLite file is made; if there is none, the error
+    says what to do `instead`.
     """
     url = parse_url(settings.database)
     name = url.database or ""
     on_disk = url.get_backend_name() == "sqlite" and name not in ("", ":memory:")
     if must_exist and on_disk and not Path(name).is_file():
-        raise StoreUnavailable(
-            f"there is no database file {name}; name a database with --db, or a server with --server"
-        )
+        raise StoreUnavailable(f"there is no database file {name}; {instead}")
     try:
         return Database(
             settings.database, pool_size=pool_size, exclusive=exclusive, wake_others=settings.wake
         )
-    except (ConfigError, OSError) as error:
+    except ConfigError as error:
         raise StoreUnavailable(str(error)) from None
+    except OSError as error:
+        raise StoreUnavailable(f"the database {shown(url)} cannot be opened: {explained(error)}") from None
 
 
 def check_schema(database: Database) -> None:
@@ -57,7 +82,7 @@ class store_errors:
     """Driver errors of statements that do not run through `Database` become `StoreUnavailable`."""
 
     def __init__(self, database: Database) -> None:
-        self._name = database.url.render_as_string(hide_password=True)
+        self._name = shown(database.url)
 
     def __enter__(self) -> None:
         return None
@@ -94,6 +119,7 @@ def executor_settings(
         shell_policy="open" if settings.shell_policy == "open" else "",
         allow_scripts=is_local if settings.allow_scripts is None else settings.allow_scripts,
         allow_cli_skills=is_local if settings.allow_cli_skills is None else settings.allow_cli_skills,
+        allow_private_network=settings.allow_private_network,
         limits=ProcessLimits(
             memory_mib=settings.process_memory_mib,
             cpu_seconds=settings.process_cpu_seconds,

@@ -12,6 +12,7 @@ from engine.cli.stopping import Stopping
 from engine.cli.wiring import (
     check_schema,
     executor_settings,
+    hide_secrets_of,
     is_sqlite,
     open_database,
     upgrade_schema,
@@ -47,6 +48,7 @@ def start(processes: int, **flags: Any) -> None:
     """Work until SIGTERM or Ctrl-C: then claim no more and let running tasks end. Twice: at once."""
     settings = load(flags)
     configure_logging(settings.log_level)
+    hide_secrets_of(settings)
     database = open_database(settings)
     try:
         if is_sqlite(settings.database):

@@ -39,8 +39,10 @@ class Transport:
         headers = {"user-agent": f"task-engine/{__version__}", "accept": "application/json"}
         if token:
             headers["authorization"] = f"Bearer {_plain(token)}"
+        path = socket_path(self.url)
         self._http = httpx.Client(
-            base_url=self.url,
+            base_url="http://localhost" if path else self.url,
+            transport=httpx.HTTPTransport(uds=path) if path else None,
             headers=headers,
             timeout=httpx.Timeout(timeout_seconds, connect=min(timeout_seconds, _CONNECT_SECONDS)),
             follow_redirects=False,
@@ -136,16 +138,23 @@ def _message(document: JSON) -> str | None:
 
 def check_url(url: str) -> str:
     """The base URL without a trailing slash. Raises `ConfigError`."""
+    if socket_path(url):
+        return url
     try:
         parts = urlsplit(url)
         is_fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         is_fine = False
     if not is_fine or parts.query or parts.fragment:
-        raise ConfigError("a server is given as http://HOST:PORT or https://HOST")
+        raise ConfigError("a server is given as http://HOST:PORT, https://HOST or unix:PATH")
     if parts.username or parts.password:
         raise ConfigError("a server's URL holds no user name or password; give a token with ENGINE_TOKEN")
     return url.rstrip("/")
+
+
+def socket_path(url: str) -> str:
+    """The path of `unix:PATH`, empty for other URLs."""
+    return url.removeprefix("unix:") if url.startswith("unix:") else ""
 
 
 def _plain(token: str) -> str:

@@ -53,8 +53,13 @@ class Transaction:
         """A prepared statement's answer is waited for when it is looked at, at the latest by the commit."""
         if isinstance(statement, Prepared):
             return self.pipeline.execute(statement, parameters or {})
+        return self.plain.execute(statement, parameters)
+
+    @property
+    def plain(self) -> sa.Connection:
+        """The connection itself, once everything that was sent has been answered."""
         self.pipeline.leave()
-        return self.connection.execute(statement, parameters)
+        return self.connection
 
 
 class LostRace(Exception):
@@ -238,10 +243,10 @@ class Database:
     # --- questions and the end
 
     def durability(self) -> Durability:
-        return self.read_sync(lambda tx: self.dialect.durability(tx.connection))
+        return self.read_sync(lambda tx: self.dialect.durability(tx.plain))
 
     def facts(self) -> dict[str, Any]:
-        return self.read_sync(lambda tx: self.dialect.facts(tx.connection))
+        return self.read_sync(lambda tx: self.dialect.facts(tx.plain))
 
     def beat_target(self, session_id: int) -> BeatTarget:
         """Where the guardian of a worker shows that the worker is alive."""

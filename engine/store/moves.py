@@ -6,7 +6,7 @@ Lock order everywhere: runs (advisory) → task rows by id → run rows by id �
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -87,8 +87,8 @@ def _explained(dialect: Dialect, kind: Move, source: TaskState) -> sa.Update:
     )
 
 
-def make_available(tx: Transaction, kind: Move, source: TaskState, ids: Sequence[int]) -> list[Change]:
-    """UNBLOCK or RESUME (or their held twins): returns the changes that took place."""
+def make_available(tx: Transaction, kind: Move, source: TaskState, ids: Sequence[int]) -> Iterator[Change]:
+    """UNBLOCK or RESUME (or their held twins). What changed is asked for when somebody looks."""
     rows = tx.execute(_fresh(tx.dialect, kind, source), {"moved": document([task_id] for task_id in ids)})
     return _changes(tx, kind, source, rows)
 
@@ -112,14 +112,12 @@ def end_unstarted(tx: Transaction, kind: Move, source: TaskState, reasons: Mappi
     ]
 
 
-def _changes(tx: Transaction, kind: Move, source: TaskState, rows: Iterable[Any]) -> list[Change]:
+def _changes(tx: Transaction, kind: Move, source: TaskState, rows: Iterable[Any]) -> Iterator[Change]:
     target = TRANSITIONS[kind].target
-    changes = []
     for row in rows:
-        changes.append(Change(row.run_id, kind, row.task_id, None, source, target))
         if target is TaskState.AVAILABLE:
             tx.wakes.add(row.queue)
-    return changes
+        yield Change(row.run_id, kind, row.task_id, None, source, target)
 
 
 def record(tx: Transaction, changes: Sequence[Change]) -> list[Tally]:

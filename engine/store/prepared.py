@@ -74,7 +74,7 @@ class Rows:
 
     def all(self) -> list[Any]:
         if self._rows is None:
-            self._pipeline.sync()
+            self._pipeline.leave()
             try:
                 found = self._cursor.fetchall()
             except Exception as error:
@@ -148,9 +148,6 @@ class Pipeline:
     def raised(self, error: Exception, sql: str) -> NoReturn:
         """Raise what SQLAlchemy makes of a driver's error; it also forgets connections that are gone."""
         self.connection._handle_dbapi_exception(error, sql, None, None, None)
-
-    def sync(self) -> None:
-        """Wait for the answers to everything that was sent."""
 
     def leave(self) -> None:
         """Wait for everything that was sent; what follows is answered at once."""

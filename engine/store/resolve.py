@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -18,7 +18,9 @@ from engine.store.moves import end_unstarted, make_available
 from engine.store.schema import Id, edge, is_still, state_is, task, task_state
 from engine.store.statement import document, statement
 
+T = TypeVar("T")
 Settled = Mapping[int, TaskState]  # task id → its final state
+_CHUNK = 5_000  # tasks in one statement
 _WORDS = {
     TaskState.FAILED: "failed",
     TaskState.CANCELLED: "cancelled",
@@ -27,47 +29,59 @@ _WORDS = {
 }
 
 
-@dataclass(slots=True)
-class _Wave:
-    unblocked: list[int] = field(default_factory=list)
-    held: list[int] = field(default_factory=list)
-    skipped: list[int] = field(default_factory=list)
+def chunks(items: Iterable[T]) -> Iterator[list[T]]:
+    """Small enough that each statement soon follows the one before: the database ends whoever is idle in a
+    transaction for seconds, and a busy machine took that long to look at the rows of a million edges."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, _CHUNK)):
+        yield chunk
 
 
-def release_dependents(tx: Transaction, settled: Settled, paused: set[int]) -> list[Change]:
-    """Count `settled` off the tasks that wait for them and move those that are decided by it.
+def release_dependents(tx: Transaction, settled: Settled, paused: set[int]) -> Iterable[Change]:
+    """Count `settled` off the tasks that wait for them and move those that are decided by it. What became
+    available is asked for when somebody looks.
 
-    Wave by wave: what is skipped settles in turn. A whole region of tasks with the default rule is
-    skipped in one wave, so a chain of 100,000 takes two.
+    Wave by wave: what is skipped settles in turn. All that a skipped task decides by itself goes in one
+    wave, so a chain of 100,000 takes two.
     """
-    changes: list[Change] = []
+    changes: list[Iterable[Change]] = []
     while settled:
-        wave = _count_off(tx, settled, paused)
-        changes += (
-            make_available(tx, Move.UNBLOCK, TaskState.BLOCKED, wave.unblocked) if wave.unblocked else []
-        )
-        changes += make_available(tx, Move.UNBLOCK_HELD, TaskState.BLOCKED, wave.held) if wave.held else []
-        skipped = skip(tx, wave.skipped) if wave.skipped else []
-        changes += skipped
-        settled = {change.task_id: TaskState.SKIPPED for change in skipped if change.task_id is not None}
-    return changes
+        unblocked, held, skipped = _count_off(tx, settled, paused)
+        for chunk in chunks(unblocked):
+            changes.append(make_available(tx, Move.UNBLOCK, TaskState.BLOCKED, chunk))
+        for chunk in chunks(held):
+            changes.append(make_available(tx, Move.UNBLOCK_HELD, TaskState.BLOCKED, chunk))
+        wave = skip(tx, skipped) if skipped else []
+        changes.append(wave)
+        settled = {change.task_id: TaskState.SKIPPED for change in wave if change.task_id is not None}
+    return chain.from_iterable(changes)
 
 
-def _count_off(tx: Transaction, settled: Settled, paused: set[int]) -> _Wave:
-    rows = tx.execute(
-        _count_down(tx.dialect), {"settled": document([task_id, state] for task_id, state in settled.items())}
+def _count_off(tx: Transaction, settled: Settled, paused: set[int]) -> tuple[list[int], list[int], list[int]]:
+    """Returns the ids of the tasks that are to be available now, held and skipped."""
+    unblocked: set[int] = set()  # some are decided more than once: by upstreams of several chunks
+    held: set[int] = set()
+    skipped: set[int] = set()
+    for chunk in chunks(settled.items()):
+        for row in tx.execute(_count_down(tx.dialect), {"settled": document(chunk)}):
+            due = verdict(row)
+            if due is Move.UNBLOCK:
+                (held if row.run_id in paused else unblocked).add(row.task_id)
+            elif due is Move.SKIP:
+                skipped.add(row.task_id)
+    return sorted(unblocked), sorted(held), sorted(skipped)
+
+
+def verdict(row: Any) -> Move | None:
+    """What is due to a task by its state, rule and counts of upstreams."""
+    if row.state != TaskState.BLOCKED:
+        return None
+    return settle(
+        Rule(row.rule) if row.rule else Rule.ALL_SUCCESS,
+        waiting_on=row.waiting_on,
+        failed_on=row.failed_on,
+        skipped_on=row.skipped_on,
     )
-    wave = _Wave()
-    for row in rows:
-        if row.state != TaskState.BLOCKED:
-            continue
-        rule = Rule(row.rule) if row.rule else Rule.ALL_SUCCESS
-        verdict = settle(rule, waiting_on=row.waiting_on, failed_on=row.failed_on, skipped_on=row.skipped_on)
-        if verdict is Move.UNBLOCK:
-            (wave.held if row.run_id in paused else wave.unblocked).append(row.task_id)
-        elif verdict is Move.SKIP:
-            wave.skipped.append(row.task_id)
-    return wave
 
 
 @statement
@@ -115,49 +129,67 @@ def _count_down(dialect: Dialect) -> sa.Update:
 
 
 def skip(tx: Transaction, task_ids: Sequence[int]) -> list[Change]:
-    """Skip blocked tasks and every task below them that has the default rule. Returns all changes."""
+    """Skip blocked tasks and every task below them that is decided by that. Returns all changes."""
     reasons = _reasons(tx, task_ids)
     region = set(tx.execute(_region(tx.dialect), {"ids": tx.dialect.array(task_ids)}).scalars())
     if len(region) > len(reasons):
-        for row in tx.execute(_skipped_through(tx.dialect), {"ids": tx.dialect.array(sorted(region))}):
-            if row.id in region:
-                reasons.setdefault(row.id, f"dependency {row.via_name} skipped")
-    return end_unstarted(tx, Move.SKIP, TaskState.BLOCKED, reasons)
+        for chunk in chunks(sorted(region)):
+            for row in tx.execute(_skipped_through(tx.dialect), {"ids": tx.dialect.array(chunk)}):
+                if row.id in region:
+                    reasons.setdefault(row.id, f"dependency {row.via_name} skipped")
+    changes: list[Change] = []
+    for explained in chunks(sorted(reasons.items())):
+        changes += end_unstarted(tx, Move.SKIP, TaskState.BLOCKED, dict(explained))
+    return changes
 
 
 def _reasons(tx: Transaction, task_ids: Sequence[int]) -> dict[int, str]:
     """Why each of these is skipped: the worst of its ended upstreams, by name."""
     worst: dict[int, tuple[int, str]] = {}
     order = list(_WORDS)
-    for row in tx.execute(_ended_parents(tx.dialect), {"ids": tx.dialect.array(task_ids)}):
-        state = TaskState(row.state)
-        is_taken = row.condition is None or row.condition == (row.branch or "")
-        if state in _WORDS and not (state is TaskState.SUCCEEDED and is_taken):
+    for chunk in chunks(task_ids):
+        for row in tx.execute(_missed_parents(tx.dialect), {"ids": tx.dialect.array(chunk)}):
+            state = TaskState(row.state)
             found = (order.index(state), f"dependency {row.name} {_WORDS[state]}")
             worst[row.child_id] = min(worst.get(row.child_id, found), found)
     return {task_id: worst.get(task_id, (0, "no dependency failed"))[1] for task_id in task_ids}
 
 
 @statement
-def _ended_parents(dialect: Dialect) -> sa.Select[Any]:
+def _missed_parents(dialect: Dialect) -> sa.Select[Any]:
+    """Upstreams of the tasks `ids` that ended in another way than was waited for."""
+    state = task_state.c.state
+    another_branch = sa.and_(
+        is_still(state, TaskState.SUCCEEDED),
+        edge.c.condition.is_not(None),
+        edge.c.condition != sa.func.coalesce(task_state.c.branch, ""),
+    )
+    missed = is_still(state, TaskState.FAILED, TaskState.CANCELLED, TaskState.SKIPPED)
     return (
-        sa.select(edge.c.child_id, edge.c.condition, task.c.name, task_state.c.state, task_state.c.branch)
+        sa.select(edge.c.child_id, task.c.name, state)
         .join_from(edge, task_state, task_state.c.task_id == edge.c.parent_id)
         .join(task, task.c.id == edge.c.parent_id)
-        .where(dialect.is_any(edge.c.child_id, "ids"))
+        .where(dialect.is_any(edge.c.child_id, "ids"), sa.or_(missed, another_branch))
     )
 
 
 @statement
 def _region(dialect: Dialect) -> sa.Select[Any]:
-    """The tasks `ids` and those with the default rule that are reachable from them."""
+    """The tasks `ids`, and those reachable from them that each is enough to skip: by the default rule, or
+    as the last upstream that a `one_failed` task waits for."""
     start = sa.select(task_state.c.task_id.label("id")).where(dialect.is_any(task_state.c.task_id, "ids"))
     region = start.cte("region", recursive=True)
+    is_last = sa.and_(
+        task_state.c.rule == sa.literal_column(repr(str(Rule.ONE_FAILED))), task_state.c.waiting_on == 1
+    )
     below = (
         sa.select(edge.c.child_id)
         .join_from(region, edge, edge.c.parent_id == region.c.id)
         .join(task_state, task_state.c.task_id == edge.c.child_id)
-        .where(is_still(task_state.c.state, TaskState.BLOCKED), task_state.c.rule.is_(None))
+        .where(
+            is_still(task_state.c.state, TaskState.BLOCKED),
+            sa.or_(task_state.c.rule.is_(None), is_last),
+        )
     )
     return sa.select(region.union(below).c.id)
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import sqlalchemy as sa
 
-from engine.model.graph import Rule
-from engine.model.rules import settle
 from engine.model.states import FINAL_RUN_STATES, FINAL_TASK_STATES, Move, RunState, TaskState
 from engine.model.tally import Change
 from engine.store.database import CONTROL, Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.moves import end_unstarted, lock_tallies, make_available, move, record, write_tallies
-from engine.store.resolve import release_dependents, skip
+from engine.store.resolve import chunks, release_dependents, skip, verdict
 from engine.store.schema import Id, edge, is_still, run, state_is, task, task_state
-from engine.store.statement import document, statement
+from engine.store.statement import document, moment_of, statement
 
 
 def own(tx: Transaction, run_id: int) -> Any:
@@ -27,15 +26,18 @@ def own(tx: Transaction, run_id: int) -> Any:
 
 def hold(tx: Transaction, run_id: int) -> None:
     """Keep every available task of the run from being claimed."""
-    ids = _ids_in(tx, run_id, TaskState.AVAILABLE)
+    changes: list[Change] = []
     # Waits for claims under way; what they took is running and stays so.
-    changes = make_available(tx, Move.HOLD, TaskState.AVAILABLE, ids)
+    for chunk in chunks(_ids_in(tx, run_id, TaskState.AVAILABLE)):
+        changes += make_available(tx, Move.HOLD, TaskState.AVAILABLE, chunk)
     tx.wakes.clear()
     _set_run_state(tx, run_id, RunState.PAUSED, changes)
 
 
 def resume(tx: Transaction, run_id: int) -> None:
-    changes = make_available(tx, Move.RESUME, TaskState.HELD, _ids_in(tx, run_id, TaskState.HELD))
+    changes: list[Change] = []
+    for chunk in chunks(_ids_in(tx, run_id, TaskState.HELD)):
+        changes += make_available(tx, Move.RESUME, TaskState.HELD, chunk)
     _set_run_state(tx, run_id, None, changes)
 
 
@@ -53,8 +55,8 @@ def cancel(tx: Transaction, run_id: int, reason: str) -> list[int]:
     """Cancel what has not started, ask what runs to stop. Returns the ids of running tasks."""
     changes = [Change(run_id, "run.cancelling", detail={"reason": reason})]
     for state in (TaskState.BLOCKED, TaskState.AVAILABLE, TaskState.HELD):
-        ids = _ids_in(tx, run_id, state)
-        changes += end_unstarted(tx, Move.CANCEL, state, dict.fromkeys(ids, reason))
+        for chunk in chunks(_ids_in(tx, run_id, state)):
+            changes += end_unstarted(tx, Move.CANCEL, state, dict.fromkeys(chunk, reason))
     running = ask_to_stop(tx, _ids_in(tx, run_id, TaskState.RUNNING))
     [tally] = lock_tallies(tx, [run_id])  # last: claims hold task rows while they wait for the run's
     tally.is_cancelling = True
@@ -105,13 +107,16 @@ def _paused_set(tx: Transaction, run_id: int) -> set[int]:
 def rerun(tx: Transaction, run_id: int) -> int:
     """Put every task that did not succeed back to the start. Returns how many.
 
+    What never started keeps its own later time; what did is available as soon as its upstreams allow.
     Finished ones keep their results; what was skipped for a branch that was not taken is skipped again.
     """
     changes = [Change(run_id, "run.retried")]
     for state in (TaskState.FAILED, TaskState.SKIPPED, TaskState.CANCELLED):
-        ids = _ids_in(tx, run_id, state)
-        rows = tx.execute(_back_to_start(tx.dialect, state), {"moved": document([i] for i in ids)}).all()
-        changes += [Change(run_id, Move.RERUN, row.task_id, None, state, TaskState.BLOCKED) for row in rows]
+        for chunk in chunks(_ids_in(tx, run_id, state)):
+            rows = tx.execute(_back_to_start(tx.dialect, state), {"moved": document([i] for i in chunk)})
+            changes += [
+                Change(run_id, Move.RERUN, row.task_id, None, state, TaskState.BLOCKED) for row in rows
+            ]
     reset = [change.task_id for change in changes if change.task_id is not None]
     changes += _settle_again(tx, reset)
     [tally] = lock_tallies(tx, [run_id])
@@ -133,46 +138,77 @@ def _back_to_start(dialect: Dialect, state: TaskState) -> sa.Update:
         crashes=0,
         reason=None,
         is_cancelling=sa.false(),
-        available_at=None,
+        available_at=sa.case((task_state.c.attempt == 0, task_state.c.available_at)),
     )
 
 
 def _settle_again(tx: Transaction, task_ids: Sequence[int]) -> list[Change]:
     """Recount what reset tasks wait for, then unblock or skip those that need not wait."""
-    ids = {"ids": tx.dialect.array(task_ids)}
-    rows = tx.execute(_recount(tx.dialect), ids).all()
-    dependents = set(tx.execute(_with_upstreams(tx.dialect), ids).scalars())
-    verdicts: dict[Move, list[int]] = {Move.UNBLOCK: [], Move.SKIP: []}
-    for row in rows:
-        if row.state != TaskState.BLOCKED:
-            continue
-        verdict: Move | None = Move.UNBLOCK  # without upstreams, whatever the rule, as at submit
-        if row.task_id in dependents:
-            verdict = settle(
-                Rule(row.rule) if row.rule else Rule.ALL_SUCCESS,
-                waiting_on=row.waiting_on,
-                failed_on=row.failed_on,
-                skipped_on=row.skipped_on,
-            )
-        if verdict is not None:
-            verdicts[verdict].append(row.task_id)
-    changes = make_available(tx, Move.UNBLOCK, TaskState.BLOCKED, verdicts[Move.UNBLOCK])
-    if verdicts[Move.SKIP]:
-        skipped = skip(tx, verdicts[Move.SKIP])
-        settled = {change.task_id: TaskState.SKIPPED for change in skipped if change.task_id is not None}
-        changes += skipped + release_dependents(tx, settled, set())
+    recounted = set(task_ids)
+    for chunk in chunks(task_ids):
+        recounted.update(tx.execute(_done_below(tx.dialect), {"ids": tx.dialect.array(chunk)}).scalars())
+    verdicts: dict[Move | None, list[int]] = {Move.UNBLOCK: [], Move.SKIP: [], None: []}
+    for chunk in chunks(sorted(recounted)):
+        for row in tx.execute(_recount(tx.dialect), {"ids": tx.dialect.array(chunk)}):
+            verdicts[verdict(row)].append(row.task_id)
+    skipped = set(verdicts[Move.SKIP])
+    for chunk in chunks(verdicts[Move.SKIP]):
+        alone = tx.execute(_without_upstreams(tx.dialect), {"ids": tx.dialect.array(chunk)}).scalars()
+        for task_id in alone:  # they run whatever their rule, as at submit
+            skipped.remove(task_id)
+            verdicts[Move.UNBLOCK].append(task_id)
+    changes: list[Change] = []
+    for chunk in chunks(sorted(verdicts[Move.UNBLOCK])):
+        changes += _start_again(tx, chunk)
+    if skipped:
+        wave = skip(tx, sorted(skipped))
+        settled = {change.task_id: TaskState.SKIPPED for change in wave if change.task_id is not None}
+        changes += chain(wave, release_dependents(tx, settled, set()))
     return changes
 
 
+def _start_again(tx: Transaction, task_ids: Sequence[int]) -> list[Change]:
+    rows = tx.execute(_available_again(tx.dialect), {"moved": document([i] for i in task_ids)}).all()
+    tx.wakes |= {row.queue for row in rows}
+    return [
+        Change(row.run_id, Move.UNBLOCK, row.task_id, None, TaskState.BLOCKED, TaskState.AVAILABLE)
+        for row in rows
+    ]
+
+
 @statement
-def _with_upstreams(dialect: Dialect) -> sa.Select[Any]:
-    return sa.select(edge.c.child_id).where(dialect.is_any(edge.c.child_id, "ids")).distinct()
+def _available_again(dialect: Dialect) -> sa.Update:
+    """At once if it ran before; otherwise when it would have been, its delay counted from now if it never
+    got as far as that."""
+    available_at = task_state.c.available_at
+    now = moment_of(dialect, available_at)
+    delayed = sa.type_coerce(dialect.later(task_state.c.delay_ms), available_at.type)
+    start = sa.case((task_state.c.attempt > 0, now), else_=sa.func.coalesce(available_at, delayed))
+    return move(
+        dialect, Move.UNBLOCK, source=TaskState.BLOCKED, available_at=sa.case((start > now, start), else_=now)
+    )
+
+
+@statement
+def _without_upstreams(dialect: Dialect) -> sa.Select[Any]:
+    has_upstreams = sa.exists().where(edge.c.child_id == task_state.c.task_id)
+    return sa.select(task_state.c.task_id).where(dialect.is_any(task_state.c.task_id, "ids"), ~has_upstreams)
+
+
+@statement
+def _done_below(dialect: Dialect) -> sa.Select[Any]:
+    """Tasks below `ids` that ran although an upstream failed: it ends anew and is counted off them again."""
+    return (
+        sa.select(edge.c.child_id)
+        .join_from(edge, task_state, task_state.c.task_id == edge.c.child_id)
+        .where(dialect.is_any(edge.c.parent_id, "ids"), is_still(task_state.c.state, TaskState.SUCCEEDED))
+        .distinct()
+    )
 
 
 @statement
 def _recount(dialect: Dialect) -> sa.Update:
-    """Count afresh for the tasks `ids`, and for those below them: some ran although an upstream failed,
-    and each upstream that ends anew is counted off them again."""
+    """Count afresh what the tasks `ids` wait for."""
     parent = task_state.alias("parent")
     is_open = sa.not_(state_is(parent.c.state, *FINAL_TASK_STATES))
     missed = sa.or_(
@@ -187,10 +223,6 @@ def _recount(dialect: Dialect) -> sa.Update:
     def total(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
         return sa.func.coalesce(sa.func.sum(sa.case((condition, 1), else_=0)), 0)
 
-    recounted = sa.union(
-        sa.select(task_state.c.task_id).where(dialect.is_any(task_state.c.task_id, "ids")),
-        sa.select(edge.c.child_id).where(dialect.is_any(edge.c.parent_id, "ids")),
-    ).subquery("recounted")
     child = task_state.alias("child")
     counts = (
         sa.select(
@@ -202,7 +234,7 @@ def _recount(dialect: Dialect) -> sa.Update:
         .select_from(child)
         .outerjoin(edge, edge.c.child_id == child.c.task_id)
         .outerjoin(parent, parent.c.task_id == edge.c.parent_id)
-        .where(child.c.task_id.in_(sa.select(recounted.c[0])))
+        .where(dialect.is_any(child.c.task_id, "ids"))
         .group_by(child.c.task_id)
         .subquery("counts")
     )

@@ -243,7 +243,7 @@ def add_children(tx: Transaction, run_id: int, parent_id: int, plan: Plan) -> Su
     written = Submitted(run_id, task_ids)
     try:
         _insert_tasks(tx, [(plan, written)], parent_id)
-        tx.pipeline.sync()
+        tx.pipeline.leave()
     except sa.exc.IntegrityError as error:
         if tx.dialect.is_duplicate(error):
             raise LostRace from error
@@ -258,7 +258,7 @@ def add_children(tx: Transaction, run_id: int, parent_id: int, plan: Plan) -> Su
             for task_id, open_parents in zip(task_ids, plan.waiting_on, strict=True)
             if not open_parents
         ]
-        record(tx, make_available(tx, Move.HOLD, TaskState.AVAILABLE, roots))
+        record(tx, list(make_available(tx, Move.HOLD, TaskState.AVAILABLE, roots)))
     else:
         _wake_for(tx, plan)
     count_submitted(tx, [plan])

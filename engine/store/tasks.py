@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 import sqlalchemy as sa
@@ -230,7 +231,7 @@ def finish(tx: Transaction, endings: Sequence[Ending]) -> set[Fence]:
     at all is written. Of two endings of one attempt the first counts.
     """
     written, changes = _end(tx, endings)
-    record(tx, changes)
+    record(tx, list(changes))
     return written
 
 
@@ -238,9 +239,10 @@ def finish_and_claim(
     tx: Transaction, endings: Sequence[Ending], request: ClaimRequest
 ) -> tuple[set[Fence], Claimed]:
     """`finish`, then `claim`, in one transaction: what was released need not wait for another."""
-    written, changes = _end(tx, endings)
+    written, ended = _end(tx, endings)
     rows, taken = _take(tx, request)
     answer: Iterable[Any] = tx.execute(_leases(tx.dialect), _ids(tx, rows)) if rows else []
+    changes = list(ended)
     released = {change.task_id for change in changes if change.target is TaskState.AVAILABLE}
     if released <= {row.task_id for row in rows}:
         tx.wakes.discard(request.queue)  # nothing is left for anybody else
@@ -248,7 +250,7 @@ def finish_and_claim(
     return written, Claimed([_lease(row) for row in answer], _reached(rows) if rows else None)
 
 
-def _end(tx: Transaction, endings: Sequence[Ending]) -> tuple[set[Fence], list[Change]]:
+def _end(tx: Transaction, endings: Sequence[Ending]) -> tuple[set[Fence], Iterable[Change]]:
     firsts: dict[Fence, Ending] = {}
     for ending in endings:
         firsts.setdefault(ending.fence, ending)
@@ -258,11 +260,10 @@ def _end(tx: Transaction, endings: Sequence[Ending]) -> tuple[set[Fence], list[C
     paused_runs = tx.execute(_paused_runs(tx.dialect), {"ids": tx.dialect.array(run_ids)})
     concerned = {ending.lease.task_id for ending in endings if ending.lease.reach is not Reach.ITSELF}
     _lock_rows(tx, concerned)
-    paused = set(paused_runs.scalars())
-    cancelling = _cancelling(tx, endings)
+    groups = _by_move(tx, endings, paused_runs)
     changes: list[Change] = []
     accepted: list[Ending] = []
-    for kind, group in _by_move(endings, paused, cancelling).items():
+    for kind, group in groups.items():
         for ending in _write_endings(tx, kind, group):
             accepted.append(ending)
             changes.append(_change(kind, ending))
@@ -274,8 +275,8 @@ def _end(tx: Transaction, endings: Sequence[Ending]) -> tuple[set[Fence], list[C
         for change in changes
         if change.task_id in concerned and change.target in FINAL_TASK_STATES
     }
-    changes += release_dependents(tx, settled, paused)
-    return {ending.fence for ending in accepted}, changes
+    released = release_dependents(tx, settled, set(paused_runs.scalars()))
+    return {ending.fence for ending in accepted}, chain(changes, released)
 
 
 def _lock_runs(tx: Transaction, run_ids: Sequence[int], endings: Iterable[Ending]) -> None:
@@ -324,14 +325,6 @@ def _lock_family(dialect: Dialect) -> sa.Select[Any]:
     )
 
 
-def _cancelling(tx: Transaction, endings: Iterable[Ending]) -> set[int]:
-    """Tasks that would be tried again but were told to stop meanwhile: after a cancel nothing starts anew."""
-    retried = [e.lease.task_id for e in endings if e.decision.move is Move.RETRY]
-    if not retried:
-        return set()
-    return set(tx.execute(_told_to_stop(tx.dialect), {"ids": tx.dialect.array(retried)}).scalars())
-
-
 @statement
 def _told_to_stop(dialect: Dialect) -> sa.Select[Any]:
     return sa.select(task_state.c.task_id).where(
@@ -339,15 +332,20 @@ def _told_to_stop(dialect: Dialect) -> sa.Select[Any]:
     )
 
 
-def _by_move(endings: Iterable[Ending], paused: set[int], cancelling: set[int]) -> dict[Move, list[Ending]]:
+def _by_move(tx: Transaction, endings: Iterable[Ending], paused_runs: Any) -> dict[Move, list[Ending]]:
     groups: dict[Move, list[Ending]] = defaultdict(list)
     for ending in endings:
-        kind = ending.decision.move
-        if kind is Move.RETRY and ending.lease.task_id in cancelling:
-            kind = Move.CANCEL
-        elif kind is Move.RETRY and ending.lease.run_id in paused:
-            kind = Move.RETRY_HELD
-        groups[kind].append(ending)
+        groups[ending.decision.move].append(ending)
+    retried = groups.pop(Move.RETRY, [])
+    if retried:
+        paused = set(paused_runs.scalars())
+        ids = {"ids": tx.dialect.array(ending.lease.task_id for ending in retried)}
+        told_to_stop = set(tx.execute(_told_to_stop(tx.dialect), ids).scalars())
+        for ending in retried:
+            if ending.lease.task_id in told_to_stop:  # after a cancel nothing starts anew
+                groups[Move.CANCEL].append(ending)
+            else:
+                groups[Move.RETRY_HELD if ending.lease.run_id in paused else Move.RETRY].append(ending)
     return groups
 
 

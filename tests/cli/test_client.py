@@ -9,9 +9,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from click.testing import Result
 
-from engine.client.errors import AccessDenied, ServerUnavailable
 from engine.client.rest import Client, answers
-from engine.errors import Conflict, EngineError, InvalidInput, NotFound, Overloaded
+from engine.errors import (
+    AccessDenied,
+    Conflict,
+    EngineError,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    ServerUnavailable,
+)
 
 Answer = tuple[int, dict[str, str], bytes]
 SECRET = "te_abc_hunter2"

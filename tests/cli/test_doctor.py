@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from click.testing import Result
 
 from engine.cli import doctor as module
@@ -107,6 +108,19 @@ def test_an_upgrade_makes_the_file_and_is_repeatable(call: Call, empty_folder: P
     assert "up to date" in call("db", "upgrade").stdout
     assert json.loads(call("db", "current", "--json").stdout)["revision"] == migrate.head()
     assert call("db", "check").exit_code == 0
+
+
+def test_the_url_is_shown_as_it_was_written_but_for_the_password(
+    call: Call, row_locking_url: str, empty_folder: Path
+) -> None:
+    assert call("db", "upgrade").stdout.startswith("sqlite:///data/task-engine.db: ")
+    plain = sa.make_url(row_locking_url).set(drivername="postgresql", password=None)
+    written = plain.set(password="hunter2").render_as_string(hide_password=False)
+    hidden = written.replace("hunter2", "***")
+    assert call("db", "upgrade", "--db", written).stdout.startswith(f"{hidden}: ")
+    in_query = plain.update_query_dict({"password": "hunter2"}).render_as_string()
+    assert "hunter2" in in_query
+    assert "hunter2" not in call("db", "upgrade", "--db", in_query).stdout
 
 
 def test_a_database_without_a_schema_fails_the_check(call: Call, cluster: Server) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -140,6 +141,46 @@ def test_an_unexpected_error_is_one_line_unless_debugging(
 def test_a_mistake_shows_no_traceback_unless_debugging() -> None:
     assert run("run", "nowhere.yaml").stderr == "error: nowhere.yaml: No such file or directory\n"
     assert "Traceback" in run("--debug", "run", "nowhere.yaml").stderr
+
+
+def test_what_the_system_refuses_is_said_in_its_words(capsys: pytest.CaptureFixture[str]) -> None:
+    def write() -> None:
+        raise OSError(28, "No space left on device", "somewhere")
+
+    assert guarded(write) == 1
+    assert capsys.readouterr().err == "error: No space left on device: somewhere\n"
+
+
+def test_a_full_disk_under_the_output_is_no_fault_of_ours() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "engine", "version"], stdout=full, stderr=subprocess.PIPE
+        )
+    assert (done.returncode, done.stderr) == (1, b"error: No space left on device\n")
+
+
+def test_an_interrupt_while_modules_are_loaded_is_quiet() -> None:
+    code = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'rich_click': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from engine.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_the_installed_program_starts_at_the_same_place() -> None:
+    project = tomllib.loads((DOCS.parents[1] / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"task-engine": "engine.__main__:main"}
+
+
+def test_a_command_that_is_nearly_one_gets_its_name(call: Call) -> None:
+    assert "'runs'" in call("rusn", "list").stderr
+    assert "'list'" in call("runs", "lst").stderr
 
 
 def test_an_interrupt_ends_with_130(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from engine.errors import StoreUnavailable
+from engine.operations import runs
 from tests.cli.process import Program, wait_for_file, wait_until_gone
 from tests.support.postgres import Server
 
@@ -164,6 +166,16 @@ def test_ctrl_c_cancels_the_run_and_says_how_to_go_on(start: Start, call: Call) 
     wait_until_gone(int(Path("begun").read_text()))
 
 
+def test_a_cancel_that_cannot_be_stored_is_said(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise StoreUnavailable("the disk is full")
+
+    monkeypatch.setattr(runs, "cancel", fail)
+    result = call("run", graph(script("slow", f"kill -INT {os.getpid()}; sleep 100")))
+    assert result.exit_code == 3
+    assert "error: the disk is full" in result.stderr
+
+
 def test_a_second_ctrl_c_leaves_at_once_and_leaves_no_process(start: Start, call: Call) -> None:
     file = graph(script("stubborn", "trap '' TERM INT; echo $$ > begun; while :; do sleep 1; done"))
     program = start("run", file)
@@ -199,13 +211,14 @@ def test_a_termination_leaves_the_run_unfinished(start: Start, call: Call) -> No
 # --- output
 
 
-def test_output_that_nobody_reads_ends_quietly() -> None:
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_output_that_nobody_reads_ends_quietly(flags: tuple[str, ...]) -> None:
     file = graph(task("a"))
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w") as closed:
         done = subprocess.run(
-            [sys.executable, "-m", "engine", "run", file, "--json"], stdout=closed, stderr=subprocess.PIPE
+            [sys.executable, "-m", "engine", "run", file, *flags], stdout=closed, stderr=subprocess.PIPE
         )
     assert (done.returncode, done.stderr) == (141, b"")
 

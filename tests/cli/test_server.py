@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+import sqlalchemy as sa
 from click.testing import Result
 
 from engine.store import migrate
@@ -193,6 +195,73 @@ def test_no_token_is_needed_if_the_operator_says_so(start: Start) -> None:
     assert submit(url, {"id": "a", "type": "noop"}).status_code == 202
     assert httpx.get(f"{url}/tasks", headers={"Host": "evil.example"}).status_code == 403
     assert httpx.get(f"{url}/tasks", headers={"Host": f"{socket.gethostname()}:8080"}).status_code == 200
+
+
+def test_a_unix_socket_serves_without_a_token_and_goes_away_with_the_server(start: Start) -> None:
+    server = start("server", "start", "--addr", "unix:engine.sock")
+    assert server.event("server.started")["addr"] == "unix:engine.sock"
+    path = Path("engine.sock")
+    assert path.stat().st_mode & 0o777 == 0o600
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost") as client:
+        assert client.get("/tasks").status_code == 200
+        assert client.get("/tasks", headers={"Host": "evil.example"}).status_code == 403
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+    assert not path.exists()
+
+
+def test_a_socket_that_cannot_be_made_ends_with_2(call: Call) -> None:
+    result = call("server", "start", "--addr", "unix:nowhere/engine.sock")
+    assert result.exit_code == 2
+    assert "cannot listen on nowhere/engine.sock" in result.stderr
+
+
+def test_a_port_alone_is_one_of_this_machine_even_if_a_socket_is_configured(start: Start) -> None:
+    server = start("server", "start", "--port", "0", env={"ENGINE_ADDR": "unix:engine.sock"})
+    assert url_of(server).startswith("http://localhost:")
+
+
+@pytest.mark.parametrize(("access_log", "statuses"), [("all", [200, 404]), ("errors", [404]), ("off", [])])
+def test_requests_are_logged_as_set(start: Start, access_log: str, statuses: list[int]) -> None:
+    server = start("server", "start", "--port", "0", env={"ENGINE_ACCESS_LOG": access_log})
+    url = url_of(server)
+    for path in ("/tasks", "/tasks/nobody"):
+        httpx.get(f"{url}{path}")
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+    lines = [json.loads(line) for line in server.output]
+    assert [line["status"] for line in lines if line["msg"] == "request"] == statuses
+
+
+def test_private_addresses_can_be_closed_to_tasks(start: Start, call: Call) -> None:
+    url = url_of(start("server", "start", "--port", "0", env={"ENGINE_ALLOW_PRIVATE_NETWORK": "false"}))
+    submit(url, {"id": "a", "type": "http", "params": {"url": f"{url}/health"}})
+    done = call("task", "wait", "a", "--server", url)
+    assert done.exit_code == 1
+    assert "127.0.0.1 is not a public address" in done.stdout
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no /proc")
+@pytest.mark.parametrize(
+    "command", [("server", "start", "--port", "0"), ("worker", "start"), ("run", "graph.json")]
+)
+def test_secrets_are_gone_from_arguments_and_environment(
+    row_locking_url: str, start: Start, command: tuple[str, ...]
+) -> None:
+    url = sa.make_url(row_locking_url).set(password="hunter2").render_as_string(hide_password=False)
+    script = "echo > begun; while ! test -e go; do sleep 0.05; done"
+    task = {"name": "a", "kind": "shell", "params": {"script": script}}
+    Path("graph.json").write_text(json.dumps({"tasks": [task]}))
+    if command[0] != "run":
+        assert start("task", "submit", "graph.json", "--db", url).wait() == 0
+    env = {"ENGINE_DATABASE_URL": url, "ENGINE_TOKEN": TOKEN}
+    program = start(*command, "--db", url, env=env)
+    wait_for_file(Path("begun"), program)
+    for name in ("cmdline", "environ"):
+        seen = Path(f"/proc/{program.process.pid}/{name}").read_bytes()
+        assert b"hunter2" not in seen
+        assert TOKEN.encode() not in seen
+    Path("go").touch()
 
 
 def test_an_address_in_use_ends_with_2(start: Start) -> None:

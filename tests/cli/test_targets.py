@@ -12,6 +12,7 @@ from click.testing import Result
 
 from engine.cli import wiring
 from engine.settings import load
+from engine.store.dialects import parse_url
 from tests.cli.process import Program, wait_for_file
 
 Call = Callable[..., Result]
@@ -72,6 +73,45 @@ def test_a_repeated_submit_with_the_same_key_is_one_run(
     other = call("task", "submit", "graph.yaml", "--idempotency-key", "k1", *target)
     assert other.exit_code in (1, 2)
     assert "different request" in other.stderr
+
+
+@pytest.mark.parametrize("graph", [GRAPH, EXECGO])
+def test_a_repeat_is_recognised_whichever_way_it_takes(start: Start, call: Call, graph: str) -> None:
+    url = start("server", "start", "--port", "0", "--shared").event("server.started")["url"]
+    repeat = ("task", "submit", "-", "--idempotency-key", "k1")
+    for way in (("--server", url), ("--data-dir", "data")):
+        assert call(*repeat, *way, text=graph).exit_code == 0
+    [run] = json.loads(call("runs", "list", "--json", "--data-dir", "data").stdout)
+    assert run["id"] == 1
+
+
+@pytest.mark.parametrize(
+    ("graph", "error"),
+    [
+        ("tasks:\n  - {name: a, kind: nop}\n", "<stdin>:2:21: task 'a': unknown kind \"nop\""),
+        (
+            "tasks:\n  - {name: a, kind: noop, depend_on: [b]}\n",
+            "<stdin>:2:38: task 'a': unknown field 'depend_on'; did you mean 'depends_on'?",
+        ),
+        ('tasks:\n  - {name: "", kind: noop}\n  - {name: b, kind: 5}\n', "\n<stdin>:3:21: "),
+        (
+            "tasks:\n  - {name: a, kind: noop, depends_on: [b]}\n",
+            '<stdin>: task "a" depends on unknown task "b"',
+        ),
+        (
+            "tasks:\n  - {id: a, type: noop}\n  - {id: b, type: noop, depends_on: a}\n",
+            "<stdin>:3:37: expected `array | null`, got `str`",
+        ),
+        ('{"tasks": [{"id": "a", "type": "nop"}]}', "<stdin>: unknown task type: nop (available: "),
+    ],
+)
+def test_a_mistake_in_a_graph_is_told_with_its_place(
+    call: Call, target: list[str], graph: str, error: str
+) -> None:
+    result = call("task", "submit", "-", *target, text=graph)
+    assert result.exit_code == 2
+    assert error in result.stderr
+    assert call("runs", "list", "--json", *target).stdout == "[]\n"
 
 
 def test_runs_are_listed_and_filtered(on: Callable[..., Any], finished: int) -> None:
@@ -145,6 +185,36 @@ def test_a_run_is_paused_resumed_cancelled_and_retried(
     assert call("runs", "show", run, *target).stderr == f"error: run not found: {run}\n"
 
 
+def test_one_refusal_does_not_keep_the_others_from_being_done(
+    on: Callable[..., Any], call: Call, target: list[str]
+) -> None:
+    graph = '{"tasks": [{"name": "a", "kind": "noop"}]}'
+    runs = [str(on("task", "submit", "-", "--wait", text=graph)["id"]) for _ in range(2)]
+    result = call("runs", "delete", runs[0], "999", runs[1], *target)
+    assert (result.exit_code, result.stderr) == (1, "error: run not found: 999\n")
+    assert result.stdout == f"deleted {runs[0]}, {runs[1]}\n"
+    result = call("task", "delete", "nobody", "nothing", "--json", *target)
+    assert json.loads(result.stdout) == {"deleted": []}
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "error: task not found: nobody; task not found: nothing\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *[("runs", "show", "0"), ("runs", "show", "9" * 30), ("runs", "list", "--before", "9" * 30)],
+        *[("task", "list", "--offset", "9" * 30), ("task", "get", ""), ("task", "get", "\udcff")],
+        *[("token", "create", "--scope", "read", "--name", name) for name in ("", " ", "x" * 201)],
+    ],
+)
+def test_numbers_and_names_that_cannot_be_are_wrong_usage(call: Call, arguments: tuple[str, ...]) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: Invalid value for ")
+
+
 def test_following_logs_ends_with_the_run(call: Call, target: list[str]) -> None:
     Path("graph.yaml").write_text(
         "tasks:\n  - {name: a, kind: shell, params: {script: 'echo one'}}\n"
@@ -189,6 +259,18 @@ def test_tokens_are_made_listed_and_revoked(on: Callable[..., Any], call: Call, 
     assert call("token", "revoke", made["id"], *target).exit_code == 1
 
 
+def test_waiting_where_nobody_works_is_mentioned(call: Call, database_url: str) -> None:
+    Path("graph.yaml").write_text(GRAPH)
+    for wait in ((), ("--wait", "--timeout", "1ms")):
+        submitted = call("task", "submit", "graph.yaml", *wait, "--json", "--db", database_url)
+        assert "no worker is alive" in submitted.stderr
+        assert json.loads(submitted.stdout)
+
+
+def test_where_somebody_works_nothing_is_mentioned(call: Call, target: list[str]) -> None:
+    assert call("task", "submit", "-", "--wait", *target, text=EXECGO).stderr == ""
+
+
 # --- which target
 
 
@@ -206,6 +288,44 @@ def test_a_server_that_answers_at_the_configured_address_is_used(
     monkeypatch.setenv("ENGINE_ADDR", server.event("server.started")["addr"])
     result = call("task", "submit", "-", text=EXECGO)  # the file itself is the server's alone
     assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("sqlite:///data/x.db", "sqlite:///data/x.db"),
+        ("postgres://me:hunter2@db:5432/x", "postgresql://me:***@db:5432/x"),
+        ("postgresql://db/x?user=me&password=hunter2", "postgresql://db/x?user=me"),
+        ("postgresql+psycopg://db/x?sslpassword=hunter2", "postgresql://db/x"),
+    ],
+)
+def test_database_urls_are_shown_as_people_write_them_without_passwords(url: str, text: str) -> None:
+    assert wiring.shown(parse_url(url)) == text
+
+
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [
+        (("runs", "list"), "--db, or a server with --server"),
+        (("run", "--resume", "1"), "with --db\n"),
+        (("db", "check"), "with --db\n"),
+    ],
+)
+def test_a_missing_file_comes_with_advice_that_the_command_can_follow(
+    call: Call, command: tuple[str, ...], advice: str
+) -> None:
+    result = call(*command)
+    assert result.exit_code == 3
+    assert advice in result.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_named(call: Call) -> None:
+    Path("graph.yaml").write_text(GRAPH)
+    Path("file").touch()
+    result = call("run", "graph.yaml", "--data-dir", "file")
+    assert result.exit_code == 3
+    assert result.stderr.startswith("error: the database sqlite:///file/task-engine.db cannot be opened: ")
+    assert "Errno" not in result.stderr
 
 
 def test_without_a_server_and_without_a_file_nothing_is_made(call: Call, empty_folder: Path) -> None:

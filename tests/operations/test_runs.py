@@ -6,12 +6,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from engine.errors import Conflict, GraphError, IdempotencyMismatch, NotFound, UnknownKind
 from engine.model.graph import Dependency, Graph, Rule
 from engine.model.outcomes import Cancelled, Failed, Succeeded
 from engine.model.retry import Backoff, RetryPolicy
 from engine.operations import runs, tasks, totals, workers
+from engine.store import resolve
 from engine.store.database import Database
 from tests.factories import (
     claim,
@@ -20,6 +22,7 @@ from tests.factories import (
     events,
     finish,
     graph,
+    make_due,
     rows,
     run_of,
     running,
@@ -207,6 +210,26 @@ def test_a_task_that_succeeds_in_spite_of_a_cancel_keeps_its_result(database: Da
     assert do(runs.retry(database, accepted.run_id)).state == "succeeded"
 
 
+def test_what_is_skipped_below_a_cancelled_task_says_so(database: Database) -> None:
+    specs = (spec("a"), spec("b", "a"), spec("c", "b"), spec("d", "a", rule=Rule.ONE_FAILED))
+    accepted = submit(database, Graph(specs))
+    do(tasks.cancel(database, accepted.task_ids["a"], reason="enough"))
+    reasons = {task.name: (task.state, task.reason) for task in do(runs.tasks(database, accepted.run_id))}
+    assert reasons == {
+        "a": ("cancelled", "enough"),
+        "b": ("skipped", "dependency a cancelled"),
+        "c": ("skipped", "dependency b skipped"),
+        "d": ("skipped", "dependency a cancelled"),
+    }
+
+
+def test_what_is_skipped_below_a_task_that_was_stopped_says_so(database: Database) -> None:
+    accepted, leases = running(database, "a -> b")
+    do(tasks.cancel(database, accepted.task_ids["a"]))
+    finish(database, (leases["a"], Cancelled()))
+    assert task_of(database, accepted.run_id, "b").reason == "dependency a cancelled"
+
+
 # --- retry
 
 
@@ -284,6 +307,104 @@ def test_budgets_start_afresh_with_a_retry(database: Database) -> None:
         assert (task.state, task.failures) == ("failed", 1)
         do(runs.retry(database, accepted.run_id))
     assert task_of(database, accepted.run_id, "a").attempt == 3
+
+
+@pytest.mark.parametrize("field", ["available_at", "delay_ms"])
+def test_a_retry_keeps_the_time_of_what_has_not_started(database: Database, field: str) -> None:
+    late: Any = datetime.now(UTC) + timedelta(hours=1) if field == "available_at" else 3_600_000
+    accepted = submit(database, graph("a -> b", a={field: late}))
+    due = task_of(database, accepted.run_id, "a").available_at
+    assert due is not None and due > datetime.now(UTC) + timedelta(minutes=50)
+    do(runs.cancel(database, accepted.run_id))
+    do(runs.retry(database, accepted.run_id))
+    assert task_of(database, accepted.run_id, "a").available_at == due
+    assert claim(database, session(database)) == []
+
+
+def test_a_retry_does_not_wait_for_what_has_run(database: Database) -> None:
+    policy = RetryPolicy(3, backoff=Backoff.FIXED, initial_ms=3_600_000, max_ms=3_600_000)
+    accepted = submit(database, graph("a; b", a={"delay_ms": 3_600_000}, b={"retry": policy}))
+    make_due(database)
+    leases = claim_all(database, session(database))
+    finish(database, (leases["a"], Failed("no")), (leases["b"], Failed("not yet")))
+    do(runs.cancel(database, accepted.run_id))
+    do(runs.retry(database, accepted.run_id))
+    assert set(claim_all(database, session(database))) == {"a", "b"}
+
+
+def test_a_delay_counts_from_the_retry_that_releases_it(database: Database) -> None:
+    accepted, leases = running(database, graph("a -> b", b={"delay_ms": 3_600_000}))
+    do(runs.cancel(database, accepted.run_id))
+    finish(database, (leases["a"], Succeeded()))
+    do(runs.retry(database, accepted.run_id))
+    task = task_of(database, accepted.run_id, "b")
+    assert task.available_at is not None and task.available_at > datetime.now(UTC) + timedelta(minutes=50)
+
+
+# --- many tasks
+
+
+@pytest.fixture
+def statements(database: Database) -> list[str]:
+    """What the database is told, from now on."""
+    told: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        told.append(statement)
+
+    sa.event.listen(database.engine, "before_cursor_execute", note)
+    return told
+
+
+def test_large_runs_are_moved_in_several_statements(
+    database: Database, statements: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which come to the same, also where what is counted off one task is spread over them."""
+    monkeypatch.setattr(resolve, "_CHUNK", 2)
+    names = [f"{stage}{i}" for stage in "bc" for i in range(5)]
+    accepted = submit(database, f"a -> {', '.join(names[:5])} -> {', '.join(names[5:])}; d, e, f")
+    run_id = accepted.run_id
+
+    def moves() -> int:
+        found = sum("SET state='" in statement for statement in statements)
+        statements.clear()
+        return found
+
+    do(runs.hold(database, run_id))
+    assert moves() == 2  # of 4 tasks
+    do(runs.resume(database, run_id))
+    assert moves() == 2
+    end_all(database, "a")
+    assert moves() >= 5  # 10 skipped, whatever the rest took
+    assert [states(database, run_id)[name] for name in names] == ["skipped"] * 10
+    reasons = {task.name: task.reason for task in do(runs.tasks(database, run_id))}
+    assert {reasons[name] for name in names[:5]} == {"dependency a failed"}
+    assert {reasons[name] for name in names[5:]} == {"dependency b0 skipped"}
+    statements.clear()
+    do(runs.retry(database, run_id))
+    assert moves() == 7  # one for what failed, five for what was skipped, one that makes it available
+    waiting = {task.name: task.waiting_on for task in do(runs.tasks(database, run_id))}
+    assert [waiting[name] for name in names] == [1] * 5 + [5] * 5
+    do(runs.cancel(database, run_id))
+    do(runs.retry(database, run_id))
+    end_all(database)
+    assert run_of(database, run_id).succeeded == 14
+
+
+@pytest.mark.parametrize("rules", [[Rule.ONE_FAILED], [Rule.ONE_FAILED, Rule.ALL_SUCCESS]])
+def test_a_chain_that_is_skipped_takes_no_statements_per_level(
+    database: Database, statements: list[str], rules: list[Rule]
+) -> None:
+    depth = 100
+    below = [spec(f"t{i}", f"t{i - 1}", rule=rules[(i - 1) % len(rules)]) for i in range(1, depth)]
+    accepted, leases = running(database, Graph((spec("t0"), *below)))
+    statements.clear()
+    finish(database, (leases["t0"], Succeeded()))
+    assert len(statements) < depth
+    run = run_of(database, accepted.run_id)
+    assert (run.state, run.succeeded, run.skipped) == ("succeeded", 1, depth - 1)
+    assert task_of(database, accepted.run_id, "t1").reason == "no dependency failed"
+    assert task_of(database, accepted.run_id, "t50").reason == "dependency t49 skipped"
 
 
 # --- what a state forbids

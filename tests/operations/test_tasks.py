@@ -246,7 +246,10 @@ def test_a_result_that_is_too_large_says_so(database: Database) -> None:
 def test_why_something_failed_is_kept_whatever_its_text(database: Database, bad: str) -> None:
     accepted, leases = running(database, "a; b; c")
     details = {"text": bad[:10], "n": float("nan")}
-    ended = [(leases["a"], Failed(bad, details=details)), (leases["b"], Cancelled(bad))]
+    ended: list[tuple[Lease, Outcome]] = [
+        (leases["a"], Failed(bad, details=details)),
+        (leases["b"], Cancelled(bad)),
+    ]
     assert finish(database, *ended, (leases["c"], Succeeded())) == []
     assert states(database, accepted.run_id) == {"a": "failed", "b": "cancelled", "c": "succeeded"}
     last = task_of(database, accepted.run_id, "a").last

@@ -13,7 +13,11 @@ from typing import Any, TypeVar
 import psycopg
 import sqlalchemy as sa
 
+from engine.model.outcomes import Outcome
+from engine.model.records import Lease
+from engine.operations import runs
 from engine.store.database import Database
+from tests.factories import claim, do, finish
 
 T = TypeVar("T")
 COMMIT = "^COMMIT$"
@@ -80,7 +84,7 @@ class Meeting:
     def holding(self, rows: str) -> Iterator[None]:
         """Keep `rows`, such as "task_state WHERE task_id = 7", locked within the block."""
         with psycopg.connect(self._watcher.info.dsn) as holder:
-            holder.execute(f"SELECT 1 FROM {rows} FOR UPDATE")  # type: ignore[call-overload]
+            holder.execute(f"SELECT 1 FROM {rows} FOR UPDATE")
             yield
 
     def unlocked(self, column: str, rows: str) -> list[Any]:
@@ -102,6 +106,29 @@ class Meeting:
         for database in self._databases:
             database.close()
         self._watcher.close()
+
+
+# --- what meets
+
+
+def finishing(*ended: tuple[Lease, Outcome]) -> Any:
+    return lambda database: finish(database, *ended)
+
+
+def holding(run_id: int) -> Any:
+    return lambda database: do(runs.hold(database, run_id))
+
+
+def cancelling(run_id: int) -> Any:
+    return lambda database: do(runs.cancel(database, run_id))
+
+
+def claiming(session_id: int, limit: int = 100) -> Any:
+    return lambda database: claim(database, session_id, limit)
+
+
+def names(leases: list[Lease]) -> list[str]:
+    return [lease.name for lease in leases]
 
 
 _OURS = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"

@@ -279,7 +279,6 @@ class PostgresPipeline(Pipeline):
     def __init__(self, connection: sa.Connection) -> None:
         super().__init__(connection)
         self._open: Any = None
-        self._entered: Any = None
 
     def __exit__(self, *error: object) -> None:
         if self._open is not None:
@@ -303,19 +302,13 @@ class PostgresPipeline(Pipeline):
     def send(self, sql: str, parameters: Any = ()) -> Any:
         if self._open is None:
             self._open = self.driver.pipeline()
-            self._entered = self._open.__enter__()
+            self._open.__enter__()
         return super().send(sql, parameters)
 
-    def sync(self) -> None:
-        # Not a mere flush: until then the server takes us for busy, and none of its time limits for idle
-        # transactions would end ours if we were stopped here.
-        if self._open is not None:
-            try:
-                self._entered.sync()
-            except psycopg.Error as error:
-                self.raised(error, "(sent before)")
-
     def leave(self) -> None:
+        # Whoever waits for an answer leaves, which syncs. With a mere flush the server would take us for
+        # busy: none of its limits for idle transactions would end ours if we were stopped here. The driver's
+        # sync() waits for ever when a large statement does not fit into the socket (psycopg 3.3.9).
         opened, self._open = self._open, None
         if opened is not None:
             try:

@@ -1,0 +1,106 @@
+"""Finishes that meet: children are released once, locks are taken in one order."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from engine.model.graph import Dependency, Graph, Rule
+from engine.model.outcomes import Released, Succeeded
+from tests.factories import (
+    claim_all,
+    events,
+    rows,
+    running,
+    session,
+    spec,
+    states,
+)
+from tests.store.meeting import Meeting, finishing
+
+
+def test_two_finishers_of_one_child_release_it_once(meeting: Meeting) -> None:
+    database = meeting.database()
+    accepted, leases = running(database, "a, b -> c")
+    with meeting.stopped(finishing((leases["a"], Succeeded()))) as first:
+        second = meeting.start(finishing((leases["b"], Succeeded())))
+        meeting.wait_until_blocked()
+        assert states(database, accepted.run_id)["c"] == "blocked"
+    assert first.result() == second.result() == []
+    assert states(database, accepted.run_id)["c"] == "available"
+    assert [e.kind for e in events(database, accepted.run_id)].count("unblocked") == 1
+
+
+@pytest.mark.parametrize("before", ["UPDATE task_state", "INSERT INTO attempt", "UPDATE run"])
+def test_two_finishers_meet_at_every_statement(meeting: Meeting, before: str) -> None:
+    database = meeting.database()
+    accepted, leases = running(database, "a, b -> c, d")
+    with meeting.stopped(finishing((leases["a"], Succeeded())), before):
+        second = meeting.start(finishing((leases["b"], Succeeded())))
+        meeting.wait_until_blocked()
+    assert second.result() == []
+    assert [states(database, accepted.run_id)[name] for name in "cd"] == ["available"] * 2
+    assert {row.waiting_on for row in rows(database, "SELECT waiting_on FROM task_state")} == {0}
+
+
+def test_batches_over_shared_children_in_opposite_orders_do_not_dead_lock(meeting: Meeting) -> None:
+    parents, children = [f"p{i}" for i in range(40)], [f"c{i}" for i in range(40)]
+    database = meeting.database()
+    accepted, leases = running(database, f"{', '.join(parents)} -> {', '.join(children)}")
+    batches = [[leases[parents[(start + 8 * i) % 40]] for i in range(5)] for start in range(8)]
+    batches = [batch if n % 2 else batch[::-1] for n, batch in enumerate(batches)]
+    workers_of = [meeting.start(finishing(*((lease, Succeeded()) for lease in batch))) for batch in batches]
+    repeated = [meeting.start(finishing(*((lease, Succeeded()) for lease in batch))) for batch in batches]
+    assert [future.result() for future in workers_of + repeated] == [[]] * 16
+    assert meeting.deadlocks == 0
+    assert {states(database, accepted.run_id)[name] for name in children} == {"available"}
+    assert {row.waiting_on for row in rows(database, "SELECT waiting_on FROM task_state")} == {0}
+
+
+def test_parents_and_children_are_locked_in_id_order_before_anything_is_written(meeting: Meeting) -> None:
+    database = meeting.database()
+    below = [spec(f"c{i}", "p0", "p1") for i in range(3)]
+    accepted, leases = running(database, Graph((below[2], spec("p1"), below[0], spec("p0"), below[1])))
+    ids = list(accepted.task_ids.values())
+    assert ids == sorted(ids)
+    for number in (0, 2, 4):
+        with meeting.holding(f"task_state WHERE task_id = {ids[number]}"):
+            finishing_both = meeting.start(finishing((leases["p0"], Released()), (leases["p1"], Released())))
+            meeting.wait_until_blocked()
+            assert meeting.unlocked("task_id", "task_state") == ids[number + 1 :]
+        assert finishing_both.result() == []
+        leases = claim_all(database, session(database))
+
+
+def test_finishers_of_a_run_work_alone_where_a_success_can_skip(meeting: Meeting) -> None:
+    database = meeting.database()
+    watched = [spec("a"), spec("b"), spec("w", "a", rule=Rule.ONE_FAILED)]
+    _, leases = running(database, Graph(tuple(watched)))
+    with meeting.stopped(finishing((leases["a"], Succeeded())), "UPDATE task_state"):
+        other = meeting.start(finishing((leases["b"], Succeeded())))
+        meeting.wait_until_blocked()
+    assert other.result() == []
+    conditional = [spec("a"), spec("b"), spec("c", Dependency("a", "left"))]
+    _, leases = running(database, Graph(tuple(conditional)))
+    with meeting.stopped(finishing((leases["a"], Succeeded(branch="right"))), "UPDATE task_state"):
+        other = meeting.start(finishing((leases["b"], Succeeded())))
+        meeting.wait_until_blocked()
+    assert other.result() == []
+
+
+def test_successes_that_skip_what_lies_below_do_not_dead_lock(meeting: Meeting) -> None:
+    """`one_failed` tasks are skipped by successes, which work side by side, and share what lies below."""
+    database = meeting.database()
+    roots = [spec(f"r{i}") for i in range(24)]
+    watchers = [spec(f"w{i}", f"r{i}", rule=Rule.ONE_FAILED) for i in range(24)]
+    chosen = random.Random(1)
+    above = [chosen.sample([watcher.name for watcher in watchers], 10) for _ in range(200)]
+    shared = [spec(f"s{i}", *names, rule=Rule.ALL_DONE) for i, names in enumerate(above)]
+    accepted, leases = running(database, Graph((*reversed(shared), *watchers, *roots)))
+    futures = [meeting.start(finishing((lease, Succeeded()))) for lease in leases.values()]
+    assert [future.result() for future in futures] == [[]] * 24
+    assert meeting.deadlocks == 0
+    now = states(database, accepted.run_id)
+    assert {now[watcher.name] for watcher in watchers} == {"skipped"}
+    assert {now[one.name] for one in shared} == {"available"}
