@@ -442,15 +442,6 @@ GUARDS = [
         f"{DATABASE}::test_a_transaction_whose_last_statement_was_answered_is_committed",
     ),
     Guard(
-        "answers by sync",
-        "a stopped worker would keep its locks: the server takes it for busy until then",
-        f"{STORE}/prepared.py",
-        "            self._pipeline.leave()\n            try:",
-        "            try:",
-        "tests/worker/test_processes.py"
-        "::test_a_worker_that_was_stopped_while_it_wrote_does_not_hold_up_the_others",
-    ),
-    Guard(
         "end of stalled transactions",
         "a process stopped while it sends would keep its locks",
         f"{STORE}/dialects/postgres.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -131,7 +132,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+        advice = "; choose another with --port" if error.errno == errno.EADDRINUSE else ""
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}{advice}") from None
     return listener
 
 
@@ -160,4 +162,6 @@ def _remove_stale(path: Path) -> None:
         except ConnectionRefusedError:
             path.unlink()
             return
+        except OSError as error:  # of another user, for instance
+            raise ConfigError(f"cannot listen on {path}: {error.strerror or error}") from None
     raise ConfigError(f"cannot listen on {path}: another server uses it")

@@ -17,7 +17,8 @@ from engine.store.database import Database, Transaction
 from engine.store.workers import forget
 
 KEY_SECONDS = 24 * 3600
-PRUNE_CHUNK = 50
+_PRUNE_RUNS = 50  # in one transaction
+_PRUNE_TASKS = 20_000  # likewise
 _SMALL = 100  # tasks; larger graphs do not make others wait for their commit
 _LARGE = 2_000  # tasks; larger graphs are checked in a thread, so that the event loop goes on
 
@@ -330,7 +331,7 @@ async def prune(database: Database, *, finished_seconds: float) -> int:
 
 
 def _prune_chunk(tx: Transaction, finished_seconds: float) -> int:
-    candidates = removal.finished_before(tx, finished_seconds, PRUNE_CHUNK)
+    candidates = removal.finished_before(tx, finished_seconds, _PRUNE_RUNS, _PRUNE_TASKS)
     run_ids = removal.own_finished(tx, candidates)
     if run_ids:
         removal.delete(tx, run_ids)

@@ -53,18 +53,23 @@ def _task_ids(dialect: Dialect) -> sa.Select[Any]:
     return sa.select(task.c.id).where(dialect.is_any(task.c.run_id, "ids"))
 
 
-def finished_before(tx: Transaction, seconds: float, limit: int) -> list[int]:
-    """Ids of runs that finished more than `seconds` ago, oldest first."""
+def finished_before(tx: Transaction, seconds: float, max_runs: int, max_tasks: int) -> list[int]:
+    """Ids of runs that finished more than `seconds` ago, oldest first: one, or several with few tasks."""
     limit_moment = tx.dialect.later(sa.literal(-seconds * 1000))
     cutoff = sa.type_coerce(limit_moment, run.c.finished_at.type)
-    return list(
-        tx.execute(
-            sa.select(run.c.id)
-            .where(run.c.finished_at.is_not(None), run.c.finished_at < cutoff)
-            .order_by(run.c.finished_at)
-            .limit(limit)
-        ).scalars()
+    query = (
+        sa.select(run.c.id, run.c.total)
+        .where(run.c.finished_at.is_not(None), run.c.finished_at < cutoff)
+        .order_by(run.c.finished_at)
+        .limit(max_runs)
     )
+    found: list[int] = []
+    for row in tx.execute(query).all():
+        max_tasks -= row.total
+        if found and max_tasks < 0:
+            break
+        found.append(row.id)
+    return found
 
 
 def own_finished(tx: Transaction, run_ids: Sequence[int]) -> list[int]:

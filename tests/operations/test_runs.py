@@ -13,7 +13,7 @@ from engine.model.graph import Dependency, Graph, Rule
 from engine.model.outcomes import Cancelled, Failed, Succeeded
 from engine.model.retry import Backoff, RetryPolicy
 from engine.operations import runs, tasks, totals, workers
-from engine.store import resolve
+from engine.store import removal, resolve
 from engine.store.database import Database
 from tests.factories import (
     claim,
@@ -479,7 +479,7 @@ def test_delete_removes_everything_of_the_run_and_nothing_else(database: Databas
 
 
 def test_prune_removes_what_finished_long_ago(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "PRUNE_CHUNK", 2)
+    monkeypatch.setattr(runs, "_PRUNE_RUNS", 2)
     old = [fill(database) for _ in range(5)]
     recent, still_open = fill(database), submit(database, "x").run_id
     long_ago = datetime.now(UTC) - timedelta(days=40)
@@ -517,3 +517,14 @@ def test_lists_are_read_on_from_the_last_one(database: Database) -> None:
     rest = do(runs.tasks(database, ids[0], after=first[-1].id))
     assert [task.name for task in first + rest] == ["a", "b", "c"]
     assert [event.number for event in do(runs.events(database, ids[1], after=2))] == [3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(("max_tasks", "picked"), [(1, 1), (5, 1), (6, 2), (100, 3)])
+def test_one_transaction_prunes_a_bounded_number_of_tasks(
+    database: Database, max_tasks: int, picked: int
+) -> None:
+    accepted = [submit(database, "a; b; c") for _ in range(3)]
+    end_all(database)
+    write(database, "UPDATE run SET finished_at = '2020-01-01'")
+    found = database.run_sync(lambda tx: removal.finished_before(tx, 60.0, 50, max_tasks))
+    assert len(found) == picked and set(found) <= {one.run_id for one in accepted}

@@ -109,6 +109,7 @@ def test_plans(filled: Database) -> None:
     for part in (
         _claims,
         _finishes,
+        _skips,
         _sessions,
         _leases,
         _submits_and_controls,
@@ -162,6 +163,15 @@ def _finishes(database: Database) -> None:
     submit(database, queued(graph("a -> b -> c -> d")))
     [lease] = claim(database, one, BATCH, queue=QUEUE)
     check(plans_of(database, lambda: finish(database, (lease, Failed("no")))))
+
+
+def _skips(database: Database) -> None:
+    """What is skipped below a failure is found along its edges, also where many ways lead far down."""
+    size, ways = 300, (1, 2, 3, 10)
+    below = [spec(f"t{i}", *(f"t{i - way}" for way in ways if way <= i)) for i in range(size)]
+    submit(database, queued(Graph(tuple(below))))
+    [lease] = claim(database, session(database), BATCH, queue=QUEUE)
+    check(plans_of(database, lambda: finish(database, (lease, Failed("no")))), size)
 
 
 def _sessions(database: Database) -> None:

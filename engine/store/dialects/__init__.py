@@ -16,7 +16,7 @@ def parse_url(url: str) -> sa.URL:
     """A database URL with our driver filled in. Raises `ConfigError` without echoing a password."""
     try:
         parsed = sa.make_url(url)
-    except sa.exc.ArgumentError:
+    except (sa.exc.ArgumentError, ValueError):  # the second for a port that is no number
         raise ConfigError(
             "the database URL cannot be read; accepted: sqlite:///path/to/file.db, "
             "postgresql://user:password@host/name"
