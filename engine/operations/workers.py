@@ -65,7 +65,7 @@ async def sessions_to_clear(database: Database) -> list[WorkerSession]:
 
 
 async def end_stalled(database: Database) -> int:
-    """End transactions whose process was stopped in the middle: they hold locks that others need."""
+    """End transactions whose process was stopped or cut off in the middle: they hold locks of others."""
     return await database.read(lambda tx: tx.dialect.end_stalled(tx))
 
 

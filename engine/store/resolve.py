@@ -182,14 +182,19 @@ def _region(dialect: Dialect) -> sa.Select[Any]:
     is_last = sa.and_(
         task_state.c.rule == sa.literal_column(repr(str(Rule.ONE_FAILED))), task_state.c.waiting_on == 1
     )
-    below = (
-        sa.select(edge.c.child_id)
-        .join_from(region, edge, edge.c.parent_id == region.c.id)
-        .join(task_state, task_state.c.task_id == edge.c.child_id)
-        .where(
-            is_still(task_state.c.state, TaskState.BLOCKED),
-            sa.or_(task_state.c.rule.is_(None), is_last),
+    # Never made into a join, as a condition on a joined table would be: without statistics Postgres then went
+    # through all tasks for each step down, and a graph of 10,000 ran into the time limit.
+    is_decided = (
+        sa.select(
+            sa.and_(
+                is_still(task_state.c.state, TaskState.BLOCKED), sa.or_(task_state.c.rule.is_(None), is_last)
+            )
         )
+        .where(task_state.c.task_id == edge.c.child_id)
+        .scalar_subquery()
+    )
+    below = (
+        sa.select(edge.c.child_id).join_from(region, edge, edge.c.parent_id == region.c.id).where(is_decided)
     )
     return sa.select(region.union(below).c.id)
 

@@ -86,7 +86,7 @@ def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _scan(node: dict[str, Any]) -> Scan:
     removed = sum(value for key, value in node.items() if key.startswith("Rows Removed by"))
-    rows = (node["Actual Rows"] + removed) * node["Actual Loops"]
+    rows = max(node["Actual Rows"] + removed, 1) * node["Actual Loops"]  # to find nothing is work as well
     indexes = [below["Index Name"] for below in _nodes(node) if "Index Name" in below]  # of a bitmap: below
     return Scan(node["Relation Name"], node["Node Type"], indexes[0] if indexes else None, round(rows))
 

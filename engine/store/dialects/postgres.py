@@ -78,6 +78,7 @@ class PostgresDialect(Dialect):
     @contextmanager
     def migration_lock(self, connection: sa.Connection) -> Iterator[None]:
         connection.execution_options(isolation_level="READ COMMITTED")
+        connection.exec_driver_sql("SET application_name = 'task-engine migration'")  # never ended as stalled
         connection.exec_driver_sql("SET statement_timeout = 0")
         connection.exec_driver_sql("SET idle_in_transaction_session_timeout = 0")
         # Not pg_advisory_lock(): CREATE INDEX CONCURRENTLY waits for whoever waits in that, a dead-lock.
@@ -306,9 +307,8 @@ class PostgresPipeline(Pipeline):
         return super().send(sql, parameters)
 
     def leave(self) -> None:
-        # Whoever waits for an answer leaves, which syncs. With a mere flush the server would take us for
-        # busy: none of its limits for idle transactions would end ours if we were stopped here. The driver's
-        # sync() waits for ever when a large statement does not fit into the socket (psycopg 3.3.9).
+        # Whoever waits for an answer leaves: the driver's sync() waits for ever when a large statement does
+        # not fit into the socket (psycopg 3.3.9).
         opened, self._open = self._open, None
         if opened is not None:
             try:
@@ -365,12 +365,13 @@ _SHARE_RUNS = Prepared(
     sa.text(f"SELECT count(pg_advisory_xact_lock_shared({_KEY})) {_FROM_IDS}"), PostgresDialect.sql
 )
 _OWN_RUNS = Prepared(sa.text(f"SELECT count(pg_advisory_xact_lock({_KEY})) {_FROM_IDS}"), PostgresDialect.sql)
-# Ours, stopped while they were sending: the server waits for the rest of a pipeline without any limit.
+# The server's own limit for idle transactions does not count after a pipeline: not before its sync, and the
+# driver sends a flush behind the sync, which takes the limit away again.
 _END_STALLED = Prepared(
     sa.text(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE application_name = 'task-engine' AND usename = current_user AND datname = current_database() "
-        "AND state = 'active' AND wait_event = 'ClientRead' AND xact_start IS NOT NULL "
+        "AND wait_event = 'ClientRead' AND xact_start IS NOT NULL "
         "AND state_change < clock_timestamp() - interval '5 seconds' AND pid <> pg_backend_pid()"
     ),
     PostgresDialect.sql,
