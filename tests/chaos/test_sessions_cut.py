@@ -17,7 +17,7 @@ from tests.chaos.rig import SHORT, pool, random_graph, submit_graph, wait_until
 @pytest.mark.timeout(300)
 def test_a_backend_is_terminated_every_200_ms(postgres_url: str, tmp_path: Path) -> None:
     seed = random.randrange(2**32)
-    submit_graph(postgres_url, random_graph(1500, seed, ms=(5, 50)))
+    submit_graph(postgres_url, random_graph(3000, seed, ms=(5, 50)))
     look, dice = Look(postgres_url), random.Random(seed)
     victims = (
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
@@ -39,7 +39,7 @@ def test_a_backend_is_terminated_every_200_ms(postgres_url: str, tmp_path: Path)
         progress = look.one(done) - before
         wait_until(look.is_over, 120)
         assert {process.pid for process in worked.workers()} == processes
-    report = judge(look, worked.ledger, tasks=1500)
+    report = judge(look, worked.ledger, tasks=3000)
     print(f"\nseed {seed}: {ended} backends ended, {progress} tasks done meanwhile; {report}")
     assert not report.wrong, "\n".join(report.wrong)
     assert progress > 100 and ended > 50
