@@ -16,7 +16,7 @@ from benchmarks import fleet, kinds
 from benchmarks.latencies import Submits
 from engine import Engine
 from engine.model.graph import Graph
-from engine.operations import runs, totals
+from engine.operations import submits, totals
 from engine.store.database import Database
 
 
@@ -69,9 +69,9 @@ async def feed(url: str, rate: str, seconds: str) -> dict[str, float]:
         if float(rate):
             due += 0.05
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            await runs.submit(database, fleet.tasks_graph(max(1, round(float(rate) * 0.05))))
+            await submits.submit(database, fleet.tasks_graph(max(1, round(float(rate) * 0.05))))
         elif (await totals.read(database))["open"] < 4 * _BATCH:
-            await runs.submit(database, _GRAPH)
+            await submits.submit(database, _GRAPH)
         else:
             await asyncio.sleep(0.01)
     after = await totals.read(database)

@@ -22,8 +22,8 @@ import sqlalchemy as sa
 
 from engine.executors.base import ExecutorSettings
 from engine.model.graph import Graph, TaskSpec
-from engine.operations import runs
-from engine.operations.runs import Accepted
+from engine.operations import submits
+from engine.operations.submits import Accepted
 from engine.store.database import Database
 from engine.store.schema import run
 from engine.worker.options import WorkerOptions
@@ -210,7 +210,7 @@ def tasks_graph(count: int, kind: str = "noop", params: Any = None) -> Graph:
 def submit(url: str, *graphs: Graph) -> list[Accepted]:
     """Store each graph as a run of its own, and give the database back."""
     with opened(url) as database:
-        return [asyncio.run(runs.submit(database, graph)) for graph in graphs]
+        return [asyncio.run(submits.submit(database, graph)) for graph in graphs]
 
 
 @contextmanager

@@ -6,15 +6,15 @@ from typing import Any
 
 from engine.cli import main
 from engine.model.graph import Graph
-from engine.operations import runs
-from engine.operations.runs import Accepted
+from engine.operations import submits
+from engine.operations.submits import Accepted
 
 
 async def submit(database: Any, graph: Graph, **options: Any) -> Accepted:
-    runs.check(graph, options.get("known_kinds"))
+    submits.check(graph, options.get("known_kinds"))
     return Accepted(1, {task.name: number for number, task in enumerate(graph.tasks, 1)})
 
 
 if __name__ == "__main__":
-    runs.submit = submit
+    submits.submit = submit
     main()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from engine.model.retry import RetryPolicy as RetryPolicy
     from engine.model.states import RunState as RunState
     from engine.model.states import TaskState as TaskState
-    from engine.operations.runs import Accepted as Accepted
+    from engine.operations.submits import Accepted as Accepted
     from engine.sdk.blocking import SyncEngine as SyncEngine
     from engine.sdk.embedded import Engine as Engine
     from engine.sdk.graphs import graph as graph
@@ -46,7 +46,7 @@ _HOMES = {
     "engine.model.records": ("Event", "Run", "Task"),
     "engine.model.retry": ("Backoff", "RetryPolicy"),
     "engine.model.states": ("RunState", "TaskState"),
-    "engine.operations.runs": ("Accepted",),
+    "engine.operations.submits": ("Accepted",),
     "engine.sdk.blocking": ("SyncEngine",),
     "engine.sdk.embedded": ("Engine",),
     "engine.sdk.graphs": ("graph",),

@@ -11,14 +11,15 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from engine.model.graph import Dependency, Graph, TaskSpec
-from engine.model.outcomes import Outcome
+from engine.model.outcomes import Failed, Outcome, Succeeded
 from engine.model.records import Event, Lease, Run, Task
-from engine.operations import runs, tasks, workers
+from engine.operations import runs, submits, tasks, workers
 from engine.store.database import Database
 from engine.store.tasks import ClaimRequest
 
 T = TypeVar("T")
 KIND = "noop"
+TABLES = ("run", "task", "task_state", "edge", "attempt", "event", "task_log", "task_progress", "alias")
 
 
 def do(operation: Coroutine[Any, Any, T]) -> T:
@@ -48,9 +49,9 @@ def graph(text: str, /, **changes: dict[str, Any]) -> Graph:
     return Graph(tuple(replace(one, **changes.get(one.name, {})) for one in specs))
 
 
-def submit(database: Database, submitted: Graph | str, **options: Any) -> runs.Accepted:
+def submit(database: Database, submitted: Graph | str, **options: Any) -> submits.Accepted:
     checked = graph(submitted) if isinstance(submitted, str) else submitted
-    return do(runs.submit(database, checked, **options))
+    return do(submits.submit(database, checked, **options))
 
 
 def session(database: Database, name: str = "worker") -> int:
@@ -79,9 +80,19 @@ def finish(database: Database, *ended: tuple[Lease, Outcome]) -> list[Lease]:
     return do(tasks.finish(database, ended, actor="worker"))
 
 
+def end_all(database: Database, *failing: str) -> None:
+    """Run whatever can run, until nothing can; the named tasks fail."""
+    one = session(database)
+    while leases := claim(database, one):
+        finish(
+            database,
+            *((lease, Failed("no") if lease.name in failing else Succeeded()) for lease in leases),
+        )
+
+
 def running(
     database: Database, submitted: Graph | str = "a", limit: int = 100
-) -> tuple[runs.Accepted, dict[str, Lease]]:
+) -> tuple[submits.Accepted, dict[str, Lease]]:
     """A new run, whose first tasks are claimed by a new session."""
     accepted = submit(database, submitted)
     return accepted, claim_all(database, session(database), limit)
@@ -109,6 +120,11 @@ def events(database: Database, run_id: int) -> list[Event]:
 def rows(database: Database, query: str, **binds: Any) -> list[Any]:
     """Rows of plain SQL, so that a check does not rest on the code it checks."""
     return database.read_sync(lambda tx: tx.execute(sa.text(query), binds).all())
+
+
+def counts(database: Database) -> dict[str, int]:
+    """The number of rows in each table that a run fills."""
+    return {table: rows(database, f"SELECT count(*) AS n FROM {table}")[0].n for table in TABLES}
 
 
 def write(database: Database, statement: str, **binds: Any) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from engine import errors
 from engine.model.states import mermaid
-from tests.guards import GUARDS, table
+from tests.guards import GUARDS
+from tests.guards.__main__ import table
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE = ROOT / "engine"

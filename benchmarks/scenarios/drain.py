@@ -13,7 +13,7 @@ from benchmarks.harness import ENGINE, FLOOR, MINIMAL, Case, Contestant, Figures
 from benchmarks.scenarios.base import Bench, Scenario, rate
 from benchmarks.servers import Place
 from engine.model.graph import Graph
-from engine.operations import runs
+from engine.operations import submits
 
 ONE_PROCESS = "sqlite, one process"
 Load = Callable[[str], None]  # puts the tasks into the database of a URL
@@ -85,7 +85,7 @@ def load_apart(count: int, url: str) -> None:
     graphs = [fleet.tasks_graph(1)] * min(count, 1_000)
     with fleet.opened(url) as database:
         for _ in range(count // len(graphs)):
-            asyncio.run(runs.submit_many(database, graphs))
+            asyncio.run(submits.submit_many(database, graphs))
 
 
 def engine(place: Place, loaded: Load, workers: int = 1) -> Figures:

@@ -15,7 +15,7 @@ from litestar.exceptions import ClientException
 from engine.api.answers import shorten
 from engine.api.options import ApiRequest, actor_of, services_of
 from engine.model.json import JSON, Unstorable, check_storable
-from engine.operations.runs import Key
+from engine.operations.submits import Key
 
 T = TypeVar("T")
 _MAX_TEXT = 200

@@ -43,8 +43,8 @@ from engine.model.graph import Graph
 from engine.model.json import MAX_INT
 from engine.model.records import Task
 from engine.model.states import RunState, TaskState
-from engine.operations import runs, tasks
-from engine.operations.runs import Key
+from engine.operations import runs, submits, tasks
+from engine.operations.submits import Key
 
 _documents: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _POLL_SECONDS = 0.2
@@ -83,7 +83,7 @@ async def _submit(request: ApiRequest, body: bytes) -> Response[SubmittedRun]:
 
     graph, key = await off_loop(body, read)
     await services.admission.check(len(graph.tasks))
-    accepted = await runs.submit(services.database, graph, actor=actor_of(request), key=key)
+    accepted = await submits.submit(services.database, graph, actor=actor_of(request), key=key)
     answer = SubmittedRun(accepted.run_id, RunState.PENDING, accepted.task_ids)
     return Response(answer, headers={"location": f"/api/v1/runs/{accepted.run_id}"})
 

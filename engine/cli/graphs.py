@@ -20,7 +20,7 @@ from engine.errors import InvalidInput
 from engine.executors.registry import ExecutorRegistry
 from engine.model.graph import Graph
 from engine.model.records import Task
-from engine.operations import runs
+from engine.operations import submits
 
 CONTRACT = translation.CONTRACT
 
@@ -33,19 +33,19 @@ def graph_of(document: Document, registry: ExecutorRegistry) -> tuple[Graph, str
     else:
         graph, contract = _native_graph(document, registry), None
     try:
-        runs.check(graph, registry.kinds())
+        submits.check(graph, registry.kinds())
     except InvalidInput as error:
         raise InvalidInput(f"{document.source}: {error}") from None
     return graph, contract
 
 
-def key_of(document: Document, key: str) -> runs.Key:
+def key_of(document: Document, key: str) -> submits.Key:
     """As the server makes it of the same graph, so that a repeat is recognised whichever way it takes."""
     value: Any = document.value
     if is_execgo(value):
-        return runs.Key("local POST /tasks", key, fingerprint(msgspec.convert(value, GraphIn).tasks or []))
+        return submits.Key("local POST /tasks", key, fingerprint(msgspec.convert(value, GraphIn).tasks or []))
     parts = [{**value, "tasks": None}, *value["tasks"]]
-    return runs.Key("local POST /api/v1/runs", key, fingerprint(parts))
+    return submits.Key("local POST /api/v1/runs", key, fingerprint(parts))
 
 
 def check_shape(document: Document) -> None:

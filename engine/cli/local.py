@@ -15,7 +15,7 @@ from engine.client.documents import Document
 from engine.client.rest import ContractTask, Submitted
 from engine.executors.registry import ExecutorRegistry
 from engine.model.records import Event, LogLine, Run, Task, Token, WorkerSession
-from engine.operations import runs, tasks, tokens, workers
+from engine.operations import runs, submits, tasks, tokens, workers
 from engine.settings import Settings
 from engine.store.database import Database
 
@@ -41,7 +41,7 @@ class LocalTarget:
     def submit(self, document: Document, key: str) -> Submitted:
         graph, contract = graph_of(document, self._registry)
         accepted = _now(
-            runs.submit(
+            submits.submit(
                 self.database,
                 graph,
                 contract=contract,

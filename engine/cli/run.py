@@ -33,7 +33,7 @@ from engine.errors import Conflict
 from engine.executors.registry import ExecutorRegistry
 from engine.model.graph import Graph
 from engine.model.states import RunState
-from engine.operations import runs
+from engine.operations import runs, submits
 from engine.settings import Settings, load
 from engine.store.database import Database
 from engine.telemetry import configure_logging
@@ -107,7 +107,7 @@ class _Session:
         return await self._conclude(run_id)
 
     async def _submit(self, graph: Graph) -> int:
-        accepted = await runs.submit(self._database, graph)
+        accepted = await submits.submit(self._database, graph)
         return accepted.run_id
 
     async def _take_up(self, run_id: int) -> int:

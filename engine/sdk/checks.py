@@ -25,7 +25,7 @@ from engine.model.graph import (
 )
 from engine.model.json import JSON, Unstorable, check_storable
 from engine.model.retry import Backoff, RetryPolicy
-from engine.operations.runs import check
+from engine.operations.submits import check
 
 MAX_PARAMS_BYTES = 256 * 1024
 MAX_LABELS = 100

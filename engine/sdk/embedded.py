@@ -15,7 +15,7 @@ from engine.executors.registry import ExecutorRegistry
 from engine.model.graph import Graph
 from engine.model.records import Event, LogLine, Run, Task
 from engine.operations import runs
-from engine.operations.runs import Accepted
+from engine.operations.submits import Accepted
 from engine.sdk.requests import SubmitMany, SubmitOne
 from engine.sdk.waiting import Watch
 from engine.store import migrate

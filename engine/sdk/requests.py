@@ -11,7 +11,7 @@ import msgspec
 
 from engine.errors import InvalidInput
 from engine.model.graph import MAX_NAME, Graph, Plan, TaskSpec
-from engine.operations.runs import Accepted, Key, Submission, submit_all_within, submit_within
+from engine.operations.submits import Accepted, Key, Submission, submit_all_within, submit_within
 from engine.sdk.checks import checked
 from engine.store.database import Transaction
 

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from engine.errors import InvalidInput
 from engine.model.graph import Graph
-from engine.operations.runs import Accepted
+from engine.operations.submits import Accepted
 from engine.sdk.blocking import SyncEngine
 from engine.sdk.embedded import Engine
 from engine.sdk.requests import SubmitMany, SubmitOne

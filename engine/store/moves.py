@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,13 +17,7 @@ from engine.model.tally import Change, Tally
 from engine.store.database import ENDED, Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.schema import Id, counter, event, is_still, run, task_state
-from engine.store.statement import (
-    document,
-    insert_rows,
-    json_text,
-    moment_of,
-    statement,
-)
+from engine.store.statement import chunks, document, insert_rows, json_text, moment_of, statement
 
 BY_ID: Mapping[str, Any] = {"id": Id}
 
@@ -87,17 +82,21 @@ def _explained(dialect: Dialect, kind: Move, source: TaskState) -> sa.Update:
     )
 
 
-def make_available(tx: Transaction, kind: Move, source: TaskState, ids: Sequence[int]) -> Iterator[Change]:
+def make_available(tx: Transaction, kind: Move, source: TaskState, ids: Sequence[int]) -> Iterable[Change]:
     """UNBLOCK or RESUME (or their held twins). What changed is asked for when somebody looks."""
-    rows = tx.execute(_fresh(tx.dialect, kind, source), {"moved": document([task_id] for task_id in ids)})
-    return _changes(tx, kind, source, rows)
+    moved = [
+        tx.execute(_fresh(tx.dialect, kind, source), {"moved": document([task_id] for task_id in chunk)})
+        for chunk in chunks(ids)
+    ]
+    return _changes(tx, kind, source, chain.from_iterable(moved))
 
 
 def end_unstarted(tx: Transaction, kind: Move, source: TaskState, reasons: Mapping[int, str]) -> list[Change]:
     """SKIP or CANCEL tasks that are not running, each with its reason."""
-    rows = tx.execute(
-        _explained(tx.dialect, kind, source), {"moved": document(sorted(reasons.items()))}
-    ).all()
+    moved = [
+        tx.execute(_explained(tx.dialect, kind, source), {"moved": document(chunk)})
+        for chunk in chunks(sorted(reasons.items()))
+    ]
     return [
         Change(
             row.run_id,
@@ -108,7 +107,7 @@ def end_unstarted(tx: Transaction, kind: Move, source: TaskState, reasons: Mappi
             TRANSITIONS[kind].target,
             {"reason": reasons[row.task_id]},
         )
-        for row in rows
+        for row in chain.from_iterable(moved)
     ]
 
 

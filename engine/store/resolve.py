@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -16,25 +16,15 @@ from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.moves import end_unstarted, make_available
 from engine.store.schema import Id, edge, is_still, state_is, task, task_state
-from engine.store.statement import document, statement
+from engine.store.statement import chunks, document, statement
 
-T = TypeVar("T")
 Settled = Mapping[int, TaskState]  # task id → its final state
-_CHUNK = 5_000  # tasks in one statement
 _WORDS = {
     TaskState.FAILED: "failed",
     TaskState.CANCELLED: "cancelled",
     TaskState.SKIPPED: "skipped",
     TaskState.SUCCEEDED: "took another branch",
 }
-
-
-def chunks(items: Iterable[T]) -> Iterator[list[T]]:
-    """Small enough that each statement soon follows the one before: the database ends whoever is idle in a
-    transaction for seconds, and a busy machine took that long to look at the rows of a million edges."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, _CHUNK)):
-        yield chunk
 
 
 def release_dependents(tx: Transaction, settled: Settled, paused: set[int]) -> Iterable[Change]:
@@ -47,10 +37,8 @@ def release_dependents(tx: Transaction, settled: Settled, paused: set[int]) -> I
     changes: list[Iterable[Change]] = []
     while settled:
         unblocked, held, skipped = _count_off(tx, settled, paused)
-        for chunk in chunks(unblocked):
-            changes.append(make_available(tx, Move.UNBLOCK, TaskState.BLOCKED, chunk))
-        for chunk in chunks(held):
-            changes.append(make_available(tx, Move.UNBLOCK_HELD, TaskState.BLOCKED, chunk))
+        changes.append(make_available(tx, Move.UNBLOCK, TaskState.BLOCKED, unblocked))
+        changes.append(make_available(tx, Move.UNBLOCK_HELD, TaskState.BLOCKED, held))
         wave = skip(tx, skipped) if skipped else []
         changes.append(wave)
         settled = {change.task_id: TaskState.SKIPPED for change in wave if change.task_id is not None}
@@ -137,10 +125,7 @@ def skip(tx: Transaction, task_ids: Sequence[int]) -> list[Change]:
             for row in tx.execute(_skipped_through(tx.dialect), {"ids": tx.dialect.array(chunk)}):
                 if row.id in region:
                     reasons.setdefault(row.id, f"dependency {row.via_name} skipped")
-    changes: list[Change] = []
-    for explained in chunks(sorted(reasons.items())):
-        changes += end_unstarted(tx, Move.SKIP, TaskState.BLOCKED, dict(explained))
-    return changes
+    return end_unstarted(tx, Move.SKIP, TaskState.BLOCKED, reasons)
 
 
 def _reasons(tx: Transaction, task_ids: Sequence[int]) -> dict[int, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -13,9 +13,9 @@ from engine.model.tally import Change
 from engine.store.database import CONTROL, Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.moves import end_unstarted, lock_tallies, make_available, move, record, write_tallies
-from engine.store.resolve import chunks, release_dependents, skip, verdict
+from engine.store.resolve import release_dependents, skip, verdict
 from engine.store.schema import Id, edge, is_still, run, state_is, task, task_state
-from engine.store.statement import document, moment_of, statement
+from engine.store.statement import chunks, document, moment_of, statement
 
 
 def own(tx: Transaction, run_id: int) -> Any:
@@ -26,22 +26,21 @@ def own(tx: Transaction, run_id: int) -> Any:
 
 def hold(tx: Transaction, run_id: int) -> None:
     """Keep every available task of the run from being claimed."""
-    changes: list[Change] = []
     # Waits for claims under way; what they took is running and stays so.
-    for chunk in chunks(_ids_in(tx, run_id, TaskState.AVAILABLE)):
-        changes += make_available(tx, Move.HOLD, TaskState.AVAILABLE, chunk)
+    changes = list(
+        make_available(tx, Move.HOLD, TaskState.AVAILABLE, _ids_in(tx, run_id, TaskState.AVAILABLE))
+    )
     tx.wakes.clear()
     _set_run_state(tx, run_id, RunState.PAUSED, changes)
 
 
 def resume(tx: Transaction, run_id: int) -> None:
-    changes: list[Change] = []
-    for chunk in chunks(_ids_in(tx, run_id, TaskState.HELD)):
-        changes += make_available(tx, Move.RESUME, TaskState.HELD, chunk)
-    _set_run_state(tx, run_id, None, changes)
+    held = _ids_in(tx, run_id, TaskState.HELD)
+    _set_run_state(tx, run_id, None, make_available(tx, Move.RESUME, TaskState.HELD, held))
 
 
-def _set_run_state(tx: Transaction, run_id: int, state: RunState | None, changes: list[Change]) -> None:
+def _set_run_state(tx: Transaction, run_id: int, state: RunState | None, changes: Iterable[Change]) -> None:
+    changes = list(changes)  # before the run's row is locked
     [tally] = lock_tallies(tx, [run_id])
     if tally.state not in FINAL_RUN_STATES:
         tally.state = state or (RunState.RUNNING if tally.has_started else RunState.PENDING)
@@ -55,8 +54,7 @@ def cancel(tx: Transaction, run_id: int, reason: str) -> list[int]:
     """Cancel what has not started, ask what runs to stop. Returns the ids of running tasks."""
     changes = [Change(run_id, "run.cancelling", detail={"reason": reason})]
     for state in (TaskState.BLOCKED, TaskState.AVAILABLE, TaskState.HELD):
-        for chunk in chunks(_ids_in(tx, run_id, state)):
-            changes += end_unstarted(tx, Move.CANCEL, state, dict.fromkeys(chunk, reason))
+        changes += end_unstarted(tx, Move.CANCEL, state, dict.fromkeys(_ids_in(tx, run_id, state), reason))
     running = ask_to_stop(tx, _ids_in(tx, run_id, TaskState.RUNNING))
     [tally] = lock_tallies(tx, [run_id])  # last: claims hold task rows while they wait for the run's
     tally.is_cancelling = True

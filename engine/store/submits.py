@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -19,10 +18,7 @@ from engine.store.database import LostRace, Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.moves import count, lock_tallies, make_available, record, write_tallies
 from engine.store.schema import edge, event, queue, run, task, task_state
-from engine.store.statement import document, insert_rows, json_text, moment_of, moment_text, statement
-
-T = TypeVar("T")
-_CHUNK = 5_000  # rows in one statement
+from engine.store.statement import chunks, document, insert_rows, json_text, moment_of, moment_text, statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +95,7 @@ def _insert_tasks(
             written.task_ids, plan.graph.tasks, plan.waiting_on, _reaches(plan), strict=True
         )
     )
-    for chunk in _chunks(rows):
+    for chunk in chunks(rows):
         insert_rows(tx, task, [row for row, _ in chunk], _TASK_COLUMNS, stamped="created_at")
         tx.execute(_insert_states(tx.dialect), {"rows": document(state for _, state in chunk)})
     edges = (
@@ -107,7 +103,7 @@ def _insert_tasks(
         for plan, written in graphs
         for parent, child, condition in plan.edges
     )
-    for edge_chunk in _chunks(edges):
+    for edge_chunk in chunks(edges):
         insert_rows(tx, edge, edge_chunk, ("parent_id", "child_id", "condition"))
     _remember_queues(tx, {spec.queue for plan, _ in graphs for spec in plan.graph.tasks})
 
@@ -122,14 +118,6 @@ def _reaches(plan: Plan) -> list[Reach]:
         elif reaches[parent] is Reach.ITSELF:
             reaches[parent] = Reach.RELEASE
     return reaches
-
-
-def _chunks(rows: Iterable[T]) -> Iterator[list[T]]:
-    """Small enough that each statement soon follows the one before: the database ends whoever is idle in a
-    transaction for seconds, and a busy machine took that long to gather the rows of 100,000 tasks."""
-    iterator = iter(rows)
-    while chunk := list(islice(iterator, _CHUNK)):
-        yield chunk
 
 
 def count_submitted(tx: Transaction, plans: Sequence[Plan]) -> None:

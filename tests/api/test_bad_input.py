@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.operations import runs
+from engine.operations import submits
 from engine.store.database import Database
 from tests.api.service import Service
 
@@ -311,13 +311,13 @@ async def test_large_graph_keeps_the_collector_quiet(
 ) -> None:
     """Its passes over all the new objects were what other requests waited for."""
     usual, during = gc.get_threshold(), []
-    submit = runs.submit
+    submit = submits.submit
 
     async def watched(*args: Any, **more: Any) -> Any:
         during.append(gc.get_threshold()[0])
         return await submit(*args, **more)
 
-    monkeypatch.setattr(runs, "submit", watched)
+    monkeypatch.setattr(submits, "submit", watched)
     small = {
         "/tasks": {"tasks": [{"id": "a", "type": "noop"}]},
         "/api/v1/runs": {"tasks": [{"name": "a", "kind": "noop"}]},

@@ -7,7 +7,7 @@ import sys
 import time
 
 from engine.model.graph import Graph, TaskSpec
-from engine.operations import runs
+from engine.operations import submits
 from engine.store.database import Database
 
 
@@ -15,7 +15,7 @@ async def hammer(url: str, seconds: float) -> int:
     database = Database(url, wake_others=False)
     commits, end = 0, time.monotonic() + seconds
     while time.monotonic() < end:
-        await runs.submit(database, Graph((TaskSpec("a", "none"),)))
+        await submits.submit(database, Graph((TaskSpec("a", "none"),)))
         commits += 1
     database.close()
     return commits

@@ -23,7 +23,7 @@ from engine.executors.base import ExecutorSettings
 from engine.executors.processes import find_marked, kill_marked, signal_each
 from engine.model.graph import Dependency, Graph, TaskSpec
 from engine.model.retry import Backoff, RetryPolicy
-from engine.operations import runs
+from engine.operations import submits
 from engine.store.database import Database
 from engine.worker.guardian import boot_time
 from engine.worker.options import WorkerOptions
@@ -69,7 +69,7 @@ def random_graph(tasks: int, seed: int, *, ms: tuple[int, int] = (20, 500), fail
 def submit_graph(url: str, graph: Graph) -> None:
     database = Database(url, wake_others=False)
     try:
-        asyncio.run(runs.submit(database, graph))
+        asyncio.run(submits.submit(database, graph))
     finally:
         database.close()
 

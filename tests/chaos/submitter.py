@@ -12,7 +12,7 @@ from pathlib import Path
 
 from engine.errors import StoreUnavailable
 from engine.model.graph import Dependency, Graph, TaskSpec
-from engine.operations import runs
+from engine.operations import submits
 from engine.store.database import Database
 
 TASKS = (TaskSpec("a", "none"), TaskSpec("b", "none", depends_on=(Dependency("a"),)), TaskSpec("c", "none"))
@@ -25,10 +25,10 @@ async def submit_all(url: str, keys: range, path: Path) -> None:
     for number in keys:
         if str(number) in acknowledged:
             continue
-        key = runs.Key("chaos", str(number), "the same body")
+        key = submits.Key("chaos", str(number), "the same body")
         while True:
             try:
-                accepted = await runs.submit(database, Graph(TASKS, name=f"run {number}"), key=key)
+                accepted = await submits.submit(database, Graph(TASKS, name=f"run {number}"), key=key)
                 break
             except StoreUnavailable:
                 await asyncio.sleep(0.05)

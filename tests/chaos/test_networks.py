@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from engine.model.graph import Graph, TaskSpec
-from engine.operations import runs, tasks
+from engine.operations import runs, submits, tasks
 from engine.store import migrate
 from engine.store.database import Database
 from engine.worker.guardian import boot_time
@@ -97,7 +97,7 @@ def scenario(url: str, used: str, folder: Path, seed: int) -> tuple[Any, Any]:
     look = Look(url)
     database = Database(used, wake_others=False)
     with pool(used, folder, processes=3, options=SHORT, wake_others=False) as worked:
-        main = asyncio.run(runs.submit(database, random_graph(300, seed, ms=(5, 50)))).run_id
+        main = asyncio.run(submits.submit(database, random_graph(300, seed, ms=(5, 50)))).run_id
         faults = Faults(look, worked, seed)
         wait_until(lambda: len(look.holders()) == 3)
         asyncio.run(runs.hold(database, main))
@@ -106,7 +106,7 @@ def scenario(url: str, used: str, folder: Path, seed: int) -> tuple[Any, Any]:
         long = Graph(
             (TaskSpec("long", "ledger", {"ms": 60_000}), TaskSpec("never", "ledger", delay_ms=60_000))
         )
-        other = asyncio.run(runs.submit(database, long))
+        other = asyncio.run(submits.submit(database, long))
         wait_until(lambda: look.one(f"SELECT running FROM run WHERE id = {other.run_id}") == 1)
         asyncio.run(runs.cancel(database, other.run_id))
         wait_until(lambda: look.one(f"SELECT state FROM run WHERE id = {other.run_id}") == "cancelled")

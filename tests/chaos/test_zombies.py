@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from engine.model.graph import Graph, TaskSpec
-from engine.operations import runs
+from engine.operations import submits
 from engine.store.database import Database
 from engine.worker.guardian import boot_time
 from engine.worker.options import WorkerOptions
@@ -44,7 +44,7 @@ def test_a_stopped_worker_that_wakes_after_its_lease_changes_nothing(
     with pool(url, tmp_path, options=options) as first, pool(url, tmp_path, options=options) as second:
         try:
             wait_until(lambda: look.one("SELECT count(*) FROM worker_session") == 2)
-            asyncio.run(runs.submit(database, graph))
+            asyncio.run(submits.submit(database, graph))
             # A worker that is stopped between claim and start has no outcome that could be late.
             wait_until(lambda: len(read_ledger(first.ledger)) == tasks)
             session, pid = look.holders()[0]
@@ -61,7 +61,7 @@ def test_a_stopped_worker_that_wakes_after_its_lease_changes_nothing(
             wait_until(lambda: len(look("SELECT id FROM worker_session WHERE ended_at IS NULL")) == 2, 20)
             owner = first if any(process.pid == pid for process in first.workers()) else second
             assert owner.logged("worker.registered_again")
-            asyncio.run(runs.submit(database, Graph((TaskSpec("after", "ledger", {"ms": 1}),))))
+            asyncio.run(submits.submit(database, Graph((TaskSpec("after", "ledger", {"ms": 1}),))))
             wait_until(look.is_over)
         finally:
             database.close()

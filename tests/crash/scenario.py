@@ -14,7 +14,7 @@ from engine.model.graph import Graph
 from engine.model.outcomes import Cancelled, Failed, Outcome, Released, Succeeded
 from engine.model.records import Lease
 from engine.model.states import RunState
-from engine.operations import runs, tasks, workers
+from engine.operations import runs, submits, tasks, workers
 from engine.store.database import Database
 from engine.store.tasks import ClaimRequest
 from tests.factories import graph, spec
@@ -83,9 +83,9 @@ class Scenario:
 
     async def _submit(self, text: str) -> int:
         submitted = Graph(tuple(replace(one, queue=self.name) for one in graph(text).tasks), name=text)
-        key = runs.Key(self.name, text, "body")
+        key = submits.Key(self.name, text, "body")
         accepted = await self._again(
-            lambda: runs.submit(self.database, submitted, contract=self.name, key=key)
+            lambda: submits.submit(self.database, submitted, contract=self.name, key=key)
         )
         self.run_ids.append(accepted.run_id)
         return accepted.run_id

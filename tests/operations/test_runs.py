@@ -1,4 +1,4 @@
-"""Runs from submit to removal: what each operation may do in which state, and what it leaves behind."""
+"""Runs from pause to removal: what each operation may do in which state, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from engine.errors import Conflict, GraphError, IdempotencyMismatch, NotFound, UnknownKind
-from engine.model.graph import Dependency, Graph, Rule
+from engine.errors import Conflict, NotFound
+from engine.model.graph import Graph, Rule
 from engine.model.outcomes import Cancelled, Failed, Succeeded
 from engine.model.retry import Backoff, RetryPolicy
-from engine.operations import runs, tasks, totals, workers
-from engine.store import removal, resolve
+from engine.operations import runs, submits, tasks, totals, workers
+from engine.store import removal, statement
 from engine.store.database import Database
 from tests.factories import (
     claim,
     claim_all,
+    counts,
     do,
+    end_all,
     events,
     finish,
     graph,
-    make_due,
     rows,
     run_of,
     running,
@@ -33,107 +34,6 @@ from tests.factories import (
     task_of,
     write,
 )
-
-TABLES = ("run", "task", "task_state", "edge", "attempt", "event", "task_log", "task_progress", "alias")
-
-
-def counts(database: Database) -> dict[str, int]:
-    return {table: rows(database, f"SELECT count(*) AS n FROM {table}")[0].n for table in TABLES}
-
-
-def end_all(database: Database, *failing: str) -> None:
-    """Run whatever can run, until nothing can; the named tasks fail."""
-    one = session(database)
-    while leases := claim(database, one):
-        finish(
-            database,
-            *((lease, Failed("no") if lease.name in failing else Succeeded()) for lease in leases),
-        )
-
-
-# --- submit
-
-
-def test_a_graph_is_stored_whole(database: Database) -> None:
-    accepted = submit(database, Graph(graph("a -> b, c -> d").tasks, name="nightly", labels={"k": "ü"}))
-    run = run_of(database, accepted.run_id)
-    assert (run.state, run.total, run.events, run.name, run.labels) == (
-        "pending",
-        4,
-        1,
-        "nightly",
-        {"k": "ü"},
-    )
-    assert states(database, accepted.run_id) == {
-        "a": "available",
-        "b": "blocked",
-        "c": "blocked",
-        "d": "blocked",
-    }
-    edges = do(runs.edges(database, accepted.run_id))
-    assert edges == [("a", "b", None), ("a", "c", None), ("b", "d", None), ("c", "d", None)]
-    assert task_of(database, accepted.run_id, "d").depends_on == ("b", "c")
-    assert list(accepted.task_ids) == ["a", "b", "c", "d"]
-    assert [(e.number, e.kind, e.detail) for e in events(database, accepted.run_id)] == [
-        (1, "run.submitted", {"tasks": 4, "edges": 4})
-    ]
-
-
-def test_a_repeated_dependency_does_not_strand_the_child(database: Database) -> None:
-    accepted = submit(database, Graph((spec("a"), spec("b", "a", "a"))))
-    assert task_of(database, accepted.run_id, "b").waiting_on == 1
-    end_all(database)
-    assert run_of(database, accepted.run_id).state == "succeeded"
-
-
-def test_what_is_wrong_leaves_nothing_behind(database: Database) -> None:
-    with pytest.raises(GraphError):
-        submit(database, Graph((spec("a"), spec("b", "ghost"))))
-    with pytest.raises(UnknownKind):
-        submit(database, "a", known_kinds={"shell"})
-    with pytest.raises(GraphError):
-        do(runs.submit_many(database, [graph("a"), Graph(())]))
-    assert set(counts(database).values()) == {0}
-    assert not +do(totals.read(database))
-
-
-def test_many_graphs_in_one_transaction(database: Database) -> None:
-    accepted = do(runs.submit_many(database, [graph("a -> b"), graph("c"), graph("d; e")]))
-    assert [list(one.task_ids) for one in accepted] == [["a", "b"], ["c"], ["d", "e"]]
-    assert [run_of(database, one.run_id).total for one in accepted] == [2, 1, 2]
-    end_all(database)
-    assert {run.state for run in do(runs.list_runs(database))} == {"succeeded"}
-    assert do(totals.read(database))["submitted:noop"] == 5
-
-
-def test_a_key_that_was_used_gives_the_same_run(database: Database) -> None:
-    key = runs.Key("scope", "key", "hash")
-    first = submit(database, "a -> b", key=key)
-    again = submit(database, "a -> b", key=key)
-    assert (again.run_id, again.task_ids, again.is_repeat) == (first.run_id, first.task_ids, True)
-    with pytest.raises(IdempotencyMismatch):
-        submit(database, "a", key=runs.Key("scope", "key", "other"))
-    assert submit(database, "a", key=runs.Key("other scope", "key", "hash")).run_id != first.run_id
-    assert counts(database)["run"] == 2
-
-
-@pytest.mark.parametrize("wide", [True, False])
-def test_a_large_graph_runs_to_its_end(database: Database, wide: bool) -> None:
-    size = 400
-    specs = [spec("t0"), *(spec(f"t{i}", "t0" if wide else f"t{i - 1}") for i in range(1, size))]
-    accepted = submit(database, Graph(tuple(specs)))
-    one = session(database)
-    leases = claim(database, one)
-    finish(database, (leases[0], Failed("no")))
-    run = run_of(database, accepted.run_id)
-    assert (run.state, run.skipped, run.failed) == ("failed", size - 1, 1)
-    assert run.events == 1 + 2 + size + 1
-    do(runs.retry(database, accepted.run_id))
-    assert {row.waiting_on for row in rows(database, "SELECT waiting_on FROM task_state")} <= {0, 1}
-    [again] = claim(database, one)
-    finish(database, (again, Succeeded()))
-    assert len(claim(database, one, size)) == (size - 1 if wide else 1)
-
 
 # --- pause
 
@@ -230,117 +130,6 @@ def test_what_is_skipped_below_a_task_that_was_stopped_says_so(database: Databas
     assert task_of(database, accepted.run_id, "b").reason == "dependency a cancelled"
 
 
-# --- retry
-
-
-def test_a_retry_goes_on_where_it_failed(database: Database) -> None:
-    accepted = submit(database, "a -> b -> c; a -> d")
-    end_all(database, "b")
-    assert states(database, accepted.run_id) == {
-        "a": "succeeded",
-        "b": "failed",
-        "c": "skipped",
-        "d": "succeeded",
-    }
-    assert do(runs.retry(database, accepted.run_id)).state == "running"
-    assert states(database, accepted.run_id)["b"] == "available"
-    end_all(database)
-    run = run_of(database, accepted.run_id)
-    assert (run.state, run.succeeded, run.failed, run.skipped) == ("succeeded", 4, 0, 0)
-    assert task_of(database, accepted.run_id, "a").attempt == 1
-    assert [one.outcome for one in do(tasks.attempts(database, accepted.task_ids["b"]))] == [
-        "failed",
-        "succeeded",
-    ]
-    kinds = [event.kind for event in events(database, accepted.run_id)]
-    assert kinds.index("run.failed") < kinds.index("run.retried") < kinds.index("run.succeeded")
-
-
-@pytest.mark.parametrize("rule", [Rule.ALL_DONE, Rule.ONE_FAILED, Rule.NONE_FAILED])
-def test_what_ran_below_a_failure_does_not_break_the_retry(database: Database, rule: Rule) -> None:
-    """The upstream ends a second time, and is counted off a task that is over already."""
-    accepted = submit(database, Graph((spec("a"), spec("b"), spec("c", "a", "b", rule=rule))))
-    end_all(database, "a")
-    do(runs.retry(database, accepted.run_id))
-    end_all(database)
-    assert run_of(database, accepted.run_id).state == "succeeded"
-    assert task_of(database, accepted.run_id, "c").waiting_on == 0
-
-
-def test_a_task_without_upstreams_runs_again_whatever_its_rule(database: Database) -> None:
-    accepted = submit(database, Graph((spec("a", rule=Rule.ONE_FAILED),)))
-    end_all(database, "a")
-    do(runs.retry(database, accepted.run_id))
-    assert states(database, accepted.run_id) == {"a": "available"}
-
-
-def test_a_branch_that_was_not_taken_stays_so(database: Database) -> None:
-    specs = (
-        spec("choose"),
-        spec("left", Dependency("choose", "left")),
-        spec("right", Dependency("choose", "right")),
-        spec("below", "left"),
-    )
-    accepted = submit(database, Graph(specs))
-    one = session(database)
-    [lease] = claim(database, one)
-    finish(database, (lease, Succeeded(branch="right")))
-    [lease] = claim(database, one)
-    assert lease.name == "right"
-    finish(database, (lease, Failed("no")))
-    do(runs.retry(database, accepted.run_id))
-    assert states(database, accepted.run_id) == {
-        "choose": "succeeded",
-        "left": "skipped",
-        "right": "available",
-        "below": "skipped",
-    }
-    end_all(database)
-    assert run_of(database, accepted.run_id).state == "succeeded"
-
-
-def test_budgets_start_afresh_with_a_retry(database: Database) -> None:
-    accepted = submit(database, "a")
-    for _ in range(3):
-        end_all(database, "a")
-        task = task_of(database, accepted.run_id, "a")
-        assert (task.state, task.failures) == ("failed", 1)
-        do(runs.retry(database, accepted.run_id))
-    assert task_of(database, accepted.run_id, "a").attempt == 3
-
-
-@pytest.mark.parametrize("field", ["available_at", "delay_ms"])
-def test_a_retry_keeps_the_time_of_what_has_not_started(database: Database, field: str) -> None:
-    late: Any = datetime.now(UTC) + timedelta(hours=1) if field == "available_at" else 3_600_000
-    accepted = submit(database, graph("a -> b", a={field: late}))
-    due = task_of(database, accepted.run_id, "a").available_at
-    assert due is not None and due > datetime.now(UTC) + timedelta(minutes=50)
-    do(runs.cancel(database, accepted.run_id))
-    do(runs.retry(database, accepted.run_id))
-    assert task_of(database, accepted.run_id, "a").available_at == due
-    assert claim(database, session(database)) == []
-
-
-def test_a_retry_does_not_wait_for_what_has_run(database: Database) -> None:
-    policy = RetryPolicy(3, backoff=Backoff.FIXED, initial_ms=3_600_000, max_ms=3_600_000)
-    accepted = submit(database, graph("a; b", a={"delay_ms": 3_600_000}, b={"retry": policy}))
-    make_due(database)
-    leases = claim_all(database, session(database))
-    finish(database, (leases["a"], Failed("no")), (leases["b"], Failed("not yet")))
-    do(runs.cancel(database, accepted.run_id))
-    do(runs.retry(database, accepted.run_id))
-    assert set(claim_all(database, session(database))) == {"a", "b"}
-
-
-def test_a_delay_counts_from_the_retry_that_releases_it(database: Database) -> None:
-    accepted, leases = running(database, graph("a -> b", b={"delay_ms": 3_600_000}))
-    do(runs.cancel(database, accepted.run_id))
-    finish(database, (leases["a"], Succeeded()))
-    do(runs.retry(database, accepted.run_id))
-    task = task_of(database, accepted.run_id, "b")
-    assert task.available_at is not None and task.available_at > datetime.now(UTC) + timedelta(minutes=50)
-
-
 # --- many tasks
 
 
@@ -360,7 +149,7 @@ def test_large_runs_are_moved_in_several_statements(
     database: Database, statements: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which come to the same, also where what is counted off one task is spread over them."""
-    monkeypatch.setattr(resolve, "_CHUNK", 2)
+    monkeypatch.setattr(statement, "CHUNK", 2)
     names = [f"{stage}{i}" for stage in "bc" for i in range(5)]
     accepted = submit(database, f"a -> {', '.join(names[:5])} -> {', '.join(names[5:])}; d, e, f")
     run_id = accepted.run_id
@@ -455,7 +244,9 @@ def test_unknown_runs(database: Database) -> None:
 
 
 def fill(database: Database) -> int:
-    accepted = submit(database, "a -> b", contract="c", key=runs.Key("s", f"{counts(database)['run']}", "h"))
+    accepted = submit(
+        database, "a -> b", contract="c", key=submits.Key("s", f"{counts(database)['run']}", "h")
+    )
     leases = claim_all(database, session(database))
     do(tasks.append_logs(database, [(leases["a"], 1, datetime.now(UTC), "log", "text")]))
     do(tasks.report(database, leases["a"], {"n": 1}))

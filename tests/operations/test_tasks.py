@@ -15,7 +15,7 @@ from engine.model.outcomes import Cancelled, Crashed, Failed, Outcome, Released,
 from engine.model.records import Lease
 from engine.model.retry import Backoff, RetryPolicy
 from engine.operations import runs, tasks, totals, workers
-from engine.operations.runs import Accepted
+from engine.operations.submits import Accepted
 from engine.store.database import Database
 from tests.factories import (
     claim,

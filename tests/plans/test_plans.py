@@ -15,7 +15,7 @@ import pytest
 
 from engine.model.graph import Graph
 from engine.model.outcomes import Failed, Succeeded
-from engine.operations import runs, tasks, workers
+from engine.operations import runs, submits, tasks, workers
 from engine.store import beat
 from engine.store.database import Database
 from engine.store.schema import claim_index, lease_index
@@ -194,7 +194,7 @@ def _leases(database: Database) -> None:
 
 def _submits_and_controls(database: Database) -> None:
     text = "a -> b -> c; a -> d"
-    key = runs.Key("s", datetime.now().isoformat(), "h")
+    key = submits.Key("s", datetime.now().isoformat(), "h")
     accepted: list[Any] = []
     check(
         plans_of(

@@ -11,7 +11,7 @@ from engine.errors import Conflict, GraphError, NotFound
 from engine.model.graph import Graph
 from engine.model.outcomes import Succeeded
 from engine.model.records import Lease
-from engine.operations import runs, tasks
+from engine.operations import submits, tasks
 from engine.store.database import Database
 from tests.factories import (
     do,
@@ -29,9 +29,9 @@ from tests.store.meeting import Meeting, holding
 
 
 def test_one_run_for_one_key_however_many_submit_at_once(meeting: Meeting) -> None:
-    same = runs.Key("scope", "key", "body")
+    same = submits.Key("scope", "key", "body")
 
-    def send(database: Database, key: runs.Key = same) -> runs.Accepted:
+    def send(database: Database, key: submits.Key = same) -> submits.Accepted:
         return submit(database, "a -> b", contract="c", key=key)
 
     accepted = [future.result() for future in [meeting.start(send) for _ in range(16)]]
@@ -42,12 +42,12 @@ def test_one_run_for_one_key_however_many_submit_at_once(meeting: Meeting) -> No
     assert [row.n for row in rows(database, "SELECT count(*) AS n FROM task")] == [2]
     assert meeting.deadlocks == 0
     with pytest.raises(Conflict, match="different request"):
-        send(database, runs.Key("scope", "key", "another body"))
+        send(database, submits.Key("scope", "key", "another body"))
 
 
 def test_the_second_of_two_submits_with_one_key_waits_and_repeats(meeting: Meeting) -> None:
-    def send(database: Database) -> runs.Accepted:
-        return submit(database, "a", key=runs.Key("scope", "key", "body"))
+    def send(database: Database) -> submits.Accepted:
+        return submit(database, "a", key=submits.Key("scope", "key", "body"))
 
     with meeting.stopped(send) as first:
         second = meeting.start(send)
@@ -59,7 +59,7 @@ def test_the_second_of_two_submits_with_one_key_waits_and_repeats(meeting: Meeti
 def test_submits_of_the_same_names_in_opposite_orders_do_not_dead_lock(meeting: Meeting) -> None:
     some = [f"n{i}" for i in range(50)]
 
-    def send(database: Database, order: list[str]) -> runs.Accepted:
+    def send(database: Database, order: list[str]) -> submits.Accepted:
         return submit(database, Graph(tuple(spec(name) for name in order)), contract="c")
 
     futures = [meeting.start(partial(send, order=some[::step])) for step in [1, -1] * 8]

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from engine.errors import IdempotencyMismatch, StoreUnavailable
-from engine.operations import runs
+from engine.operations import submits
 from engine.store.database import Database, Transaction
 from tests.factories import do, graph, rows, run_of
 
@@ -88,10 +88,12 @@ def at_once(*calls: Coroutine[Any, Any, Any]) -> list[Any]:
 
 def test_submits_that_meet_are_as_alone(database: Database) -> None:
     """One run each, with its own actor; of one key one run; a name means the last that took it."""
-    key, other = runs.Key("scope", "key", "hash"), runs.Key("scope", "key", "another hash")
+    key, other = submits.Key("scope", "key", "hash"), submits.Key("scope", "key", "another hash")
 
-    def submit(name: str, actor: str, key: runs.Key | None = None) -> Coroutine[Any, Any, runs.Accepted]:
-        return runs.submit(database, graph(name), actor=actor, contract="execgo", key=key)
+    def submit(
+        name: str, actor: str, key: submits.Key | None = None
+    ) -> Coroutine[Any, Any, submits.Accepted]:
+        return submits.submit(database, graph(name), actor=actor, contract="execgo", key=key)
 
     answers = at_once(
         submit("a", "first"),  # served alone, the others meanwhile meet
@@ -116,7 +118,7 @@ def test_submits_that_meet_are_as_alone(database: Database) -> None:
 
 @pytest.mark.parametrize("count", [1000])
 def test_many_small_submits_all_arrive(database: Database, count: int) -> None:
-    answers = at_once(*(runs.submit(database, graph(f"t{number}")) for number in range(count)))
+    answers = at_once(*(submits.submit(database, graph(f"t{number}")) for number in range(count)))
     assert len({answer.run_id for answer in answers}) == count
     [row] = rows(database, "SELECT count(*) AS tasks FROM task_state WHERE state = 'available'")
     assert row.tasks == count

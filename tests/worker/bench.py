@@ -16,7 +16,7 @@ from engine.model.json import JSON
 from engine.model.outcomes import Outcome, Succeeded
 from engine.model.records import Attempt, Task
 from engine.model.retry import Backoff, RetryPolicy
-from engine.operations import runs, tasks
+from engine.operations import submits, tasks
 from engine.store.database import Database
 from engine.worker.options import WorkerOptions
 from engine.worker.service import Worker
@@ -65,7 +65,7 @@ async def working(database: Database, *bodies: Body, **options: Any) -> AsyncIte
 
 async def submit(database: Database, *specs: TaskSpec) -> list[int]:
     """A run of these tasks; returns their ids."""
-    accepted = await runs.submit(database, Graph(specs))
+    accepted = await submits.submit(database, Graph(specs))
     return list(accepted.task_ids.values())
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from engine.model.graph import Graph, TaskSpec
 from engine.model.retry import RetryPolicy
-from engine.operations import runs, tasks
+from engine.operations import submits, tasks
 from engine.store.database import Database
 from engine.worker.options import WorkerOptions
 from engine.worker.pool import PoolSpec
@@ -44,7 +44,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 def submit(database: Database, *specs: TaskSpec) -> list[int]:
-    return list(do(runs.submit(database, Graph(specs))).task_ids.values())
+    return list(do(submits.submit(database, Graph(specs))).task_ids.values())
 
 
 def outcomes(database: Database, task_id: int) -> list[str]:
@@ -219,7 +219,7 @@ def test_server_that_is_killed_and_restarted_costs_no_process(tmp_path: Path, se
     try:
         with pool(url, tmp_path, processes=2, options=LONG) as worked:
             specs = [TaskSpec(f"t{number}", "ledger", {"ms": 300}) for number in range(60)]
-            asyncio.run(runs.submit(database, Graph(tuple(specs))))
+            asyncio.run(submits.submit(database, Graph(tuple(specs))))
             wait_until(lambda: len(look.holders()) == 2, 20)
             before = {process.pid for process in worked.workers()}
             done = look.one("SELECT sum(succeeded) FROM run")

@@ -36,7 +36,7 @@ from engine.api.execgo.wire import (
 from engine.api.options import ApiRequest, services_of
 from engine.errors import GraphError, TooLarge
 from engine.model.graph import Graph
-from engine.operations import runs, tasks
+from engine.operations import submits, tasks
 
 _requests = msgspec.json.Decoder(AdapterRequestIn)
 _ZERO_TIME = "0001-01-01T00:00:00Z"
@@ -112,7 +112,7 @@ async def _read(request: ApiRequest, body: bytes) -> tuple[AdapterRequestIn, Tra
 def _check(graph: Graph) -> None:
     """The rules of graphs, in the words of this part of the contract."""
     try:
-        runs.check(graph)
+        submits.check(graph)
     except (GraphError, TooLarge) as error:
         raise ClientException(f"invalid adapter action: {error}") from None
 

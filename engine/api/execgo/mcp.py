@@ -21,7 +21,7 @@ from engine.errors import NotFound
 from engine.model.graph import Graph, TaskSpec
 from engine.model.records import Task
 from engine.model.states import FINAL_TASK_STATES
-from engine.operations import runs, tasks
+from engine.operations import submits, tasks
 
 _calls = msgspec.json.Decoder(McpCallIn)
 _LOOKS_SECONDS = (0.01, 0.03)  # an echo is usually done by then; nothing depends on it
@@ -52,7 +52,7 @@ async def call_tool(request: ApiRequest) -> HandleOut:
     check_size("input", body, call.input)
     await services.admission.check(1)
     handle = f"mcp-{time.time_ns()}"
-    accepted = await runs.submit(
+    accepted = await submits.submit(
         services.database, _graph(call, handle), actor=actor_of(request), contract=MCP_CONTRACT
     )
     return handle_out(await _look(services, accepted.task_ids[handle]), handle)

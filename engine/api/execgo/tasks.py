@@ -23,8 +23,8 @@ from engine.errors import NotFound, UnknownKind
 from engine.model.graph import Graph
 from engine.model.json import MAX_INT
 from engine.model.records import Task
-from engine.operations import runs, tasks
-from engine.operations.runs import Key
+from engine.operations import submits, tasks
+from engine.operations.submits import Key
 
 PAGE = 500
 _graphs = msgspec.json.Decoder(GraphIn)
@@ -71,7 +71,7 @@ async def accept(request: ApiRequest, graph: Graph, key: Key | None = None) -> i
     services, kinds = services_of(request), kinds_of(request)
     await services.admission.check(len(graph.tasks))
     try:
-        accepted = await runs.submit(
+        accepted = await submits.submit(
             services.database,
             graph,
             actor=actor_of(request),

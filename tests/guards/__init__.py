@@ -1,0 +1,5 @@
+"""The list of guards: code that a test must miss when it is deleted."""
+
+from tests.guards import database, leases, runs
+
+GUARDS = [*leases.GUARDS, *runs.GUARDS, *database.GUARDS]
