@@ -31,6 +31,7 @@ from engine.worker.sweeper import Sweeper, end_processes
 _LOOP_PAUSE_SECONDS = 1.0
 _CATCH_UP_SECONDS = 0.2
 _PATIENCE_SECONDS = 10.0  # with a database that does not answer while we sign off
+_ANSWER_SECONDS = 1.0  # with a claim under way; longer, and the tasks have waited enough
 _STUCK_SECONDS = 30.0  # with an executor that does not end when it is cancelled
 
 
@@ -170,6 +171,8 @@ class Worker:
         if self._handles:
             emit("worker.draining", session=self._session_id, running=self.running, grace_seconds=grace)
             await asyncio.wait(self._handles, timeout=grace)
+        if self._claiming is not None:  # it would take what we give back
+            await asyncio.wait({self._claiming}, timeout=_ANSWER_SECONDS)
         if self._ending is None:
             self._ending = asyncio.create_task(self._end())
         self._release_all()

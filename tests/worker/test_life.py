@@ -95,6 +95,32 @@ async def test_failure_made_by_the_interruption_is_not_the_tasks_own(database: D
     assert await outcomes(database, task_id) == ["released"]
 
 
+async def test_what_is_given_back_is_not_taken_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, asked, answer = Gate(), asyncio.Event(), asyncio.Event()
+    claim = tasks.claim
+
+    async def held_up(*args: Any, **more: Any) -> Any:
+        asked.set()
+        await answer.wait()
+        return await claim(*args, **more)
+
+    async with working(database, gate.gate) as worker:
+        task_id = await submit_one(database, "gate")
+        await gate.begun.wait()
+        monkeypatch.setattr(tasks, "claim", held_up)
+        worker._work.set()
+        await asked.wait()
+        stop = asyncio.create_task(worker.stop_now())
+        with suppress(TimeoutError):  # the claim comes last, if anything lets the other go first
+            released = "SELECT 1 FROM attempt WHERE outcome = 'released'"
+            await asyncio.wait_for(until(lambda: rows(database, released)), 0.5)
+        answer.set()
+        await stop
+    assert await outcomes(database, task_id) == ["released"]
+
+
 async def test_second_stop_cuts_the_grace_of_the_first_short(database: Database) -> None:
     gate = Gate()
     async with working(database, gate.gate, capture_output=True) as worker:
