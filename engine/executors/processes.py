@@ -40,7 +40,7 @@ def kill_marked(variable: str, value: str) -> int:
 
 def find_marked(variable: str, value: str) -> list[psutil.Process]:
     """Processes of this user, other than the caller and its ancestors, that carry the variable."""
-    spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    spared = _lineage()
     found = []
     for pid in psutil.pids():
         if pid in spared or not _carries(pid, variable, value):
@@ -51,6 +51,17 @@ def find_marked(variable: str, value: str) -> list[psutil.Process]:
             if _carries(pid, variable, value):
                 found.append(process)
     return found
+
+
+def _lineage() -> set[int]:
+    """Ours and our ancestors' process ids, as far up as they live: the first may be dying just now."""
+    process: psutil.Process | None = psutil.Process()
+    lineage = set()
+    with contextlib.suppress(psutil.Error):
+        while process is not None:
+            lineage.add(process.pid)
+            process = process.parent()
+    return lineage
 
 
 def find_writers(readers: Iterable[int]) -> list[psutil.Process]:

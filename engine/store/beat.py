@@ -72,10 +72,10 @@ class _PostgresBeat:
 
 class _SqliteBeat:
     def __init__(self, path: str, session_id: int) -> None:
+        self._path = path
         self._session_id = session_id
         self._turn = Turn(path)
-        self._connection = sqlite3.connect(path, timeout=10, isolation_level=None)
-        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection: sqlite3.Connection | None = None
 
     def send(self) -> bool:
         return self._execute(_BEAT.format("?"), (self._session_id,)) == 1
@@ -87,10 +87,19 @@ class _SqliteBeat:
     def _execute(self, statement: str, parameters: tuple[Any, ...]) -> int:
         try:
             with self._turn:
+                if self._connection is None:
+                    self._connection = sqlite3.connect(self._path, timeout=10, isolation_level=None)
+                    self._connection.execute("PRAGMA synchronous = FULL")
                 return self._connection.execute(statement, parameters).rowcount
         except sqlite3.Error as error:
+            self._disconnect()
             raise OSError(str(error)) from error
 
     def close(self) -> None:
-        self._connection.close()
+        self._disconnect()
         self._turn.close()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

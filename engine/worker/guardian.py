@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from enum import Enum, auto
 from typing import Any
 
@@ -164,14 +164,19 @@ def _give_way(target: BeatTarget) -> bool:
     try:
         with turn:
             pass
-        beat = target.open()
-        if beat is not None:
-            beat.end("worker stopped by a signal")
+        _end_session(target, "worker stopped by a signal")
         return True
     except OSError:
         return False
     finally:
         turn.close()
+
+
+def _end_session(target: BeatTarget, reason: str) -> None:
+    beat = target.open()
+    if beat is not None:
+        with closing(beat):
+            beat.end(reason)
 
 
 def _kill(worker: psutil.Process | None) -> None:
@@ -182,18 +187,17 @@ def _kill(worker: psutil.Process | None) -> None:
 
 def _clean_up(target: BeatTarget, lease_seconds: float) -> None:
     """The worker died: end its tasks' processes first, then let others have the tasks."""
-    kill_marked("ENGINE_SESSION", str(target.session_id))
     give_up = boot_time() + lease_seconds  # by then others see for themselves
-    while True:
+    while boot_time() < give_up:
         try:
-            beat = target.open()
-            if beat is not None:
-                beat.end("worker died")
+            kill_marked("ENGINE_SESSION", str(target.session_id))
+            _end_session(target, "worker died")
             return
         except OSError:
-            if boot_time() > give_up:
-                return
-            time.sleep(_LOOK_SECONDS)
+            pass
+        except Exception as error:  # the next try may go better, and without it the tasks wait for the lease
+            emit("guardian.failed", level="error", session=target.session_id, error=repr(error))
+        time.sleep(_LOOK_SECONDS)
 
 
 def _say(line: str) -> None:

@@ -344,6 +344,14 @@ def test_kill_marked_finds_every_bearer_and_nobody_else(tmp_path: Path) -> None:
             process.wait()
 
 
+def test_kill_marked_works_while_an_ancestor_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(self: psutil.Process) -> psutil.Process:
+        raise psutil.NoSuchProcess(self.pid)
+
+    monkeypatch.setattr(psutil.Process, "parent", gone)
+    assert kill_marked("ENGINE_SESSION", "nobody's") == 0
+
+
 def test_kill_marked_spares_the_caller_and_its_ancestors() -> None:
     call = (
         "from engine.executors.processes import kill_marked; print(kill_marked('ENGINE_SESSION', 'self-1'))"

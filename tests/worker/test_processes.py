@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,11 @@ def outcomes(database: Database, task_id: int) -> list[str]:
     return [attempt.outcome for attempt in do(tasks.attempts(database, task_id))]
 
 
+def result(database: Database, task_id: int) -> Any:
+    task = do(tasks.get(database, task_id))
+    return None if task.last is None else task.last.result
+
+
 def holder(worked: Pool, look: Look) -> psutil.Process:
     [(_, pid)] = wait_until(look.holders, 20)
     return psutil.Process(pid)
@@ -72,13 +78,23 @@ def test_task_that_kills_its_worker_fails_when_its_crash_budget_is_used(
     assert do(tasks.get(database, other)).state == "succeeded"
 
 
+@contextmanager
+def two_and_a_tree(
+    database: Database, database_url: str, folder: Path, options: WorkerOptions
+) -> Iterator[tuple[Pool, int, Path]]:
+    """Two workers, one of which runs a task with processes of its own, named in the note. Its second attempt
+    says whether those of the first survived."""
+    note = folder / "note"
+    with pool(database_url, folder, processes=2, options=options) as worked:
+        [task_id] = submit(database, TaskSpec("tree", "tree", {"note": str(note)}))
+        wait_until(note.exists, 20)
+        yield worked, task_id, note
+
+
 def test_processes_of_a_killed_worker_are_gone_before_its_tasks_are_repeated(
     database: Database, database_url: str, look: Look, tmp_path: Path
 ) -> None:
-    note = tmp_path / "note"
-    with pool(database_url, tmp_path, processes=2, options=LONG) as worked:
-        [task_id] = submit(database, TaskSpec("tree", "tree", {"note": str(note)}))
-        wait_until(note.exists, 20)
+    with two_and_a_tree(database, database_url, tmp_path, LONG) as (worked, task_id, note):
         stray = psutil.Process(int(note.read_text()))
         dying = holder(worked, look)
         dying.kill()
@@ -86,18 +102,14 @@ def test_processes_of_a_killed_worker_are_gone_before_its_tasks_are_repeated(
         # The guardian said so; nobody had to wait for the lease to run out.
         assert look.one(f"SELECT end_reason FROM worker_session WHERE pid = {dying.pid}") == "worker died"
         assert not lives(stray.pid)
-    task = do(tasks.get(database, task_id))
-    assert task.last is not None and task.last.result == {"survives": False}
+    assert result(database, task_id) == {"survives": False}
     assert outcomes(database, task_id) == ["crashed", "succeeded"]
 
 
 def test_processes_of_a_stopped_worker_are_ended_before_others_may_repeat_its_tasks(
     database: Database, database_url: str, look: Look, tmp_path: Path
 ) -> None:
-    note = tmp_path / "note"
-    with pool(database_url, tmp_path, processes=2, options=SHORT) as worked:
-        [task_id] = submit(database, TaskSpec("tree", "tree", {"note": str(note)}))
-        wait_until(note.exists, 20)
+    with two_and_a_tree(database, database_url, tmp_path, SHORT) as (worked, task_id, _):
         stopped = holder(worked, look)
         stopped.send_signal(signal.SIGSTOP)
         try:
@@ -105,24 +117,19 @@ def test_processes_of_a_stopped_worker_are_ended_before_others_may_repeat_its_ta
         finally:
             stopped.send_signal(signal.SIGCONT)
         wait_until(lambda: worked.logged("worker.registered_again"), 20)
-    task = do(tasks.get(database, task_id))
-    assert task.last is not None and task.last.result == {"survives": False}
+    assert result(database, task_id) == {"survives": False}
 
 
 def test_processes_of_a_worker_that_died_with_its_guardian_are_ended_by_others(
     database: Database, database_url: str, look: Look, tmp_path: Path
 ) -> None:
-    note = tmp_path / "note"
-    with pool(database_url, tmp_path, processes=2, options=SHORT) as worked:
-        [task_id] = submit(database, TaskSpec("tree", "tree", {"note": str(note)}))
-        wait_until(note.exists, 20)
+    with two_and_a_tree(database, database_url, tmp_path, SHORT) as (worked, task_id, _):
         dying = holder(worked, look)
         for process in (*dying.children(), dying):
             if process in worked.guardians() or process == dying:
                 process.kill()
         wait_until(look.is_over, 20)
-    task = do(tasks.get(database, task_id))
-    assert task.last is not None and task.last.result == {"survives": False}
+    assert result(database, task_id) == {"survives": False}
     assert outcomes(database, task_id) == ["crashed", "succeeded"]
 
 
