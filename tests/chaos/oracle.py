@@ -227,7 +227,8 @@ def judge(
     # Only who was killed too often has no body, and who was below such a one.
     for task in states.keys() - by_task.keys():
         words = {word for _, word, _ in recorded[task]}
-        is_excused = states[task] == "skipped" or (states[task] == "failed" and words == {"crashed"})
+        was_killed = states[task] == "failed" and words == {"crashed"}
+        is_excused = was_killed or states[task] in {"skipped", "cancelled"}
         report.check(is_excused, f"O3: task {task} is {states[task]} without a body, after {words}")
 
         # O9: attempts of a task do not overlap
