@@ -224,12 +224,6 @@ def judge(
                 report.check(may_release, f"O6: {task}/{number} was released")
         planned[task] = sum(word == "failed" for _, word, _ in history[:-1])
         report.repeats += len(starts) - 1 - planned[task]
-    # Only who was killed too often has no body, and who was below such a one.
-    for task in states.keys() - by_task.keys():
-        words = {word for _, word, _ in recorded[task]}
-        was_killed = states[task] == "failed" and words == {"crashed"}
-        is_excused = was_killed or states[task] in {"skipped", "cancelled"}
-        report.check(is_excused, f"O3: task {task} is {states[task]} without a body, after {words}")
 
         # O9: attempts of a task do not overlap
         for earlier, later in pairwise(starts):
@@ -243,6 +237,13 @@ def judge(
             report.check(
                 end is not None and end <= later.start + 0.001, f"O9: task {task} overlaps: {earlier} {later}"
             )
+
+    # Only who was killed too often has no body, and who was below such a one.
+    for task in states.keys() - by_task.keys():
+        words = {word for _, word, _ in recorded[task]}
+        was_killed = states[task] == "failed" and words == {"crashed"}
+        is_excused = was_killed or states[task] in {"skipped", "cancelled"}
+        report.check(is_excused, f"O3: task {task} is {states[task]} without a body, after {words}")
 
     # P9: how soon what was interrupted could be claimed again
     now, boot_at_zero = time.time(), time.time() - time.clock_gettime(_BOOT)
