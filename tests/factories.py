@@ -14,8 +14,8 @@ from engine.model.graph import Dependency, Graph, TaskSpec
 from engine.model.outcomes import Failed, Outcome, Succeeded
 from engine.model.records import Event, Lease, Run, Task
 from engine.operations import runs, submits, tasks, workers
+from engine.store.claims import ClaimRequest
 from engine.store.database import Database
-from engine.store.tasks import ClaimRequest
 
 T = TypeVar("T")
 KIND = "noop"

@@ -14,8 +14,8 @@ from benchmarks.harness import Case, Contestant, Figures, percentile
 from benchmarks.scenarios.base import Bench, Scenario
 from benchmarks.servers import Place, connect
 from engine.operations import tasks, workers
+from engine.store.claims import ClaimRequest
 from engine.store.database import Database
-from engine.store.tasks import ClaimRequest
 from tests.plans.plans import plans_of
 
 CASE = "postgres, a claim of one task"

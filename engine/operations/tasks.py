@@ -12,12 +12,12 @@ from engine.model.json import JSON, Unstorable, check_storable, is_storable, sto
 from engine.model.outcomes import Cancelled, Failed, Outcome, Succeeded, decide
 from engine.model.records import Attempt, Lease, Task
 from engine.model.states import FINAL_TASK_STATES
-from engine.store import aliases, queries, runs, submits, workers
-from engine.store import tasks as store
+from engine.store import aliases, claims, finishes, queries, runs, submits, workers
+from engine.store.bookkeeping import count
+from engine.store.claims import Claimed, ClaimRequest
 from engine.store.database import Database, LostRace, Transaction
-from engine.store.moves import count
+from engine.store.endings import Ending, Fence
 from engine.store.statement import json_text
-from engine.store.tasks import Claimed, ClaimRequest, Ending, Fence
 
 MAX_RESULT_BYTES = 8 * 1024 * 1024  # 1 MiB of an HTTP answer or of each output stream, escaped as JSON
 
@@ -26,13 +26,13 @@ MAX_RESULT_BYTES = 8 * 1024 * 1024  # 1 MiB of an HTTP answer or of each output 
 
 
 async def claim(database: Database, request: ClaimRequest, *, actor: str) -> Claimed:
-    """Lease available tasks of one queue; see `store.tasks.claim`."""
-    return await database.run(store.claim, request, actor=actor)
+    """Lease available tasks of one queue; see `store.claims.claim`."""
+    return await database.run(claims.claim, request, actor=actor)
 
 
 async def adopt(database: Database, session_id: int, token: str) -> list[Lease]:
     """What a claim took whose answer never arrived: exactly the rows with its token."""
-    return await database.read(store.leases_of_session, session_id, token)
+    return await database.read(claims.leases_of_session, session_id, token)
 
 
 async def finish(database: Database, ended: Sequence[tuple[Lease, Outcome]], *, actor: str) -> list[Lease]:
@@ -42,7 +42,10 @@ async def finish(database: Database, ended: Sequence[tuple[Lease, Outcome]], *, 
     outcome: what was recorded before counts as recorded.
     """
     endings = [encode(lease, outcome) for lease, outcome in ended]
-    return await database.run(finish_within, endings, actor=actor)
+    lost = []
+    for group in finishes.apart(database.dialect, endings):
+        lost += await database.run(finish_within, group, actor=actor)
+    return lost
 
 
 async def finish_and_claim(
@@ -59,12 +62,12 @@ async def finish_and_claim(
 def _finish_and_claim(
     tx: Transaction, endings: Sequence[Ending], request: ClaimRequest
 ) -> tuple[list[Lease], Claimed]:
-    recorded, claimed = store.finish_and_claim(tx, endings, request)
+    recorded, claimed = finishes.finish_and_claim(tx, endings, request)
     return _lost(tx, endings, recorded), claimed
 
 
 def finish_within(tx: Transaction, endings: Sequence[Ending]) -> list[Lease]:
-    return _lost(tx, endings, store.finish(tx, endings))
+    return _lost(tx, endings, finishes.finish(tx, endings))
 
 
 def _lost(tx: Transaction, endings: Sequence[Ending], recorded: set[Fence]) -> list[Lease]:
@@ -72,7 +75,7 @@ def _lost(tx: Transaction, endings: Sequence[Ending], recorded: set[Fence]) -> l
     if not missing:
         return []
     # Ours from before, if an attempt row with our number says what we say; only a holder can write one.
-    earlier = store.recorded_attempts(tx, [ending.fence for ending in missing])
+    earlier = finishes.recorded_attempts(tx, [ending.fence for ending in missing])
     lost = [e.lease for e in missing if earlier.get(e.fence) != e.decision.word]
     count(tx, {"late": len(lost)})
     return lost

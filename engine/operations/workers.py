@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from engine.model.outcomes import Crashed, Outcome, Released
 from engine.model.records import Lease, WorkerSession
 from engine.operations.tasks import encode
-from engine.store import submits, tasks, workers
+from engine.store import claims, finishes, submits, workers
 from engine.store.database import Database, Transaction
 
 
@@ -110,7 +110,7 @@ def _end_all(tx: Transaction, reason: str) -> int:
 
 
 def _take_back(tx: Transaction, session_id: int, outcome: Outcome) -> int:
-    leases: list[Lease] = tasks.leases_of_session(tx, session_id)
+    leases: list[Lease] = claims.leases_of_session(tx, session_id)
     if not leases:
         return 0
-    return len(tasks.finish(tx, [encode(lease, outcome) for lease in leases]))
+    return len(finishes.finish(tx, [encode(lease, outcome) for lease in leases]))

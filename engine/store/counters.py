@@ -7,9 +7,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from engine.store.bookkeeping import count
 from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
-from engine.store.moves import count
 from engine.store.schema import counter
 from engine.store.statement import statement
 

@@ -96,9 +96,12 @@ class Rows:
         assert len(rows) < 2, f"{len(rows)} rows instead of one"
         return rows[0] if rows else None
 
-    def scalar_one(self) -> Any:
+    def one(self) -> Any:
         [row] = self.all()
-        return row[0]
+        return row
+
+    def scalar_one(self) -> Any:
+        return self.one()[0]
 
     def scalar_one_or_none(self) -> Any:
         row = self.one_or_none()

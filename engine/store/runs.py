@@ -10,9 +10,10 @@ import sqlalchemy as sa
 
 from engine.model.states import FINAL_RUN_STATES, FINAL_TASK_STATES, Move, RunState, TaskState
 from engine.model.tally import Change
+from engine.store.bookkeeping import lock_tallies, record, write_tallies
 from engine.store.database import CONTROL, Transaction
 from engine.store.dialects.base import Dialect
-from engine.store.moves import end_unstarted, lock_tallies, make_available, move, record, write_tallies
+from engine.store.moves import end_unstarted, make_available, move, moved
 from engine.store.resolve import release_dependents, skip, verdict
 from engine.store.schema import Id, edge, is_still, run, state_is, task, task_state
 from engine.store.statement import chunks, document, moment_of, statement
@@ -131,6 +132,7 @@ def _back_to_start(dialect: Dialect, state: TaskState) -> sa.Update:
     return move(
         dialect,
         Move.RERUN,
+        moved(dialect),
         source=state,
         failures=0,
         crashes=0,
@@ -183,7 +185,11 @@ def _available_again(dialect: Dialect) -> sa.Update:
     delayed = sa.type_coerce(dialect.later(task_state.c.delay_ms), available_at.type)
     start = sa.case((task_state.c.attempt > 0, now), else_=sa.func.coalesce(available_at, delayed))
     return move(
-        dialect, Move.UNBLOCK, source=TaskState.BLOCKED, available_at=sa.case((start > now, start), else_=now)
+        dialect,
+        Move.UNBLOCK,
+        moved(dialect),
+        source=TaskState.BLOCKED,
+        available_at=sa.case((start > now, start), else_=now),
     )
 
 

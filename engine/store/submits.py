@@ -14,9 +14,10 @@ from engine.model.graph import Plan, Reach, Rule, TaskSpec
 from engine.model.retry import RetryPolicy
 from engine.model.states import Move, RunState, TaskState
 from engine.model.tally import Change
+from engine.store.bookkeeping import count, lock_tallies, record, write_tallies
 from engine.store.database import LostRace, Transaction
 from engine.store.dialects.base import Dialect
-from engine.store.moves import count, lock_tallies, make_available, record, write_tallies
+from engine.store.moves import make_available
 from engine.store.schema import edge, event, queue, run, task, task_state
 from engine.store.statement import chunks, document, insert_rows, json_text, moment_of, moment_text, statement
 

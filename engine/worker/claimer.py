@@ -11,8 +11,8 @@ from engine.errors import StoreUnavailable
 from engine.model.outcomes import Outcome
 from engine.model.records import Lease
 from engine.operations import tasks, workers
+from engine.store.claims import Claimed, ClaimRequest, Mark
 from engine.store.database import Database
-from engine.store.tasks import Claimed, ClaimRequest, Mark
 from engine.telemetry import emit
 
 MAX_BATCH = 500

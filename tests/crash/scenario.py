@@ -15,8 +15,8 @@ from engine.model.outcomes import Cancelled, Failed, Outcome, Released, Succeede
 from engine.model.records import Lease
 from engine.model.states import RunState
 from engine.operations import runs, submits, tasks, workers
+from engine.store.claims import ClaimRequest
 from engine.store.database import Database
-from engine.store.tasks import ClaimRequest
 from tests.factories import graph, spec
 
 T = TypeVar("T")

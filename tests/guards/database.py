@@ -101,7 +101,7 @@ GUARDS = [
     Guard(
         "one transaction per finish",
         "a crash between outcome and release would strand the dependents",
-        f"{STORE}/tasks.py",
+        f"{STORE}/finishes.py",
         "    released = release_dependents(tx, settled, set(paused_runs.scalars()))\n",
         "    tx.execute(sa.text('COMMIT'))\n    tx.execute(sa.text('BEGIN'))\n"
         "    released = release_dependents(tx, settled, set(paused_runs.scalars()))\n",

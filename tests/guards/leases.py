@@ -13,9 +13,9 @@ GUARDS = [
     Guard(
         "token fence in finish",
         "a late outcome would be recorded over a newer attempt",
-        f"{STORE}/tasks.py",
-        "        lambda rows: task_state.c.token == rows.c.token,  # the fence\n",
-        "",
+        f"{STORE}/endings.py",
+        "    fence = task_state.c.token == rows.c.token\n",
+        "    fence = sa.true()\n",
         f"{TASKS}::test_outcome_of_a_lost_lease_changes_nothing",
     ),
     Guard(
@@ -45,24 +45,32 @@ GUARDS = [
     Guard(
         "fence by attempt in a batch",
         "an earlier attempt's outcome would be recorded beside the current one's",
-        f"{STORE}/tasks.py",
+        f"{STORE}/finishes.py",
         "    return [ending for ending in endings if ending.fence in written]",
         "    return [e for e in endings if e.lease.task_id in {task_id for task_id, _ in written}]",
         f"{TASKS}::test_an_earlier_and_the_current_attempt_in_one_batch",
     ),
     Guard(
+        "fence by attempt in a batch, at once",
+        "an earlier attempt's outcome would count as recorded beside the current one's",
+        f"{STORE}/successes.py",
+        "    return set(zip(told.task_ids or (), told.attempts or (), strict=True))",
+        "    return {e.fence for e in endings if e.lease.task_id in (told.task_ids or ())}",
+        f"{TASKS}::test_an_earlier_and_the_current_attempt_in_one_batch",
+    ),
+    Guard(
         "first of two endings in a batch",
         "one attempt said twice would fail the whole batch",
-        f"{STORE}/tasks.py",
-        "    endings = list(firsts.values())\n",
-        "",
+        f"{STORE}/finishes.py",
+        "    return list(firsts.values())\n",
+        "    return list(endings)\n",
         f"{TASKS}::test_of_two_outcomes_in_one_batch_the_first_counts",
     ),
     Guard(
         "recognition of what was recorded",
         "a repeated outcome would be reported as lost after a lost answer",
         "engine/operations/tasks.py",
-        "    earlier = store.recorded_attempts(tx, [ending.fence for ending in missing])",
+        "    earlier = finishes.recorded_attempts(tx, [ending.fence for ending in missing])",
         "    earlier: dict[tuple[int, int], str] = {}",
         f"{TASKS}::test_an_outcome_that_was_recorded_is_recognised",
     ),
@@ -77,7 +85,7 @@ GUARDS = [
     Guard(
         "rows locked in order before a finish",
         "two batches that share children would dead-lock",
-        f"{STORE}/tasks.py",
+        f"{STORE}/endings.py",
         "    _lock_rows(tx, concerned)\n",
         "",
         f"{FINISHES}::test_parents_and_children_are_locked_in_id_order_before_anything_is_written",
@@ -85,17 +93,17 @@ GUARDS = [
     Guard(
         "the order of those locks",
         "as above: locked, but each batch in an order of its own",
-        f"{STORE}/tasks.py",
+        f"{STORE}/endings.py",
         "        .order_by(task_state.c.task_id)\n"
-        "        .with_for_update(of=task_state)\n    )\n\n\n@statement\ndef _told_to_stop",
+        "        .with_for_update(of=task_state)\n    )\n\n\n# --- shared parts",
         "        .order_by((task_state.c.task_id * sa.func.pg_backend_pid()) % 997)\n"
-        "        .with_for_update(of=task_state)\n    )\n\n\n@statement\ndef _told_to_stop",
+        "        .with_for_update(of=task_state)\n    )\n\n\n# --- shared parts",
         f"{FINISHES}::test_parents_and_children_are_locked_in_id_order_before_anything_is_written",
     ),
     Guard(
         "work alone where a success can skip",
         "what is skipped lies below the locked rows: dead-locks until the database seems down",
-        f"{STORE}/tasks.py",
+        f"{STORE}/endings.py",
         "    return reach is Reach.SKIP or (",
         "    return (",
         f"{FINISHES}::test_finishers_of_a_run_work_alone_where_a_success_can_skip",
@@ -103,7 +111,7 @@ GUARDS = [
     Guard(
         "SKIP LOCKED in claim",
         "claimers would queue behind each other",
-        f"{STORE}/tasks.py",
+        f"{STORE}/claims.py",
         ".with_for_update(skip_locked=True, of=waiting)",
         ".with_for_update(of=waiting)",
         f"{CLAIMS}::test_a_claim_leaves_what_another_is_taking",
@@ -111,7 +119,7 @@ GUARDS = [
     Guard(
         "lock in claim",
         "two claimers would get one task",
-        f"{STORE}/tasks.py",
+        f"{STORE}/claims.py",
         "        .with_for_update(skip_locked=True, of=waiting)\n",
         "",
         f"{CLAIMS}::test_eight_claimers_take_everything_exactly_once",
@@ -119,7 +127,7 @@ GUARDS = [
     Guard(
         "limit asserted after a claim",
         "a plan that runs the sub-select per row would hand out a whole queue",
-        f"{STORE}/tasks.py",
+        f"{STORE}/claims.py",
         '    assert len(rows) <= request.limit, f"{len(rows)} rows claimed for a limit of {request.limit}"\n',
         "",
         f"{CLAIM}::test_more_rows_than_asked_for_are_refused_before_anything_commits",
@@ -127,7 +135,7 @@ GUARDS = [
     Guard(
         "live session in claim",
         "a worker that was declared dead would start tasks",
-        f"{STORE}/tasks.py",
+        f"{STORE}/claims.py",
         "            alive,\n",
         "",
         f"{CLAIMS}::test_a_claim_by_a_session_that_has_ended_takes_nothing",

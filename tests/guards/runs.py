@@ -16,7 +16,7 @@ GUARDS = [
     Guard(
         "advisory share in finish",
         "a pause would miss what a finisher is releasing",
-        f"{STORE}/tasks.py",
+        f"{STORE}/endings.py",
         "        tx.dialect.share_runs(tx, run_ids)\n",
         "        pass\n",
         f"{CONTROLS}::test_a_pause_waits_for_a_finisher_and_holds_what_it_released",
@@ -46,9 +46,17 @@ GUARDS = [
         f"{RUNS}::test_nothing_starts_between_pause_and_resume",
     ),
     Guard(
+        "promotion to held while paused, at once",
+        "a paused run would go on with what its running tasks release",
+        f"{STORE}/successes.py",
+        "(Move.UNBLOCK, sa.not_(is_paused)), (Move.UNBLOCK_HELD, is_paused)",
+        "(Move.UNBLOCK, sa.true()), (Move.UNBLOCK_HELD, sa.false())",
+        f"{RUNS}::test_nothing_starts_between_pause_and_resume",
+    ),
+    Guard(
         "retry to held while paused",
         "a failed attempt would be made again in a paused run",
-        f"{STORE}/tasks.py",
+        f"{STORE}/finishes.py",
         "groups[Move.RETRY_HELD if ending.lease.run_id in paused else Move.RETRY]",
         "groups[Move.RETRY]",
         f"{RUNS}::test_a_failed_attempt_of_a_paused_run_is_held",
@@ -56,7 +64,7 @@ GUARDS = [
     Guard(
         "no new attempt after a cancel",
         "an attempt that failed before it heard of the cancel would start again",
-        f"{STORE}/tasks.py",
+        f"{STORE}/finishes.py",
         "            if ending.lease.task_id in told_to_stop:",
         "            if False:",
         f"{CONTROLS}::test_after_a_cancel_no_attempt_is_made_again",
@@ -164,15 +172,15 @@ GUARDS = [
     Guard(
         "events numbered under the run's lock",
         "two commits would take one number, and a reader would skip events",
-        f"{STORE}/moves.py",
-        ".order_by(run.c.id).with_for_update()",
-        ".order_by(run.c.id)",
+        f"{STORE}/booked.py",
+        "            .with_for_update(of=run)\n",
+        "",
         f"{CLAIMS}::test_an_event_number_is_not_taken_before_the_one_below_is_committed",
     ),
     Guard(
         "counted off only for accepted rows",
         "a late outcome would count an upstream off a second time",
-        f"{STORE}/tasks.py",
+        f"{STORE}/finishes.py",
         "    if not accepted:\n        return set(), []\n    _write_attempts(tx, accepted)\n    settled = {\n"
         "        change.task_id: change.target\n        for change in changes\n"
         "        if change.task_id in concerned and change.target in FINAL_TASK_STATES\n    }\n",

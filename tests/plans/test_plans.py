@@ -17,9 +17,9 @@ from engine.model.graph import Graph
 from engine.model.outcomes import Failed, Succeeded
 from engine.operations import runs, submits, tasks, workers
 from engine.store import beat
+from engine.store.claims import Claimed
 from engine.store.database import Database
 from engine.store.schema import claim_index, lease_index
-from engine.store.tasks import Claimed
 from tests.factories import claim, do, finish, graph, request, rows, session, spec, submit, write
 from tests.plans.plans import Plan, plans_of
 
@@ -100,9 +100,9 @@ def indexes(plans: list[Plan], start: str, table: str = "task_state") -> set[str
     return {scan.index for plan in chosen for scan in plan.of(table)}
 
 
-def by_key(database: Database) -> str:
+def by_key(database: Database, table: str = "task_state") -> str:
     """What a look-up by primary key is called."""
-    return "pk_task_state" if database.dialect.locks_rows else "sqlite_autoindex_task_state_1"
+    return f"pk_{table}" if database.dialect.locks_rows else f"sqlite_autoindex_{table}_1"
 
 
 def test_plans(filled: Database) -> None:
@@ -132,7 +132,7 @@ def _claims(database: Database) -> None:
         check(plans)
         used = indexes(plans, "UPDATE task_state")
         assert claim_index.name in used and used <= {claim_index.name, by_key(database)}, used
-        assert indexes(plans, "task.params") == {by_key(database)}
+        assert indexes(plans, "task.params", "task") == {by_key(database, "task")}
         assert not any(
             "JOIN run" in plan.statement for plan in plans if "UPDATE task_state" in plan.statement
         )

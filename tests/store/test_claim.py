@@ -9,8 +9,8 @@ import pytest
 
 from engine.model.outcomes import Crashed, Succeeded
 from engine.operations import tasks, workers
+from engine.store.claims import claim as claim_within
 from engine.store.database import Database, Transaction
-from engine.store.tasks import claim as claim_within
 from tests.factories import (
     claim,
     do,

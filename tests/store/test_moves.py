@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from engine.model.states import TRANSITIONS, Move, TaskState
+from engine.store import moves
 from engine.store.database import Database, Transaction
-from engine.store.moves import move
 from engine.store.statement import document
 from tests.factories import rows, submit, write
 
@@ -41,7 +41,8 @@ def moved(database: Database, ids: dict[str, int], kind: Move, source: TaskState
 
     def apply(tx: Transaction) -> set[int]:
         rows = {"moved": document([task_id] for task_id in ids.values())}
-        return {row.task_id for row in tx.execute(move(tx.dialect, kind, source=source), rows)}
+        statement = moves.move(tx.dialect, kind, moves.moved(tx.dialect), source=source)
+        return {row.task_id for row in tx.execute(statement, rows)}
 
     return database.run_sync(apply)
 

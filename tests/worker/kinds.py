@@ -17,8 +17,8 @@ from engine.executors.base import ExecutorSettings, TaskContext
 from engine.executors.process import run_process
 from engine.model.json import JSON
 from engine.model.outcomes import Outcome, Succeeded
+from engine.store.bookkeeping import lock_tallies
 from engine.store.database import Database, Transaction
-from engine.store.moves import lock_tallies
 
 
 class _Kind:

@@ -19,7 +19,7 @@ from engine.errors import StoreUnavailable
 from engine.executors.base import TaskContext
 from engine.model.outcomes import Outcome, Succeeded
 from engine.operations import runs, tasks, workers
-from engine.store import tasks as store
+from engine.store import claims as store
 from engine.store.database import Database
 from engine.worker import capture, logbook, service
 from engine.worker.claimer import Claimer

@@ -42,6 +42,7 @@ class Dialect:
     sql: sa.engine.Dialect  # what statements are compiled for
     listens: bool = False  # can push wake-ups to other processes
     locks_rows: bool = True  # several writers at once, so rows are locked
+    writes_in_with: bool = False  # WITH … AS (UPDATE …): one statement can do what would take several
 
     # --- opening
 

@@ -58,6 +58,7 @@ class PostgresDialect(Dialect):
     drivername = "postgresql+psycopg"
     sql: sa.Dialect = sa_psycopg.dialect()  # type: ignore[no-untyped-call]
     listens = True
+    writes_in_with = True
 
     def create_engine(self, url: sa.URL, *, pool_size: int, exclusive: bool) -> sa.Engine:
         engine = sa.create_engine(

@@ -1,0 +1,112 @@
+"""Endings of attempts: what is to be written about them, whom to lock for that, and the fence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from engine.model.graph import Reach
+from engine.model.outcomes import Decision, Usage
+from engine.model.records import Lease
+from engine.model.states import Move, RunState, TaskState
+from engine.store.booked import constant
+from engine.store.database import Transaction
+from engine.store.dialects.base import Dialect
+from engine.store.moves import move
+from engine.store.schema import edge, run, task_state
+from engine.store.statement import statement
+
+Fence = tuple[int, int]  # (task id, attempt number)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How one attempt ended, encoded and checked, ready to be written."""
+
+    lease: Lease
+    decision: Decision
+    result: str | None = None  # JSON text
+    branch: str | None = None
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def fence(self) -> Fence:
+        return self.lease.task_id, self.lease.attempt
+
+    @property
+    def is_plain(self) -> bool:
+        """A success that can skip nobody."""
+        return self.decision.move is Move.SUCCEED and self.lease.reach is not Reach.SKIP
+
+
+# --- locks
+
+
+def lock(tx: Transaction, endings: Sequence[Ending]) -> set[int]:
+    """Lock runs and rows for a finish. Returns the tasks among `endings` whose end concerns others."""
+    _lock_runs(tx, sorted({ending.lease.run_id for ending in endings}), endings)
+    concerned = {ending.lease.task_id for ending in endings if ending.lease.reach is not Reach.ITSELF}
+    _lock_rows(tx, concerned)
+    return concerned
+
+
+def _lock_runs(tx: Transaction, run_ids: Sequence[int], endings: Iterable[Ending]) -> None:
+    """Successes of one run may finish side by side; whatever may skip tasks far below works alone.
+
+    What is skipped lies below the rows that `_lock_rows` takes in order: side by side that dead-locked.
+    """
+    alone = {ending.lease.run_id for ending in endings if _works_alone(ending)}
+    if alone:
+        # Both kinds of lock in one order of ids, otherwise two batches could wait for each other.
+        for run_id in run_ids:
+            (tx.dialect.own_runs if run_id in alone else tx.dialect.share_runs)(tx, [run_id])
+    else:
+        tx.dialect.share_runs(tx, run_ids)
+
+
+def _works_alone(ending: Ending) -> bool:
+    reach = ending.lease.reach
+    return reach is Reach.SKIP or (reach is Reach.RELEASE and ending.decision.move is not Move.SUCCEED)
+
+
+def _lock_rows(tx: Transaction, task_ids: Iterable[int]) -> None:
+    """Parents and children in id order, in a statement of its own: inside the UPDATE it would be lazy."""
+    if task_ids and tx.dialect.locks_rows:
+        tx.execute(_lock_family(tx.dialect), {"ids": tx.dialect.array(sorted(task_ids))})
+
+
+@statement
+def _lock_family(dialect: Dialect) -> sa.Select[Any]:
+    children = sa.select(edge.c.child_id).where(dialect.is_any(edge.c.parent_id, "ids"))
+    family = sa.union(
+        children, sa.select(task_state.c.task_id).where(dialect.is_any(task_state.c.task_id, "ids"))
+    ).subquery("family")
+    return (
+        sa.select(task_state.c.task_id)
+        .where(task_state.c.task_id.in_(sa.select(family.c[0])))
+        .order_by(task_state.c.task_id)
+        .with_for_update(of=task_state)
+    )
+
+
+# --- shared parts of statements
+
+
+def end_running(
+    dialect: Dialect,
+    kind: Move,
+    rows: Any,
+    returning: Sequence[sa.ColumnElement[Any]] = (),
+    **values: Any,
+) -> sa.Update:
+    fence = task_state.c.token == rows.c.token
+    return move(dialect, kind, rows, fence, source=TaskState.RUNNING, returning=returning, **values)
+
+
+def paused_among(dialect: Dialect) -> sa.Select[Any]:
+    return sa.select(run.c.id).where(
+        dialect.is_any(run.c.id, "runs"), run.c.state == constant(RunState.PAUSED)
+    )

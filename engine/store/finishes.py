@@ -1,0 +1,246 @@
+"""Finishes: how attempts ended is recorded, and what waited for them released. Fenced by the token."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any
+
+import sqlalchemy as sa
+
+from engine.model.states import FINAL_TASK_STATES, TRANSITIONS, Move, TaskState
+from engine.model.tally import Change
+from engine.store import claims, successes
+from engine.store.bookkeeping import record
+from engine.store.claims import Claimed, ClaimRequest
+from engine.store.database import Transaction
+from engine.store.dialects.base import Dialect
+from engine.store.endings import Ending, Fence, end_running, lock, paused_among
+from engine.store.moves import moved
+from engine.store.resolve import release_dependents
+from engine.store.schema import Id, attempt, task_state
+from engine.store.statement import document, insert_rows, json_text, moment_text, statement
+
+
+def apart(dialect: Dialect, endings: Sequence[Ending]) -> list[Sequence[Ending]]:
+    """The endings in the groups that had better be written apart: most go another way, if they are alone."""
+    if not dialect.writes_in_with:
+        return [endings]
+    plain = [ending for ending in endings if ending.is_plain]
+    others = [ending for ending in endings if not ending.is_plain]
+    return [group for group in (plain, others) if group]
+
+
+def finish(tx: Transaction, endings: Sequence[Ending]) -> set[Fence]:
+    """Record how attempts ended and release what was waiting for them, in one transaction.
+
+    Only rows that still carry the lease's token change; returns the fences of those. For the others nothing
+    at all is written. Of two endings of one attempt the first counts.
+    """
+    endings = _firsts(endings)
+    if tx.dialect.writes_in_with and all(ending.is_plain for ending in endings):
+        return successes.finish(tx, endings)
+    written, changes = _end(tx, endings)
+    record(tx, list(changes))
+    return written
+
+
+def finish_and_claim(
+    tx: Transaction, endings: Sequence[Ending], request: ClaimRequest
+) -> tuple[set[Fence], Claimed]:
+    """`finish`, then `claim`, in one transaction: what was released need not wait for another.
+
+    The rows of all runs concerned are locked together, in order: two such transactions could dead-lock.
+    """
+    endings = _firsts(endings)
+    if tx.dialect.writes_in_with and all(ending.is_plain for ending in endings):
+        written, ended, taken = successes.end_and_take(tx, endings, request)
+    else:
+        written, ended = _end(tx, endings)
+        taken = claims.take(tx, request)
+    claimed, started = taken()
+    changes = list(ended)
+    released = {change.task_id for change in changes if change.target is TaskState.AVAILABLE}
+    if released <= {lease.task_id for lease in claimed.leases}:
+        tx.wakes.discard(request.queue)  # nothing is left for anybody else
+    record(tx, [*changes, *started])
+    return written, claimed
+
+
+def _firsts(endings: Iterable[Ending]) -> list[Ending]:
+    firsts: dict[Fence, Ending] = {}
+    for ending in endings:
+        firsts.setdefault(ending.fence, ending)
+    return list(firsts.values())
+
+
+# --- any outcome, in steps
+
+
+def _end(tx: Transaction, endings: Sequence[Ending]) -> tuple[set[Fence], Iterable[Change]]:
+    concerned = lock(tx, endings)
+    run_ids = tx.dialect.array({ending.lease.run_id for ending in endings})
+    paused_runs = tx.execute(_paused_runs(tx.dialect), {"runs": run_ids})
+    changes: list[Change] = []
+    accepted: list[Ending] = []
+    for kind, group in _by_move(tx, endings, paused_runs).items():
+        for ending in _write_endings(tx, kind, group):
+            accepted.append(ending)
+            changes.append(_change(kind, ending))
+    if not accepted:
+        return set(), []
+    _write_attempts(tx, accepted)
+    settled = {
+        change.task_id: change.target
+        for change in changes
+        if change.task_id in concerned and change.target in FINAL_TASK_STATES
+    }
+    released = release_dependents(tx, settled, set(paused_runs.scalars()))
+    return {ending.fence for ending in accepted}, chain(changes, released)
+
+
+@statement
+def _paused_runs(dialect: Dialect) -> sa.Select[Any]:
+    return paused_among(dialect)
+
+
+@statement
+def _told_to_stop(dialect: Dialect) -> sa.Select[Any]:
+    return sa.select(task_state.c.task_id).where(
+        dialect.is_any(task_state.c.task_id, "ids"), task_state.c.is_cancelling
+    )
+
+
+def _by_move(tx: Transaction, endings: Iterable[Ending], paused_runs: Any) -> dict[Move, list[Ending]]:
+    groups: dict[Move, list[Ending]] = defaultdict(list)
+    for ending in endings:
+        groups[ending.decision.move].append(ending)
+    retried = groups.pop(Move.RETRY, [])
+    if retried:
+        paused = set(paused_runs.scalars())
+        ids = {"ids": tx.dialect.array(ending.lease.task_id for ending in retried)}
+        told_to_stop = set(tx.execute(_told_to_stop(tx.dialect), ids).scalars())
+        for ending in retried:
+            if ending.lease.task_id in told_to_stop:  # after a cancel nothing starts anew
+                groups[Move.CANCEL].append(ending)
+            else:
+                groups[Move.RETRY_HELD if ending.lease.run_id in paused else Move.RETRY].append(ending)
+    return groups
+
+
+def _write_endings(tx: Transaction, kind: Move, endings: Sequence[Ending]) -> list[Ending]:
+    rows = tx.execute(
+        _finish(tx.dialect, kind),
+        {
+            "moved": document(
+                [
+                    e.lease.task_id,
+                    e.lease.token,
+                    e.decision.failures,
+                    e.decision.crashes,
+                    e.decision.delay_ms,
+                    e.branch,
+                    None if e.decision.error is None else e.decision.error["message"],
+                ]
+                for e in endings
+            )
+        },
+    ).all()
+    if TRANSITIONS[kind].target is TaskState.AVAILABLE:
+        tx.wakes |= {row.queue for row in rows}
+    written = {(row.task_id, row.attempt) for row in rows}
+    return [ending for ending in endings if ending.fence in written]
+
+
+@statement
+def _finish(dialect: Dialect, kind: Move) -> sa.Update:
+    rows = moved(
+        dialect,
+        token=sa.Text(),
+        failures=sa.Integer(),
+        crashes=sa.Integer(),
+        delay_ms=sa.BigInteger(),
+        branch=sa.Text(),
+        reason=sa.Text(),
+    )
+    values: dict[str, Any] = {
+        "failures": task_state.c.failures + rows.c.failures,
+        "crashes": task_state.c.crashes + rows.c.crashes,
+    }
+    match kind:
+        case Move.RETRY | Move.RETRY_HELD:
+            values["available_at"] = sa.type_coerce(
+                dialect.later(rows.c.delay_ms), task_state.c.available_at.type
+            )
+        case Move.SUCCEED:
+            values["branch"] = rows.c.branch
+        case _:
+            values["reason"] = rows.c.reason
+    return end_running(dialect, kind, rows, **values)
+
+
+def _change(kind: Move, ending: Ending) -> Change:
+    error = ending.decision.error
+    detail = None
+    if error is not None or ending.decision.word not in ("succeeded", "failed"):
+        detail = {"outcome": ending.decision.word, **({"error": error["message"]} if error else {})}
+    return Change(
+        ending.lease.run_id,
+        kind,
+        ending.lease.task_id,
+        ending.lease.attempt,
+        TaskState.RUNNING,
+        TRANSITIONS[kind].target,
+        detail,
+    )
+
+
+def _write_attempts(tx: Transaction, endings: Iterable[Ending]) -> None:
+    insert_rows(
+        tx,
+        attempt,
+        [
+            [
+                e.lease.task_id,
+                e.lease.attempt,
+                e.lease.session_id,
+                moment_text(e.lease.started_at),
+                e.decision.word,
+                e.result,
+                json_text(e.decision.error),
+                e.usage.cpu_ms,
+                e.usage.max_rss_kib,
+            ]
+            for e in endings
+        ],
+        (
+            "task_id",
+            "number",
+            "session_id",
+            "started_at",
+            "outcome",
+            "result",
+            "error",
+            "cpu_ms",
+            "max_rss_kib",
+        ),
+        stamped="finished_at",
+    )
+
+
+# --- what was recorded
+
+
+def recorded_attempts(tx: Transaction, fences: Sequence[tuple[int, int]]) -> dict[tuple[int, int], str]:
+    """Of (task id, attempt number) pairs, those that have an outcome, and which."""
+    rows = tx.execute(_recorded(tx.dialect), {"fences": document(fences)})
+    return {(row.task_id, row.number): row.outcome for row in rows}
+
+
+@statement
+def _recorded(dialect: Dialect) -> sa.Select[Any]:
+    rows = dialect.recordset("fences", {"task_id": Id, "number": sa.Integer()})
+    return sa.select(attempt.c.task_id, attempt.c.number, attempt.c.outcome).where(
+        attempt.c.task_id == rows.c.task_id, attempt.c.number == rows.c.number
+    )
