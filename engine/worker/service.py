@@ -118,6 +118,7 @@ class Worker:
             self._finisher.run,
             self._finisher.write_logs_often,
             self._sweeper.run,
+            self._sweeper.clear_the_way,
             self._sweeper.tidy_often,
         ):
             self._supervised(loop)

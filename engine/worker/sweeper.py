@@ -81,20 +81,29 @@ class Sweeper:
         self._observer = Observer(lease_seconds, sweep_seconds)
 
     async def run(self) -> None:
+        await self._often(self.sweep)
+
+    async def clear_the_way(self) -> None:
+        """Beside `run`: a sweep may itself wait for the locks of a transaction that has stalled."""
+        await self._often(self._end_stalled)
+
+    async def _often(self, look: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(self._seconds * random.uniform(0.8, 1.2))
             try:
-                await self.sweep()
+                await look()
             except StoreUnavailable:
                 continue
             except Exception as error:  # the next look may go better
                 emit("sweeper.failed", level="error", error=repr(error))
 
+    async def _end_stalled(self) -> None:
+        stalled = await workers.end_stalled(self._database)
+        if stalled:
+            emit("sweeper.stalled_ended", level="warning", transactions=stalled)
+
     async def sweep(self) -> None:
         if not self._database.is_private:  # otherwise there is nobody else whose beat could stop
-            stalled = await workers.end_stalled(self._database)
-            if stalled:
-                emit("sweeper.stalled_ended", level="warning", transactions=stalled)
             for session in self._observer.overdue(await workers.live(self._database)):
                 if session.id != self.observer_id:
                     await self._each(self._expire, session)

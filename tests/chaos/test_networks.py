@@ -47,9 +47,9 @@ def test_machines_share_nothing_but_the_database_and_one_is_cut_off(tmp_path: Pa
             one = pool(remote, tmp_path, processes=2, options=SHORT, within=first.command())
             two = pool(remote, tmp_path, processes=2, options=SHORT, within=second.command())
             with one as near, two:
-                wait_until(lambda: len(look.holders()) == 4, 30)
+                holders = wait_until(lambda: held if len(held := look.holders()) == 4 else None, 30)
                 theirs = {process.pid for process in near.workers()}
-                hit = [session for session, pid in look.holders() if pid in theirs]
+                hit = [session for session, pid in holders if pid in theirs]
                 assert len(hit) == 2
                 first.cut()
                 cut = boot_time()

@@ -47,6 +47,15 @@ _SESSION = {
     # Planning afresh for each execution took as long as executing, and came to the same plan.
     "plan_cache_mode": "force_generic_plan",
 }
+# The server's side of `_KEEPALIVE`: of a worker that is cut off, one connection may hold a lock and others
+# wait for it. Each would get it in turn and keep it until it is ended as stalled: they all go after 5 s.
+_SERVER_KEEPALIVE = {
+    "tcp_keepalives_idle": "2",
+    "tcp_keepalives_interval": "1",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "5s",
+}
+_WHILE_WAITING = ("client_connection_check_interval", "1s", 140000)  # also while a statement waits
 _RERUNNABLE = {"40001", "40P01", "55P03"}
 _AT_FAULT = {"53", "55", "57", "58"}  # out of space or memory, in use, cancelled by time limits, its disk
 _PLANS_SECONDS = 0.25  # a plan is used this long; making all of them again takes about a millisecond
@@ -261,7 +270,10 @@ def _on_connect(connection: Any, record: Any) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid(), current_setting('synchronous_commit')")
         pid, synchronous = cursor.fetchone()
-        settings = dict(_SESSION)
+        settings = {**_SESSION, **_SERVER_KEEPALIVE}
+        name, value, since = _WHILE_WAITING
+        if connection.info.server_version >= since:
+            settings[name] = value
         if synchronous == "off":  # a weaker server default must not weaken an acknowledged submit
             settings["synchronous_commit"] = "on"
         if pid == connection.info.backend_pid:
