@@ -53,6 +53,29 @@ class Report(Protocol):
     async def __call__(self, document: JSON, /) -> None: ...
 
 
+class Interruption:
+    """Whether an attempt is being interrupted, as an `asyncio.Event` says it; made for every attempt."""
+
+    __slots__ = ("_event", "_is_set")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._event: asyncio.Event | None = None  # if somebody waits
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        if self._event is not None:
+            self._event.set()
+
+    async def wait(self) -> None:
+        if not self._is_set:
+            self._event = self._event or asyncio.Event()
+            await self._event.wait()
+
+
 @dataclass(slots=True)
 class TaskContext:
     """One attempt, as its executor sees it.
@@ -63,7 +86,7 @@ class TaskContext:
 
     lease: Lease
     deadline: float | None
-    cancelled: asyncio.Event
+    cancelled: Interruption
     log: Callable[[str, str], None]  # (stream, text): stdout, stderr or log
     spawn: Spawn
     report: Report

@@ -133,32 +133,19 @@ def _taking(dialect: Dialect, bounded: bool) -> sa.Update:
             is_cancelling=sa.false(),
         )
         .where(dialect.candidates(task_state.c.task_id, candidates))
-        .returning(*_of_state(task_state))
+        .returning(*(task_state.c[name] for name in (*Lease._fields, *_PLACE) if name not in _SUBMITTED))
     )
 
 
-def _of_state(rows: sa.FromClause) -> list[sa.ColumnElement[Any]]:
-    names = (
-        "task_id",
-        "run_id",
-        "attempt",
-        "token",
-        "session_id",
-        "started_at",
-        "failures",
-        "crashes",
-        "is_cancelling",
-        "rank",
-        "available_at",
-    )
-    return [rows.c[name] for name in names]
+_SUBMITTED = {"name", "kind", "params", "timeout_ms", "retry", "client", "reach"}
+_PLACE = ("rank", "available_at")
 
 
 def _shown(rows: sa.FromClause) -> sa.Select[Any]:
-    """Leases, in the queue's order: `rows` of `task_state` with what was submitted."""
-    submitted = ("name", "kind", "params", "timeout_ms", "retry", "client", "reach")
+    """Leases in the queue's order, and their places: `rows` of `task_state` with what was submitted."""
+    fields = [(task if name in _SUBMITTED else rows).c[name] for name in Lease._fields]
     return (
-        sa.select(*_of_state(rows), *(task.c[name] for name in submitted))
+        sa.select(*fields, *(rows.c[name] for name in _PLACE))
         .join_from(rows, task, task.c.id == rows.c.task_id)
         .order_by(rows.c.rank, rows.c.available_at, rows.c.task_id)
     )
@@ -216,21 +203,13 @@ def _session_leases(dialect: Dialect) -> sa.Select[Any]:
 
 
 def _lease(row: Any) -> Lease:
-    return Lease(
-        task_id=row.task_id,
-        run_id=row.run_id,
-        name=row.name,
-        kind=row.kind,
-        params=row.params,
-        attempt=row.attempt,
-        token=row.token,
-        session_id=row.session_id,
-        started_at=row.started_at,
-        timeout_ms=row.timeout_ms,
-        retry=RetryPolicy.from_json(row.retry),
-        failures=row.failures,
-        crashes=row.crashes,
-        client=row.client,
-        is_cancelling=row.is_cancelling,
-        reach=Reach(row.reach),
-    )
+    """A row that begins with the fields of a lease."""
+    values = list(row[: len(Lease._fields)])
+    values[_RETRY] = RetryPolicy.from_json(row.retry)
+    values[_REACH] = _REACHES[row.reach]
+    return Lease._make(values)
+
+
+_RETRY = Lease._fields.index("retry")
+_REACH = Lease._fields.index("reach")
+_REACHES = {str(reach): reach for reach in Reach}

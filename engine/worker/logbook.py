@@ -39,6 +39,8 @@ class Logbook:
 class AttemptLog:
     """The log of one attempt. Text arrives in any pieces and leaves in lines."""
 
+    __slots__ = ("_book", "_characters", "_lease", "_lock", "_number", "_partial")
+
     def __init__(self, book: Logbook, lease: Lease) -> None:
         self._book = book
         self._lease = lease
@@ -59,6 +61,8 @@ class AttemptLog:
 
     def close(self) -> None:
         """Write out what has no line end yet."""
+        if not self._partial:  # it has written nothing
+            return
         with self._lock:
             for stream, rest in self._partial.items():
                 if rest:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from engine.errors import LeaseLost, StoreUnavailable, UnknownKind
-from engine.executors.base import TaskContext
+from engine.executors.base import Interruption, TaskContext
 from engine.executors.registry import ExecutorRegistry
 from engine.model.graph import TaskSpec
 from engine.model.json import JSON, storable_text
@@ -47,7 +47,7 @@ class Attempt:
         self._actor = actor
         self._log: AttemptLog = book.open(lease)
         self._stop: Stop | None = None
-        self._cancelled = asyncio.Event()
+        self._cancelled = Interruption()
         self._handle: asyncio.Task[Any] | None = None
 
     async def run(self) -> Outcome:

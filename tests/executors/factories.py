@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from engine.executors.base import ExecutorSettings, TaskContext
+from engine.executors.base import ExecutorSettings, Interruption, TaskContext
 from engine.model.graph import TaskSpec
 from engine.model.json import JSON
 from engine.model.records import Lease
@@ -67,7 +67,7 @@ def make_context(
     return TaskContext(
         lease=made,
         deadline=None if seconds is None else time.monotonic() + seconds,
-        cancelled=asyncio.Event(),
+        cancelled=Interruption(),
         log=recorder.log,
         spawn=recorder.spawn,
         report=recorder.report,

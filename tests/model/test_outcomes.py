@@ -18,7 +18,7 @@ POLICY = RetryPolicy(max_attempts=3, max_crashes=2, backoff=Backoff.FIXED, initi
 
 def lease(**fields: Any) -> Lease:
     whole = Lease(1, 1, "a", "noop", None, 1, "t", 1, datetime.now(UTC), None, POLICY, 0, 0)
-    return replace(whole, **fields)
+    return whole._replace(**fields)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import UserDict
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -107,7 +106,7 @@ def test_a_token_of_another_task_opens_nothing(database: Database) -> None:
     submit(database, "b")
     one, other = session(database), session(database)
     [a], [b] = claim(database, one, 1), claim(database, other, 1)
-    mixed = replace(a, token=b.token)
+    mixed = a._replace(token=b.token)
     before = everything(database)
     assert finish(database, (mixed, Succeeded())) == [mixed]
     assert everything(database) == before
