@@ -156,7 +156,7 @@ GUARDS = [
         "a result that is stored could not be read back",
         "engine/model/json.py",
         "            if depth > max_depth:\n",
-        "    if False:\n",
+        "            if False:\n",
         "tests/model/test_json.py::test_refused_with_the_reason",
     ),
     Guard(
@@ -210,7 +210,7 @@ GUARDS = [
         "a task that kills its workers would do so for ever",
         "engine/model/outcomes.py",
         "            if crashes >= lease.retry.max_crashes:\n",
-        "    if False:\n",
+        "            if False:\n",
         f"{CLAIM}::test_a_task_that_takes_its_workers_along_is_given_up",
     ),
     Guard(
