@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -42,8 +43,16 @@ async def finish(database: Database, ended: Sequence[tuple[Lease, Outcome]], *, 
     outcome: what was recorded before counts as recorded.
     """
     endings = [encode(lease, outcome) for lease, outcome in ended]
-    lost = []
-    for group in finishes.apart(database.dialect, endings):
+    groups = finishes.apart(database.dialect, endings)
+    if len(groups) == 1:
+        return await database.run(finish_within, groups[0], actor=actor)
+    # Not interrupted between them: the attempts have ended.
+    return await asyncio.shield(_finish_all(database, groups, actor))
+
+
+async def _finish_all(database: Database, groups: Sequence[Sequence[Ending]], actor: str) -> list[Lease]:
+    lost: list[Lease] = []
+    for group in groups:
         lost += await database.run(finish_within, group, actor=actor)
     return lost
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -208,13 +207,12 @@ def _record_at_once(tx: Transaction, changes: Sequence[Change]) -> None:
         ]
         for place, change in enumerate(changes)
     )
-    for chunk in chunks(rows):
+    pieces = list(chunks(rows))
+    if len(pieces) > 1:  # all runs before the first counter, in one order
+        tx.execute(_lock_runs(tx.dialect), {"ids": tx.dialect.array(sorted({c.run_id for c in changes}))})
+    for chunk in pieces:
         ended = tx.execute(_book(tx.dialect), {"changes": document(chunk), **booking(tx)})
-        tx.looks.append(partial(_look_for_ends, tx, ended))
-
-
-def _look_for_ends(tx: Transaction, ended: Any) -> None:
-    wake_for_ends(tx, ended.all())
+        tx.ended.append(ended)
 
 
 def wake_for_ends(tx: Transaction, ended: Collection[Any] | None) -> None:

@@ -44,7 +44,7 @@ class Transaction:
     actor: str = "local"
     shard: int = 0  # of this process in `counter`
     wakes: set[str] = field(default_factory=set)  # queues that have work now; CONTROL, ENDED
-    looks: list[Callable[[], None]] = field(default_factory=list)  # at answers, once all has committed
+    ended: list[Rows] = field(default_factory=list)  # runs that are over, to be looked at after the commit
 
     @overload
     def execute(self, statement: Prepared, parameters: Mapping[str, Any] = ...) -> Rows: ...
@@ -169,8 +169,8 @@ class Database:
                 if is_over or not self._may_rerun(error, committing, reruns):
                     raise self._translated(error) from error
             else:
-                for look in tx.looks:
-                    look()
+                if any(rows.all() for rows in tx.ended):
+                    tx.wakes.add(ENDED)
                 self.wake(tx.wakes)
                 return result
             time.sleep(_RERUN_SECONDS * reruns * random.uniform(0.5, 1.5))

@@ -24,7 +24,11 @@ from engine.store.statement import document, insert_rows, json_text, moment_text
 
 
 def apart(dialect: Dialect, endings: Sequence[Ending]) -> list[Sequence[Ending]]:
-    """The endings in the groups that had better be written apart: most go another way, if they are alone."""
+    """The first ending of each attempt, plain successes apart from all others.
+
+    Plain successes alone are one statement; one other outcome would send them all through the steps.
+    """
+    endings = _firsts(endings)
     if not dialect.writes_in_with:
         return [endings]
     plain = [ending for ending in endings if ending.is_plain]

@@ -69,9 +69,10 @@ def is_still(column: sa.ColumnElement[Any], *states: TaskState) -> sa.ColumnElem
     """The guard on rows that are found by id: `column` is one of `states`, hidden from the planner.
 
     With the plain form Postgres found 200 rows by id through the partial index of all running ones, once
-    per row: 19 ms instead of 1.5 ms for a batch.
+    per row: 19 ms instead of 1.5 ms for a batch. Nor must the planner think that it leaves few rows: for what
+    waited for 12,000 tasks it then preferred to read whole tables, 12.8 s instead of 0.5 s.
     """
-    return state_is(column.concat(sa.literal_column("''")), *states)
+    return sa.func.coalesce(state_is(column.concat(sa.literal_column("''")), *states), sa.false())
 
 
 run = sa.Table(

@@ -55,7 +55,7 @@ def end_and_take(
 def _plain(tx: Transaction, endings: Iterable[Ending]) -> dict[str, Any]:
     rows = [
         [e.lease.task_id, e.lease.token, e.branch, e.result, e.usage.cpu_ms, e.usage.max_rss_kib]
-        for e in endings
+        for e in sorted(endings, key=lambda ending: ending.lease.task_id)  # rows are locked in this order
     ]
     runs = tx.dialect.array({ending.lease.run_id for ending in endings})
     return {"moved": document(rows), "runs": runs}
@@ -92,10 +92,21 @@ class _Ended:
     def _release(self, dialect: Dialect) -> None:
         """Count the successes off the tasks below. Each row is written by one of the parts: the rows are
         locked, so all see the same."""
+        # OFFSET 0: the children of one task at a time, by index. As a join the planner read all edges of the
+        # database per task where nearly all had one parent.
+        children = (
+            sa.select(edge.c.child_id)
+            .where(edge.c.parent_id == self.finished.c.task_id)
+            .correlate(self.finished)
+            .offset(sa.literal_column("0"))
+            .lateral("children")
+        )
         below = (
-            sa.select(edge.c.child_id.label("id"), sa.cast(sa.func.count(), sa.Integer).label("successes"))
-            .join_from(self.finished, edge, edge.c.parent_id == self.finished.c.task_id)
-            .group_by(edge.c.child_id)
+            sa.select(
+                children.c.child_id.label("id"), sa.cast(sa.func.count(), sa.Integer).label("successes")
+            )
+            .join_from(self.finished, children, sa.true())
+            .group_by(children.c.child_id)
             .cte("below")
         )
         paused = paused_among(dialect).cte("paused")
@@ -123,7 +134,7 @@ class _Ended:
                     constant(kind).label("kind"),
                     rows.c.task_id,
                     _attempt(kind, rows).label("attempt"),
-                    constant(min(TRANSITIONS[kind].sources)).label("source"),
+                    constant(_source(kind)).label("source"),
                     constant(TRANSITIONS[kind].target).label("target"),
                     sa.cast(sa.null(), event.c.detail.type).label("detail"),
                     rows.c.queue,
@@ -131,6 +142,11 @@ class _Ended:
                 for place, (kind, rows) in enumerate([(Move.SUCCEED, self.finished), *self.released])
             )
         ).cte("changes")
+
+
+def _source(kind: Move) -> TaskState:
+    [source] = TRANSITIONS[kind].sources
+    return source
 
 
 def _attempt(kind: Move, rows: sa.CTE) -> sa.ColumnElement[int]:

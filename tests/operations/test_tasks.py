@@ -154,6 +154,16 @@ def test_of_two_outcomes_in_one_batch_the_first_counts(database: Database) -> No
     assert len(do(tasks.attempts(database, accepted.task_ids["a"]))) == 1
 
 
+@pytest.mark.parametrize("first", [Succeeded(), Failed("no")])
+def test_the_first_outcome_counts_whatever_the_second_is(database: Database, first: Outcome) -> None:
+    accepted, leases = running(database, "a; c")
+    second = Failed("no") if isinstance(first, Succeeded) else Succeeded()
+    assert finish(database, (leases["a"], first), (leases["a"], second), (leases["c"], Succeeded())) == []
+    word = "succeeded" if isinstance(first, Succeeded) else "failed"
+    assert states(database, accepted.run_id) == {"a": word, "c": "succeeded"}
+    assert do(totals.read(database))["late"] == 0
+
+
 def test_an_earlier_and_the_current_attempt_in_one_batch(database: Database) -> None:
     accepted, leases = running(database, "a")
     [seen] = do(workers.live(database))

@@ -44,6 +44,8 @@ _SESSION = {
     "enable_mergejoin": "off",
     "enable_seqscan": "off",
     "join_collapse_limit": "1",  # joins are written in the order in which they are to be made
+    # A generic plan may look dear enough to be compiled, for seconds, to end one task.
+    "jit": "off",
     # Planning afresh for each execution took as long as executing, and came to the same plan.
     "plan_cache_mode": "force_generic_plan",
 }
