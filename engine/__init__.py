@@ -9,7 +9,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from engine import client as client
+    from engine import errors as errors
+    from engine import testing as testing
+    from engine.errors import AccessDenied as AccessDenied
+    from engine.errors import ConfigError as ConfigError
+    from engine.errors import Conflict as Conflict
     from engine.errors import EngineError as EngineError
+    from engine.errors import GraphError as GraphError
+    from engine.errors import IdempotencyMismatch as IdempotencyMismatch
+    from engine.errors import InvalidInput as InvalidInput
+    from engine.errors import LeaseLost as LeaseLost
+    from engine.errors import NotFound as NotFound
+    from engine.errors import Overloaded as Overloaded
+    from engine.errors import SchemaMismatch as SchemaMismatch
+    from engine.errors import ServerUnavailable as ServerUnavailable
+    from engine.errors import StoreUnavailable as StoreUnavailable
+    from engine.errors import TooLarge as TooLarge
+    from engine.errors import UnknownKind as UnknownKind
     from engine.executors.base import Executor as Executor
     from engine.executors.base import ExecutorSettings as ExecutorSettings
     from engine.executors.base import TaskContext as TaskContext
@@ -21,6 +38,7 @@ if TYPE_CHECKING:
     from engine.model.outcomes import Failed as Failed
     from engine.model.outcomes import Succeeded as Succeeded
     from engine.model.records import Event as Event
+    from engine.model.records import LogLine as LogLine
     from engine.model.records import Run as Run
     from engine.model.records import Task as Task
     from engine.model.retry import Backoff as Backoff
@@ -37,13 +55,30 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+_MODULES = ("client", "errors", "testing")
 _HOMES = {
-    "engine.errors": ("EngineError",),
+    "engine.errors": (
+        "AccessDenied",
+        "ConfigError",
+        "Conflict",
+        "EngineError",
+        "GraphError",
+        "IdempotencyMismatch",
+        "InvalidInput",
+        "LeaseLost",
+        "NotFound",
+        "Overloaded",
+        "SchemaMismatch",
+        "ServerUnavailable",
+        "StoreUnavailable",
+        "TooLarge",
+        "UnknownKind",
+    ),
     "engine.executors.base": ("Executor", "ExecutorSettings", "TaskContext"),
     "engine.executors.registry": ("ExecutorRegistry",),
     "engine.model.graph": ("Dependency", "Graph", "Rule", "TaskSpec"),
     "engine.model.outcomes": ("Failed", "Succeeded"),
-    "engine.model.records": ("Event", "Run", "Task"),
+    "engine.model.records": ("Event", "LogLine", "Run", "Task"),
     "engine.model.retry": ("Backoff", "RetryPolicy"),
     "engine.model.states": ("RunState", "TaskState"),
     "engine.operations.submits": ("Accepted",),
@@ -57,6 +92,8 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     try:
         home = _HOME_OF[name]
     except KeyError:
@@ -66,4 +103,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME_OF})
+    return sorted({*globals(), *_MODULES, *_HOME_OF})

@@ -100,7 +100,8 @@ def _task_errors(index: int, task: RunTaskIn, registry: ExecutorRegistry) -> lis
         registry.get(task.kind).check(task.params)
     except ValueError as error:
         return [FieldError(where, shorten(str(error), 200))]
-    return []
+    unknown = registry.unknown(task.kind, task.params)
+    return [FieldError(where + pointer((name,)), message) for name, message in unknown.items()]
 
 
 def _unstorable(where: str, value: Any) -> list[FieldError]:

@@ -26,7 +26,7 @@ COMMANDS = {
 
 EPILOG = (
     "Settings come from flags, ENGINE_… variables and a YAML file, in this order. "
-    "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 database, 4 server, 130 interrupted."
+    "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 database, 4 server, 124 time out, 130 interrupt."
 )
 
 

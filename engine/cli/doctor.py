@@ -6,7 +6,8 @@ import asyncio
 import platform
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +34,7 @@ from engine.client.rest import Client
 from engine.errors import EngineError
 from engine.executors.registry import ExecutorRegistry
 from engine.model.records import WorkerSession
+from engine.model.states import FINAL_RUN_STATES, RunState
 from engine.operations import totals, workers
 from engine.settings import Settings, load
 from engine.store import migrate
@@ -42,7 +44,10 @@ _CLOCK_SECONDS = 2.0
 _OLD_TRANSACTION_SECONDS = 300.0
 _LITTLE_DISK, _NO_DISK = 1 << 30, 100 << 20
 
+_ALL = 1_000_000
+
 Level = Literal["ok", "warning", "problem"]
+_BAD: tuple[Level, ...] = ("problem", "warning")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +78,17 @@ def doctor(server: str | None, as_json: bool, **flags: Any) -> None:
     else:
         show_table(("CHECK", "", "FINDING"), ((f.check, f.level, f.text) for f in findings))
         say("")
-        say("something needs attention" if has_problem else "all well")
+        say(_verdict(findings))
     raise Exit(FAILED if has_problem else 0)
+
+
+def _verdict(findings: Sequence[Finding]) -> str:
+    """`1 problem, 2 warnings`, or `all well`."""
+    levels = Counter(finding.level for finding in findings)
+    counted = [
+        f"{levels[level]} {level}{'' if levels[level] == 1 else 's'}" for level in _BAD if levels[level]
+    ]
+    return ", ".join(counted) or "all well"
 
 
 def _program() -> Finding:
@@ -98,9 +112,18 @@ def _server(settings: Settings, url: str) -> Iterator[Finding]:
             yield Finding(
                 "durability", level, "; ".join(filter(None, (str(ready.get("durability")), remarks)))
             )
-            yield _workers(client.workers(only_live=True), 0)
+            yield _workers(client.workers(only_live=True), _open_tasks(client))
         except EngineError as error:
             yield Finding("server", "problem", str(error))
+
+
+def _open_tasks(client: Client) -> int:
+    return sum(
+        run.total - run.succeeded - run.failed - run.skipped - run.cancelled
+        for state in RunState
+        if state not in FINAL_RUN_STATES
+        for run in client.runs(state=state, limit=_ALL)
+    )
 
 
 # --- on the database itself

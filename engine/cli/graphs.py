@@ -35,7 +35,7 @@ def graph_of(document: Document, registry: ExecutorRegistry) -> tuple[Graph, str
     try:
         submits.check(graph, registry.kinds())
     except InvalidInput as error:
-        raise InvalidInput(f"{document.source}: {error}") from None
+        raise places.of_rule(document, str(error)) from None
     return graph, contract
 
 

@@ -4,22 +4,44 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import rich_click as click
+from click.shell_completion import CompletionItem
 
 from engine.model.graph import MAX_NAME
 from engine.settings import seconds
 
 Command = Callable[..., Any]
 
+
+class OnDisk(click.ParamType[str]):
+    """A path, looked at only by whoever opens it; shells complete it."""
+
+    def __init__(self, kind: Literal["file", "dir"]) -> None:
+        self.name = kind
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        return [CompletionItem(incomplete, type=self.name)]
+
+
+FILE = OnDisk("file")
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-config_option = click.option("--config", metavar="FILE", help="YAML file with settings (ENGINE_CONFIG).")
+config_option = click.option(
+    "--config", type=FILE, metavar="FILE", help="YAML file with settings (ENGINE_CONFIG)."
+)
 db_option = click.option(
     "--db", "database_url", metavar="URL", help="postgresql://… or sqlite:///path (ENGINE_DATABASE_URL)."
 )
 data_dir_option = click.option(
-    "--data-dir", "-data-dir", metavar="DIR", help="Folder of the embedded database (default: data)."
+    "--data-dir",
+    "-data-dir",
+    type=OnDisk("dir"),
+    metavar="DIR",
+    help="Folder of the embedded database (default: data).",
 )
 
 

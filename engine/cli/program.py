@@ -1,4 +1,4 @@
-"""How commands are found, and how every error ends: one `error:` line and an exit code."""
+"""How commands are found, and how every error ends: a line `error: …` for each problem, and an exit code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from engine.errors import (
     StoreUnavailable,
 )
 
-FAILED, USAGE, DATABASE, SERVER, INTERRUPTED = 1, 2, 3, 4, 130
+FAILED, USAGE, DATABASE, SERVER, TIMED_OUT, INTERRUPTED = 1, 2, 3, 4, 124, 130
 _SIGPIPE = 141  # as of a program that the closed pipe killed
 
 
@@ -101,7 +101,8 @@ def guarded(work: Callable[[], Any]) -> int:
     except EngineError as error:
         if is_debug():
             traceback.print_exc()
-        _say(f"error: {error}")
+        for problem in str(error).splitlines():
+            _say(f"error: {problem}")
         return exit_code(error)
     except OSError as error:  # a full disk, too many open files: not ours to mend
         if is_debug():

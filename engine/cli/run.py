@@ -13,7 +13,15 @@ import rich_click as click
 from click.exceptions import Exit
 
 from engine.cli.graphs import graph_of
-from engine.cli.options import RUN_ID, config_option, data_dir_option, db_option, json_option, stacked
+from engine.cli.options import (
+    FILE,
+    RUN_ID,
+    config_option,
+    data_dir_option,
+    db_option,
+    json_option,
+    stacked,
+)
 from engine.cli.output import note, say
 from engine.cli.program import FAILED, INTERRUPTED
 from engine.cli.summary import print_summary, read_summary
@@ -45,10 +53,10 @@ TERMINATED = 143
 
 
 @click.command("run")
-@click.argument("file", required=False)
+@click.argument("file", type=FILE, required=False)
 @click.option("--resume", "resume_id", type=RUN_ID, metavar="RUN", help="Go on with a stored run.")
 @stacked(db_option, data_dir_option)
-@click.option("--max-concurrency", type=int, metavar="N", help="Tasks at a time (default: 10).")
+@click.option("--max-concurrency", type=click.IntRange(1), metavar="N", help="Tasks at a time (default: 10).")
 @stacked(config_option, json_option)
 def run(file: str | None, resume_id: int | None, as_json: bool, **flags: Any) -> None:
     """Run the graph in FILE (JSON or YAML, `-` reads standard input) here and now.
@@ -62,16 +70,21 @@ def run(file: str | None, resume_id: int | None, as_json: bool, **flags: Any) ->
     configure_logging("warning" if not settings.debug else "info", sys.stderr)
     hide_secrets_of(settings)
     registry_settings = executor_settings(settings, is_local=True)
-    graph = None
+    graph, contract = None, None
     if file is not None:
-        graph, _ = graph_of(read(file), ExecutorRegistry.from_entry_points(registry_settings))
-    database = open_database(settings, exclusive=True, must_exist=graph is None)
+        graph, contract = graph_of(read(file), ExecutorRegistry.from_entry_points(registry_settings))
+    database = open_database(
+        settings,
+        exclusive=True,
+        must_exist=graph is None,
+        if_in_use="use `task-engine task submit --wait`, or another --data-dir",
+    )
     try:
         if is_sqlite(settings.database):
             upgrade_schema(database)
         else:
             check_schema(database)
-        code = asyncio.run(_Session(settings, database, as_json).run(graph, resume_id or 0))
+        code = asyncio.run(_Session(settings, database, as_json).run(graph, contract, resume_id or 0))
     finally:
         database.close()
     raise Exit(code)
@@ -88,8 +101,11 @@ class _Session:
         self._terminated = asyncio.Event()
         self._view: View = QuietView() if as_json else view()
 
-    async def run(self, graph: Graph | None, run_id: int) -> int:
-        run_id = await self._submit(graph) if graph is not None else await self._take_up(run_id)
+    async def run(self, graph: Graph | None, contract: str | None, run_id: int) -> int:
+        if graph is not None:
+            run_id = (await submits.submit(self._database, graph, contract=contract)).run_id
+        else:
+            await self._take_up(run_id)
         await self._mention_others(run_id)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._on_interrupt, run_id)
@@ -106,11 +122,7 @@ class _Session:
             await worker.drain(0.0 if self._interrupted.is_set() else None)
         return await self._conclude(run_id)
 
-    async def _submit(self, graph: Graph) -> int:
-        accepted = await submits.submit(self._database, graph)
-        return accepted.run_id
-
-    async def _take_up(self, run_id: int) -> int:
+    async def _take_up(self, run_id: int) -> None:
         """Make a stored run go on, whatever stopped it. A run that succeeded stays as it is."""
         stored = await runs.get(self._database, run_id)
         match stored.state:
@@ -118,7 +130,6 @@ class _Session:
                 await runs.retry(self._database, run_id)
             case RunState.PAUSED:
                 await runs.resume(self._database, run_id)
-        return run_id
 
     async def _mention_others(self, run_id: int) -> None:
         for state in (RunState.RUNNING, RunState.PENDING):

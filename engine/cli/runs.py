@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -31,8 +32,10 @@ from engine.cli.summary import (
     task_document,
     totals,
 )
-from engine.cli.target import Target, mention_idleness, on_each, with_target
+from engine.cli.target import Target, mention_idleness, on_each, patiently, with_target
 from engine.cli.watch import Progress, view
+from engine.errors import NotFound
+from engine.model.graph import MAX_TASKS
 from engine.model.records import Event, LogLine, Run, Task
 from engine.model.states import FINAL_RUN_STATES, RunState, TaskState
 
@@ -59,11 +62,12 @@ def runs() -> None:
     "--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many at most."
 )
 @with_target
-def list_(target: Target, as_json: bool, **wanted: Any) -> None:
+def list_(target: Target, limit: int, as_json: bool, **wanted: Any) -> None:
     """List runs, newest first."""
-    found = target.runs(**wanted)
+    found = target.runs(limit=limit + 1, **wanted)
+    listed = found[:limit]
     if as_json:
-        print_json([run_document(run) for run in found])
+        print_json([run_document(run) for run in listed])
         return
     show_table(
         ("RUN", "NAME", "STATE", "DONE", "FAILED", "CREATED", "DURATION"),
@@ -77,10 +81,12 @@ def list_(target: Target, as_json: bool, **wanted: Any) -> None:
                 moment(run.created_at),
                 duration(run_ms(run)) if run.started_at else "",
             )
-            for run in found
+            for run in listed
         ),
         right=("RUN", "DONE", "FAILED", "DURATION"),
     )
+    if len(found) > limit:
+        note(f"there are more, older ones: --before {listed[-1].id} reads on, --limit N shows more")
 
 
 @runs.command("show")
@@ -136,6 +142,9 @@ def watch(target: Target, run_id: int, as_json: bool) -> None:
             for event in events:
                 print_json_line(msgspec.to_builtins(event))
     else:
+        if not progress.is_over and not sys.stdout.isatty():
+            say(totals(progress.run))
+            sys.stdout.flush()  # nothing more may come for long
         with view() as picture:
             for events in _events(target, progress):
                 picture.show(progress, progress.take(events))
@@ -148,9 +157,9 @@ def _events(target: Target, progress: Progress) -> Iterator[list[Event]]:
     number = 0
     while True:
         wait = 0.0 if number < progress.run.events else _WAIT_SECONDS
-        events = target.events(progress.run.id, after=number, wait_seconds=wait)
+        events = patiently(target.events, progress.run.id, after=number, wait_seconds=wait)
         number = events[-1].number if events else number
-        progress.run = target.run(progress.run.id)
+        progress.run = patiently(target.run, progress.run.id)
         yield events
         if progress.is_over and number >= progress.run.events:
             return
@@ -159,7 +168,7 @@ def _events(target: Target, progress: Progress) -> Iterator[list[Event]]:
 # --- control
 
 
-def _control(name: str, help_: str, done: str, act: Control) -> None:
+def _control(name: str, help_: str, act: Control) -> None:
     @runs.command(name, help=help_)
     @click.argument("run_ids", metavar="RUN...", type=RUN_ID, nargs=-1, required=True)
     @with_target
@@ -170,22 +179,15 @@ def _control(name: str, help_: str, done: str, act: Control) -> None:
                 return
             for run in changed.values():
                 state = "cancelling" if run.is_cancelling and run.state not in FINAL_RUN_STATES else run.state
-                say(f"run {run.id} {done}; it is {state}")
+                say(f"run {run.id}: {state}")
 
 
+_control("pause", "Start no further attempt of these runs; running ones go on.", lambda t, i: t.pause(i))
+_control("resume", "Let paused runs go on.", lambda t, i: t.resume(i))
 _control(
-    "pause", "Start no further attempt of these runs; running ones go on.", "paused", lambda t, i: t.pause(i)
+    "cancel", "Stop runs: nothing more is started, running attempts are ended.", lambda t, i: t.cancel(i)
 )
-_control("resume", "Let paused runs go on.", "resumed", lambda t, i: t.resume(i))
-_control(
-    "cancel",
-    "Stop runs: nothing more is started, running attempts are ended.",
-    "cancelled",
-    lambda t, i: t.cancel(i),
-)
-_control(
-    "retry", "Run again what did not succeed in failed or cancelled runs.", "retried", lambda t, i: t.retry(i)
-)
+_control("retry", "Run again what did not succeed in failed or cancelled runs.", lambda t, i: t.retry(i))
 
 
 @runs.command("delete")
@@ -211,6 +213,8 @@ def delete(target: Target, run_ids: tuple[int, ...], as_json: bool) -> None:
 def logs(target: Target, run_id: int, task_name: str | None, follow: bool, as_json: bool) -> None:
     """Print what the tasks of a run wrote."""
     run = target.run(run_id)
+    if task_name is not None:
+        _check_task(target, run_id, task_name)
     show_line = _json_line if as_json else _text_line(with_name=task_name is None)
     seen: set[tuple[int, int, int]] = set()
     count = 0
@@ -228,6 +232,14 @@ def logs(target: Target, run_id: int, task_name: str | None, follow: bool, as_js
         run = target.run(run_id)
     if not count and not as_json:
         note("nothing was written")
+
+
+def _check_task(target: Target, run_id: int, name: str) -> None:
+    """Raises `NotFound`. A task that has written is not looked for among what may be 100,000."""
+    if target.logs(run_id, task_name=name, limit=1, offset=0):
+        return
+    if all(task.name != name for task in _tasks(target, run_id, None, MAX_TASKS)):
+        raise NotFound(f"run {run_id} has no task {name!r}")
 
 
 def _lines(target: Target, run_id: int, task_name: str | None, offset: int) -> Iterable[LogLine]:

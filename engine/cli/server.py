@@ -84,7 +84,11 @@ def start(host: str | None, port: int | None, **flags: Any) -> None:
         settings = load({**flags, "addr": str(address)})
     configure_logging(settings.log_level)
     hide_secrets_of(settings)
-    database = open_database(settings, exclusive=not settings.shared and settings.workers <= 1)
+    database = open_database(
+        settings,
+        exclusive=not settings.shared and settings.workers <= 1,
+        if_in_use="stop it, or start both with --shared",
+    )
     try:
         if is_sqlite(settings.database):
             upgrade_schema(database)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from importlib import import_module
-from typing import Any, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import rich_click as click
 
@@ -16,12 +17,15 @@ from engine.cli.output import note
 from engine.client import rest
 from engine.client.documents import Document
 from engine.client.rest import ContractTask, Submitted
-from engine.errors import Conflict, NotFound
+from engine.errors import Conflict, NotFound, Overloaded, ServerUnavailable, StoreUnavailable
 from engine.model.records import Event, LogLine, Run, Task, Token, WorkerSession
 from engine.settings import Settings, load
 
 N = TypeVar("N", int, str)
+P = ParamSpec("P")
 T = TypeVar("T")
+_AWAY = (ServerUnavailable, StoreUnavailable, Overloaded)
+_PAUSES = (0.2, 0.4, 0.8, 1.6, 3.2, *[5.0] * 6)  # seconds between attempts to reach a target again: 36
 
 
 class Target(Protocol):
@@ -115,6 +119,18 @@ def on_each(names: Sequence[N], act: Callable[[N], T]) -> Iterator[dict[N, T]]:
     yield done
     if refused:
         raise Conflict("; ".join(refused))
+
+
+def patiently(ask: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """`ask`, which only reads, again and again while its target is away, as during a restart."""
+    for pause in _PAUSES:
+        try:
+            return ask(*args, **kwargs)
+        except _AWAY as error:
+            if pause == _PAUSES[0]:
+                note(f"note: {error}; trying again for {sum(_PAUSES):.0f} s")
+            time.sleep(pause)
+    return ask(*args, **kwargs)
 
 
 def open_target(flags: dict[str, str | None]) -> Target:

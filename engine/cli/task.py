@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import rich_click as click
 from click.exceptions import Exit
 
-from engine.cli.options import DURATION, NAME
+from engine.cli.options import DURATION, FILE, NAME
 from engine.cli.output import (
     duration,
     moment,
@@ -20,7 +21,7 @@ from engine.cli.output import (
     show_facts,
     show_table,
 )
-from engine.cli.program import FAILED
+from engine.cli.program import FAILED, TIMED_OUT
 from engine.cli.summary import run_document, totals
 from engine.cli.target import Target, mention_idleness, on_each, with_target
 from engine.client.documents import read
@@ -44,7 +45,7 @@ def task() -> None:
 
 
 @task.command("submit")
-@click.argument("file")
+@click.argument("file", type=FILE)
 @click.option(
     "--idempotency-key", "key", metavar="KEY", help="A submit with the same key is the same submit (24 h)."
 )
@@ -57,6 +58,8 @@ def submit(
     target: Target, file: str, key: str | None, wait: bool, timeout: float | None, as_json: bool
 ) -> None:
     """Submit the graph in FILE (JSON or YAML, `-` reads standard input). Done means stored."""
+    if timeout is not None and not wait:
+        raise click.UsageError("--timeout needs --wait")
     document = read(file)
     key = uuid.uuid4().hex if key is None else key
     try:
@@ -68,10 +71,18 @@ def submit(
     names = submitted.task_names
     if not wait:
         if as_json:
-            print_json({"run_id": submitted.run_id, "accepted": len(names), "task_ids": names})
+            print_json(
+                {
+                    "run_id": submitted.run_id,
+                    "accepted": len(names),
+                    "task_ids": names,
+                    "is_repeat": submitted.is_repeat,
+                }
+            )
         else:
             where = f" as run {submitted.run_id}" if submitted.run_id is not None else ""
-            say(f"accepted {len(names)} {'task' if len(names) == 1 else 'tasks'}{where}")
+            repeat = " (repeat)" if submitted.is_repeat else ""
+            say(f"accepted {len(names)} {'task' if len(names) == 1 else 'tasks'}{where}{repeat}")
         return
     if submitted.run_id is not None:
         _wait_for_run(target, submitted.run_id, timeout, as_json)
@@ -111,7 +122,7 @@ def get(target: Target, task_id: str, as_json: bool) -> None:
 @click.option("--status", type=click.Choice(_STATUSES), help="Only tasks with this status.")
 @click.option("--type", "type_", metavar="TYPE", help="Only tasks of this type.")
 @click.option(
-    "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many at most."
+    "--limit", type=click.IntRange(1, 9_999), default=50, show_default=True, help="How many at most."
 )
 @click.option("--offset", type=click.IntRange(0, 1_000_000_000), default=0, help="Leave out the first ones.")
 @with_target
@@ -119,11 +130,13 @@ def list_(
     target: Target, status: str | None, type_: str | None, limit: int, offset: int, as_json: bool
 ) -> None:
     """List tasks in the order of submission."""
-    found = target.contract_tasks(status=status, type_=type_, limit=limit, offset=offset)
+    found = target.contract_tasks(status=status, type_=type_, limit=limit + 1, offset=offset)
     if as_json:
-        print_json([item.document for item in found])
-    else:
-        _show(found)
+        print_json([item.document for item in found[:limit]])
+        return
+    _show(found[:limit])
+    if len(found) > limit:
+        note(f"there are more, submitted later: --offset {offset + limit} reads on, --limit N shows more")
 
 
 @task.command("wait")
@@ -166,7 +179,7 @@ def delete(target: Target, task_ids: tuple[str, ...], as_json: bool) -> None:
 
 
 def _wait_for_tasks(target: Target, task_ids: Sequence[str], timeout: float | None, as_json: bool) -> None:
-    """Ends with exit code 0 if all succeeded in time, else 1."""
+    """Ends with exit code 0 if all succeeded, 124 if time ran out, else 1."""
     found: dict[str, ContractTask] = {}
 
     def is_over() -> bool:
@@ -181,8 +194,8 @@ def _wait_for_tasks(target: Target, task_ids: Sequence[str], timeout: float | No
     else:
         _show(list(found.values()))
     if not in_time:
-        note(f"not ended after {duration((timeout or 0) * 1000)}: {', '.join(_open(found))}")
-    raise Exit(0 if in_time and all(item.status == "success" for item in found.values()) else FAILED)
+        _give_up(timeout, ", ".join(_open(found)))
+    raise Exit(0 if all(item.status == "success" for item in found.values()) else FAILED)
 
 
 def _open(found: dict[str, ContractTask]) -> list[str]:
@@ -202,7 +215,14 @@ def _wait_for_run(target: Target, run_id: int, timeout: float | None, as_json: b
         print_json(run_document(run))
     else:
         say(totals(run))
-    raise Exit(0 if in_time and run.state is RunState.SUCCEEDED else FAILED)
+    if not in_time:
+        _give_up(timeout, f"run {run_id}")
+    raise Exit(0 if run.state is RunState.SUCCEEDED else FAILED)
+
+
+def _give_up(timeout: float | None, unfinished: str) -> NoReturn:
+    note(f"error: timed out after {duration((timeout or 0) * 1000)}, not ended: {unfinished}")
+    raise Exit(TIMED_OUT)
 
 
 def _wait_until(is_over: Callable[[], bool], timeout: float | None) -> bool:

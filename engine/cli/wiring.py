@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import psutil
 import sqlalchemy as sa
 
 from engine.cli.program import explained
-from engine.errors import ConfigError, EngineError, StoreUnavailable
+from engine.errors import ConfigError, EngineError, SchemaMismatch, StoreUnavailable
 from engine.executors.base import ExecutorSettings, ProcessLimits
 from engine.settings import Settings
 from engine.store import migrate
@@ -45,12 +46,13 @@ def open_database(
     exclusive: bool = False,
     must_exist: bool = False,
     instead: str = "name a database with --db",
+    if_in_use: str = "stop it",
     pool_size: int = 4,
 ) -> Database:
     """The database of the settings. Raises `ConfigError` for a bad URL, else `StoreUnavailable`.
 
     `exclusive` counts for SQLite only. With `must_exist` no SQLite file is made; if there is none, the error
-    says what to do `instead`.
+    says what to do `instead`; where others keep an exclusive use out, what to do `if_in_use`.
     """
     url = parse_url(settings.database)
     name = url.database or ""
@@ -62,15 +64,32 @@ def open_database(
             settings.database, pool_size=pool_size, exclusive=exclusive, wake_others=settings.wake
         )
     except ConfigError as error:
+        if exclusive and on_disk and (users := _users(name)):
+            raise StoreUnavailable(f"{name} is in use by {users}; {if_in_use}") from None
         raise StoreUnavailable(str(error)) from None
     except OSError as error:
         raise StoreUnavailable(f"the database {shown(url)} cannot be opened: {explained(error)}") from None
 
 
+def _users(path: str) -> str:
+    """The processes that hold the claim on a database file, empty if they are not ours to look at."""
+    lock = str(Path(f"{path}.lock").resolve())
+    return " and ".join(
+        f"process {process.pid}"
+        for process in psutil.process_iter(["open_files"])
+        if any(file.path == lock for file in process.info["open_files"] or ())
+    )
+
+
 def check_schema(database: Database) -> None:
     """Raises `SchemaMismatch`, or `StoreUnavailable` if the database does not answer."""
     with store_errors(database):
-        migrate.check(database.engine)
+        try:
+            migrate.check(database.engine)
+        except SchemaMismatch as error:
+            command = "task-engine db upgrade"
+            text = str(error).replace(command, f"{command} --db {shown(database.url)}")
+            raise SchemaMismatch(text) from None
 
 
 def upgrade_schema(database: Database) -> None:

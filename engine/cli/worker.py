@@ -22,6 +22,7 @@ from engine.executors.registry import ExecutorRegistry
 from engine.settings import Settings, load
 from engine.store.database import Database
 from engine.telemetry import configure_logging, emit
+from engine.worker.options import WorkerOptions
 from engine.worker.pool import PoolSpec, run_pool
 from engine.worker.service import Worker
 
@@ -36,7 +37,13 @@ def worker() -> None:
 @click.option(
     "--processes", type=click.IntRange(1, 256), default=1, show_default=True, help="Worker processes."
 )
-@click.option("--concurrency", "max_concurrency", type=int, metavar="N", help="Tasks at a time in each (10).")
+@click.option(
+    "--concurrency",
+    "max_concurrency",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Tasks at a time in each (10).",
+)
 @click.option("--queues", metavar="A,B", help="Take only from these queues.")
 @click.option("--name", "worker_name", metavar="NAME", help="Name in lists of workers.")
 @click.option("--shutdown-timeout", type=DURATION, help="Wait for running tasks at a stop (15s).")
@@ -47,23 +54,23 @@ def worker() -> None:
 def start(processes: int, **flags: Any) -> None:
     """Work until SIGTERM or Ctrl-C: then claim no more and let running tasks end. Twice: at once."""
     settings = load(flags)
+    options = worker_options(settings)
     configure_logging(settings.log_level)
     hide_secrets_of(settings)
-    database = open_database(settings)
+    database = open_database(settings, must_exist=True)
     try:
         if is_sqlite(settings.database):
             upgrade_schema(database)
         else:
             check_schema(database)
-        asyncio.run(_run(settings, database, processes))
+        asyncio.run(_run(settings, options, database, processes))
     finally:
         database.close()
 
 
-async def _run(settings: Settings, database: Database, processes: int) -> None:
+async def _run(settings: Settings, options: WorkerOptions, database: Database, processes: int) -> None:
     stopping = Stopping()
     limits = executor_settings(settings, is_local=settings.address.is_loopback, protected=database.files)
-    options = worker_options(settings)
     registry = ExecutorRegistry.from_entry_points(limits)  # here too: what cannot be loaded is said at once
     if processes > 1:
         spec = PoolSpec(

@@ -81,7 +81,7 @@ class TaskContext:
     """One attempt, as its executor sees it.
 
     `deadline` is on `time.monotonic()`; the runner cancels the executor there, so an executor needs it
-    only to pass a limit on. `log` may be called from any thread.
+    only to pass a limit on. `log` may be called from any thread, with text in any pieces: newlines end lines.
     """
 
     lease: Lease
@@ -102,9 +102,12 @@ class TaskContext:
 
 
 class Executor(Protocol):
-    """Performs one kind. `execute` returns an outcome; an exception becomes a failure with its text.
+    """Performs one kind. `execute` returns an outcome; an exception becomes a failure that names it, and its
+    traceback goes to the attempt's log.
 
     `category` groups kinds for display. `execute` runs on the worker's event loop and must not block it.
+    An executor may also have `schema()`, the JSON Schema of its parameters as a dictionary: it is shown to
+    agents, and names that are not in it count as mistakes where parameters are checked strictly.
     """
 
     kind: ClassVar[str]

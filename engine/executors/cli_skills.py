@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from engine.executors.base import TaskContext
 from engine.executors.params import Params, ParamsExecutor
 from engine.executors.process import refuse_nul, resolve_program, run_process
@@ -10,8 +12,10 @@ from engine.model.outcomes import Failed, Outcome, Succeeded
 
 
 class CliSkillsParams(Params):
-    command: str = ""
-    args: list[str] | None = None
+    required = ("command",)
+
+    command: str = Field("", description="any program, by name or by path seen from the file root")
+    args: list[str] | None = Field(None, description="its arguments")
 
     def require(self) -> None:
         if not self.command.strip():

@@ -12,6 +12,7 @@ import dns.asyncresolver
 import dns.exception
 import dns.resolver
 from dns.rdatatype import AAAA, TXT, A, RdataType
+from pydantic import Field
 
 from engine.executors.address import split_address
 from engine.executors.base import ExecutorSettings, TaskContext
@@ -20,24 +21,32 @@ from engine.executors.text import readable, shorten
 from engine.model.json import JSON
 from engine.model.outcomes import Failed, Outcome, Succeeded
 
+RECORDS = ("ip", "txt", "cname")
 DEFAULT_SECONDS = 10.0
 SERVER_VARIABLE = "ENGINE_DNS_SERVER"  # address:port; without it, what /etc/resolv.conf says
 HOSTS_FILE = Path("/etc/hosts")
 
 
 class DnsParams(Params):
-    name: str = ""
-    record: str = "ip"
+    required = ("name",)
+
+    name: str = Field("", description="host name or address")
+    record: str = Field(
+        RECORDS[0],
+        description="what to look up: addresses (IPv4 first), texts, or the end of a chain of aliases",
+        json_schema_extra={"enum": [*RECORDS]},
+    )
 
     @property
     def wanted(self) -> str:
-        return self.record.strip().lower() or "ip"
+        return self.record.strip().lower() or RECORDS[0]
 
     def require(self) -> None:
         if not self.name.strip():
             raise ValueError("name is required")
-        if self.wanted not in ("ip", "txt", "cname"):
-            raise ValueError(f'record must be one of: ip, txt, cname (got "{shorten(self.record, 100)}")')
+        if self.wanted not in RECORDS:
+            sent = shorten(self.record, 100)
+            raise ValueError(f'record must be one of: {", ".join(RECORDS)} (got "{sent}")')
 
 
 class DnsExecutor(ParamsExecutor[DnsParams]):

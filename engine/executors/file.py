@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Literal
 
+from pydantic import Field
+
 from engine.executors.base import ExecutorSettings, TaskContext
 from engine.executors.params import Params, ParamsExecutor
 from engine.executors.root import FileRoot
@@ -36,10 +38,14 @@ PREFIXES = {
 
 
 class FileParams(Params):
-    action: str = ""
-    path: str = ""
-    content: str = ""
-    encoding: Literal["utf-8", "base64"] = "utf-8"  # ours: base64 carries bytes that are no text
+    required = ("action", "path")
+
+    action: str = Field("", description="what to do", json_schema_extra={"enum": [*PREFIXES]})
+    path: str = Field("", description="seen from the file root, which it cannot leave")
+    content: str = Field("", description="what `write` and `append` write")
+    encoding: Literal["utf-8", "base64"] = Field(  # ours
+        "utf-8", description="of `content`, sent or read; `base64` carries bytes that are no text"
+    )
 
     def require(self) -> None:
         if not self.path.strip():

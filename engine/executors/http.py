@@ -31,10 +31,16 @@ _GZIP_OR_ZLIB = 47  # zlib's number for: whichever of the two headers there is
 
 
 class HttpParams(Params):
-    url: str = ""
-    method: str = "GET"
-    headers: dict[str, str] = Field(default_factory=dict)
-    body: Any = None  # text as it is; anything else is sent as JSON
+    required = ("url",)
+
+    url: str = Field("", description="`http://…` or `https://…`")
+    method: str = Field("GET", description="any HTTP method")
+    headers: dict[str, str] = Field(
+        {},
+        description="sent besides our own; `Host`, `Connection`, `Content-Length` and `Transfer-Encoding` "
+        "are ignored",
+    )
+    body: Any = Field(None, description="text is sent as it is, anything else as JSON")
 
     def require(self) -> None:
         if not self.url.strip():

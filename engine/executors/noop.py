@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from engine.executors.base import TaskContext
 from engine.executors.params import Params, ParamsExecutor
 from engine.model.json import JSON
@@ -9,7 +11,7 @@ from engine.model.outcomes import Outcome, Succeeded
 
 
 class NoopParams(Params):
-    message: str = ""
+    message: str = Field("", description="repeated in the result")
 
 
 class NoopExecutor(ParamsExecutor[NoopParams]):

@@ -15,10 +15,26 @@ from engine.model.outcomes import Failed, Outcome
 MAX_ERROR_TEXT = 200
 
 
-class Params(BaseModel):
-    """A wrong JSON type is an error, an unknown key is ignored, `null` is the same as a missing key."""
+def _finish_schema(schema: JSON, params_type: type[Params]) -> None:
+    """Say what is required, although the model has defaults to refuse it with the contract's words."""
+    for name, field in schema.get("properties", {}).items():
+        field.pop("title", None)
+        if name in params_type.required:
+            field.pop("default", None)
+    if params_type.required:
+        schema["required"] = [*schema.get("required", ()), *params_type.required]
+    schema.pop("title", None)
 
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+class Params(BaseModel):
+    """A wrong JSON type is an error, an unknown key is ignored, `null` is the same as a missing key.
+
+    Field descriptions and limits end up in the JSON Schema and in `docs/kinds.md`. Limits that the contract
+    has words for are only told there (`json_schema_extra`) and kept by `require`.
+    """
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, json_schema_extra=_finish_schema)
+    required: ClassVar[tuple[str, ...]] = ()  # names that `require` insists on
 
     @model_validator(mode="before")
     @classmethod
@@ -44,6 +60,9 @@ class ParamsExecutor(ABC, Generic[P]):
 
     def __init__(self, settings: ExecutorSettings) -> None:
         self.settings = settings
+
+    def schema(self) -> JSON:
+        return self.params_type.model_json_schema()
 
     def check(self, params: JSON) -> None:
         self.parse(params)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
+import itertools
 from collections.abc import Iterable, Iterator
 from importlib.metadata import EntryPoint, entry_points
-from typing import Self
+from typing import Any, Self
 
 from engine.errors import ConfigError, UnknownKind
 from engine.executors.base import Executor, ExecutorSettings
+from engine.executors.text import shorten
+from engine.model.json import JSON
 
 GROUP = "engine.executors"
+MAX_UNKNOWN = 10  # names; a suggestion for every one of thousands would take seconds
 
 
 class ExecutorRegistry:
@@ -18,6 +23,7 @@ class ExecutorRegistry:
     def __init__(self) -> None:
         self._executors: dict[str, Executor] = {}
         self._origins: dict[str, str] = {}
+        self._schemas: dict[str, dict[str, Any]] = {}  # made when first asked for
 
     @classmethod
     def from_entry_points(cls, settings: ExecutorSettings) -> Self:
@@ -57,6 +63,29 @@ class ExecutorRegistry:
         except KeyError:
             raise UnknownKind(kind, self.kinds()) from None
 
+    def schema(self, kind: str) -> dict[str, Any]:
+        """JSON Schema of the kind's parameters: what its executor's `schema()` says, else that of any object.
+
+        Executors need not have that method. Raises `UnknownKind`.
+        """
+        if kind not in self._schemas:
+            describe = getattr(self.get(kind), "schema", None)
+            self._schemas[kind] = describe() if callable(describe) else {"type": "object"}
+        return self._schemas[kind]
+
+    def unknown(self, kind: str, params: JSON) -> dict[str, str]:
+        """Names at the top of `params` that the kind would ignore, each with a message.
+
+        At most `MAX_UNKNOWN`. Empty if the executor gives no schema, or one that lists no properties or
+        allows others (`additionalProperties`). Raises `UnknownKind`.
+        """
+        schema = self.schema(kind)
+        known = schema.get("properties", {})
+        if not isinstance(params, dict) or not known or schema.get("additionalProperties"):
+            return {}
+        unknown = itertools.islice((name for name in params if name not in known), MAX_UNKNOWN)
+        return {name: f'unknown parameter "{shorten(name, 100)}"{_near(name, known)}' for name in unknown}
+
     def kinds(self) -> list[str]:
         return sorted(self._executors)
 
@@ -68,6 +97,11 @@ class ExecutorRegistry:
 
     def __len__(self) -> int:
         return len(self._executors)
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name[:100], known, n=1)
+    return f'; did you mean "{close[0]}"?' if close else f" (known: {', '.join(known)})"
 
 
 def _make(entry_point: EntryPoint, settings: ExecutorSettings) -> Executor:

@@ -21,6 +21,10 @@ WHITELIST = frozenset(_ALLOWED.split())
 # `find -exec`, awk's system(), sed's e, `sort --compress-program`: with these a client who may not send
 # scripts would run any all the same; curl, uniq and wget write files anywhere.
 AS_GOOD_AS_SCRIPTS = frozenset({"awk", "curl", "find", "sed", "sort", "uniq", "wget"})
+WAY_OUT = {
+    "allowed": sorted(WHITELIST),
+    "hint": "any other program needs a script, or the operator's setting shell_policy=open",
+}
 RUNNERS = {
     "sh": ("/bin/sh", "-c"),
     "powershell": ("powershell", "-NoProfile", "-NonInteractive", "-Command"),
@@ -29,11 +33,17 @@ RUNNERS = {
 
 
 class ShellParams(Params):
-    command: str = ""
-    args: list[str] = Field(default_factory=list)
-    dir: str = ""
-    runner: str = ""
-    script: str = ""
+    command: str = Field(
+        "", description="a program of the whitelist, started without a shell; needed unless there is a script"
+    )
+    args: list[str] = Field([], description="arguments of `command`")
+    dir: str = Field("", description="working directory, seen from the file root, which is the default")
+    runner: str = Field(
+        "auto",
+        description="what runs the script; `auto` is `sh`",
+        json_schema_extra={"enum": ["auto", *RUNNERS]},
+    )
+    script: str = Field("", description="text for a shell; with it, `command` and `args` do not count")
 
     @property
     def is_script(self) -> bool:
@@ -69,7 +79,7 @@ class ShellExecutor(ParamsExecutor[ShellParams]):
     async def perform(self, context: TaskContext, params: ShellParams) -> Outcome:
         refusal = self._refusal(params)
         if refusal is not None:
-            return Failed(refusal)
+            return refusal
         try:
             cwd = self._directory(params.dir)
             ended = await run_process(context, _argv(params, cwd), settings=self.settings, cwd=cwd)
@@ -79,19 +89,24 @@ class ShellExecutor(ParamsExecutor[ShellParams]):
             return _never_started(params, f"fork/exec {shorten(params.command, 100)}: {reason(error)}")
         return _outcome(params, ended)
 
-    def _refusal(self, params: ShellParams) -> str | None:
+    def _refusal(self, params: ShellParams) -> Failed | None:
         if params.is_script:
             if self.settings.allow_scripts:
                 return None
-            return "scripts are switched off here; the operator can allow them with the setting allow_scripts"
+            return Failed(
+                "scripts are switched off here; the operator can allow them with the setting allow_scripts"
+            )
         if self._is_open:
             return None
         base = re.split(r"[/\\]", params.command)[-1]
         # A path is accepted only if it is what the bare name means: /tmp/evil/ls is another program.
         if base not in WHITELIST or params.command not in (base, find_program(base)):
-            return f'command "{shorten(base, 100)}" is not in the allowed whitelist'
+            # The contract fixes the message to its last character, so the way out stands in the details.
+            return Failed(f'command "{shorten(base, 100)}" is not in the allowed whitelist', details=WAY_OUT)
         if base in AS_GOOD_AS_SCRIPTS and not self.settings.allow_scripts:
-            return f'command "{base}" can start programs or write files; that needs the setting allow_scripts'
+            return Failed(
+                f'command "{base}" can start programs or write files; that needs the setting allow_scripts'
+            )
         return None
 
     @property

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from pydantic import Field
+
 from engine.executors.base import TaskContext
 from engine.executors.params import Params, ParamsExecutor
 from engine.model.outcomes import Outcome, Succeeded
@@ -12,7 +14,11 @@ MAX_SLEEP_MS = 600_000
 
 
 class SleepParams(Params):
-    duration_ms: int = 0
+    duration_ms: int = Field(
+        0,
+        description="how long, in milliseconds",
+        json_schema_extra={"minimum": 0, "maximum": MAX_SLEEP_MS},
+    )
 
     def require(self) -> None:
         if self.duration_ms < 0:

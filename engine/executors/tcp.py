@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from pydantic import Field
+
 from engine.executors.address import split_address
 from engine.executors.base import TaskContext
 from engine.executors.network import public_addresses
@@ -17,8 +19,14 @@ MAX_TIMEOUT_MS = 60_000
 
 
 class TcpParams(Params):
-    address: str = ""
-    timeout_ms: int = 0  # not positive: the default
+    required = ("address",)
+
+    address: str = Field("", description="`host:port`, an IPv6 address in brackets")
+    timeout_ms: int = Field(
+        DEFAULT_TIMEOUT_MS,
+        description="longest time for the connection, in milliseconds; 0 or less is the default",
+        json_schema_extra={"maximum": MAX_TIMEOUT_MS},
+    )
 
     def require(self) -> None:
         if not self.address.strip():

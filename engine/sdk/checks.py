@@ -6,13 +6,14 @@ A statement that fails would doom a transaction that is not ours.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from engine.errors import GraphError, TooLarge
+from engine.executors.registry import ExecutorRegistry
 from engine.model.graph import (
     MAX_PRIORITY,
     MIN_PRIORITY,
@@ -34,8 +35,19 @@ MAX_MS = 2**31 - 1  # 24 days: what the column of delays holds
 MAX_TIMEOUT_MS = 365 * 86_400_000
 
 
-def checked(graph: Graph, known_kinds: Collection[str] | None = None) -> Plan:
-    """The plan of `graph`. Raises `GraphError`, `TooLarge` or `UnknownKind`."""
+@dataclass(frozen=True, slots=True)
+class Kinds:
+    """The kinds that this program performs; `are_all` if nobody else performs any."""
+
+    registry: ExecutorRegistry
+    are_all: bool
+
+
+def checked(graph: Graph, kinds: Kinds | None = None) -> Plan:
+    """The plan of `graph`. Raises `GraphError`, `TooLarge` or `UnknownKind`.
+
+    With `kinds`, their executors check the parameters of their tasks.
+    """
     if not isinstance(graph, Graph):
         raise GraphError(
             f"expected an engine.Graph (engine.graph([…]) makes one), got {type(graph).__name__}"
@@ -45,7 +57,11 @@ def checked(graph: Graph, known_kinds: Collection[str] | None = None) -> Plan:
     _check_labels(graph.labels)
     for task in graph.tasks:
         _check_task(task)
-    return check(graph, known_kinds)
+    plan = check(graph, kinds.registry.kinds() if kinds is not None and kinds.are_all else None)
+    if kinds is not None:
+        for task in graph.tasks:
+            _check_params(task, kinds.registry)
+    return plan
 
 
 def _check_labels(labels: Any) -> None:
@@ -81,6 +97,17 @@ def _check_task(task: TaskSpec) -> None:
         _check_integer(task.timeout_ms, 1, MAX_TIMEOUT_MS, f"{where}: timeout_ms")
     _check_moment(task.available_at, f"{where}: available_at")
     _check_retry(task.retry, f"{where}: retry")
+
+
+def _check_params(task: TaskSpec, registry: ExecutorRegistry) -> None:
+    if task.kind not in registry:
+        return
+    try:
+        registry.get(task.kind).check(task.params)
+    except ValueError as error:
+        raise GraphError(f'task "{task.name}": {error}') from None
+    for message in registry.unknown(task.kind, task.params).values():
+        raise GraphError(f'task "{task.name}": {message}')
 
 
 def _check_text(value: Any, what: str) -> None:

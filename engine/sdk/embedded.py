@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from engine.errors import Conflict
+import sqlalchemy as sa
+
+from engine.errors import ConfigError, Conflict, StoreUnavailable
 from engine.executors.base import Executor, ExecutorSettings
 from engine.executors.registry import ExecutorRegistry
 from engine.model.graph import Graph
 from engine.model.records import Event, LogLine, Run, Task
 from engine.operations import runs
 from engine.operations.submits import Accepted
+from engine.sdk.checks import Kinds
 from engine.sdk.requests import SubmitMany, SubmitOne
 from engine.sdk.waiting import Watch
 from engine.store import migrate
 from engine.store.database import Database
+from engine.store.dialects import parse_url
 from engine.worker.options import WorkerOptions
 from engine.worker.service import Worker
 
@@ -33,6 +38,8 @@ class Engine:
     schema must be there (`task-engine db upgrade`). `workers=0` only submits and looks. Tasks are
     performed by the installed executors, or by those of `registry`, and besides by `executors`.
     `options` replaces `concurrency` and `queues`. Methods may be called from the loop that opened it.
+
+    Opening raises `ConfigError` (URL, executor, a file in use), `StoreUnavailable`, `SchemaMismatch`.
     """
 
     def __init__(
@@ -55,7 +62,7 @@ class Engine:
         self._options = options or WorkerOptions(concurrency=concurrency, queues=tuple(queues))
         self._exclusive = not shared
         self._pool_size = pool_size
-        self._kinds: list[str] | None = None
+        self._kinds: Kinds | None = None
         self._opened: tuple[Database, Watch] | None = None
         self._stack = AsyncExitStack()
 
@@ -83,6 +90,12 @@ class Engine:
         await self._stack.aclose()
 
     def _open(self) -> Database:
+        try:
+            return self._connect()
+        except (sa.exc.SQLAlchemyError, OSError) as error:
+            raise StoreUnavailable(_explained(self._url, error)) from None
+
+    def _connect(self) -> Database:
         database = Database(self._url, pool_size=self._pool_size, exclusive=self._exclusive)
         try:
             if database.dialect.locks_rows:
@@ -97,7 +110,7 @@ class Engine:
     async def _start(self, workers: list[Worker], database: Database) -> None:
         registry = self._make_registry(database)
         # With others on the database, a kind unknown here may be known there.
-        self._kinds = registry.kinds() if database.is_private else None
+        self._kinds = Kinds(registry, are_all=database.is_private)
         for _ in range(self._workers):
             worker = Worker(database, registry, self._options)
             workers.append(worker)
@@ -108,7 +121,11 @@ class Engine:
         if registry is None:
             settings = ExecutorSettings(protected_files=tuple(map(Path, database.files)))
             registry = ExecutorRegistry.from_entry_points(settings)
-        return ExecutorRegistry.from_executors([*registry, *self._executors]) if self._executors else registry
+        if self._executors:
+            registry = ExecutorRegistry.from_executors([*registry, *self._executors])
+        for executor in registry:
+            _check_executor(executor)
+        return registry
 
     def _forget(self) -> None:
         self._opened = None
@@ -129,12 +146,12 @@ class Engine:
         self, graph: Graph, *, key: str | None = None, name: str | None = None, actor: str = "local"
     ) -> Accepted:
         """Store `graph` as a new run, durably: see `engine.submit`."""
-        request = SubmitOne.of(graph, key=key, name=name, known_kinds=self._kinds)
+        request = SubmitOne.of(graph, key=key, name=name, kinds=self._kinds)
         return await self._database.run(request, actor=actor)
 
     async def submit_many(self, graphs: Iterable[Graph], *, actor: str = "local") -> list[Accepted]:
         """One run per graph, all in one transaction."""
-        request = SubmitMany.of(graphs, known_kinds=self._kinds)
+        request = SubmitMany.of(graphs, kinds=self._kinds)
         return await self._database.run(request, actor=actor)
 
     def wake(self, *queues: str) -> None:
@@ -172,7 +189,7 @@ class Engine:
         return await runs.logs(self._database, run_id, task_name=task_name, limit=limit, offset=offset)
 
     async def wait(self, run_id: int, timeout: float | None = None) -> Run:
-        """The run once it has ended. Raises `TimeoutError` after `timeout` seconds, `NotFound`."""
+        """The run once it has ended. Raises `NotFound`, and after `timeout` seconds `TimeoutError`."""
         return await self._parts[1].wait(run_id, timeout)
 
     # --- control
@@ -200,3 +217,23 @@ class Engine:
 async def _drain(workers: list[Worker]) -> None:
     """All at once: one that still works would take what another gives back."""
     await asyncio.gather(*(worker.drain() for worker in workers))
+
+
+def _check_executor(executor: Executor) -> None:
+    if not inspect.iscoroutinefunction(executor.execute):
+        kind = type(executor)
+        raise ConfigError(
+            f"{kind.__module__}.{kind.__qualname__}.execute must be `async def`; "
+            "it may give what blocks to `await asyncio.to_thread(…)`"
+        )
+
+
+def _explained(url: str, error: Exception) -> str:
+    """Why a database cannot be opened, and what to do; without its user and password."""
+    parts = parse_url(url)
+    name = sa.URL.create(parts.get_backend_name(), host=parts.host, port=parts.port, database=parts.database)
+    reason = str(getattr(error, "orig", None) or error).strip().split("\n", 1)[0]
+    return (
+        f"the database {name} cannot be opened: {reason}; check the URL, that the database exists and runs, "
+        "and that this user may use it"
+    )

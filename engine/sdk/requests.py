@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import msgspec
 from engine.errors import InvalidInput
 from engine.model.graph import MAX_NAME, Graph, Plan, TaskSpec
 from engine.operations.submits import Accepted, Key, Submission, submit_all_within, submit_within
-from engine.sdk.checks import checked
+from engine.sdk.checks import Kinds, checked
 from engine.store.database import Transaction
 
 KEY_SCOPE = "sdk"
@@ -30,10 +30,10 @@ class SubmitOne:
         *,
         key: str | None = None,
         name: str | None = None,
-        known_kinds: Collection[str] | None = None,
+        kinds: Kinds | None = None,
     ) -> SubmitOne:
         """Raises `InvalidInput` (`GraphError`, `UnknownKind`, …). `name` overrides the graph's own."""
-        plan = checked(graph, known_kinds)
+        plan = checked(graph, kinds)
         if name is not None:
             plan = checked(replace(graph, name=name))
         return cls(plan, None if key is None else _key(key, plan.graph))
@@ -52,8 +52,8 @@ class SubmitMany:
     may_lose_race = False
 
     @classmethod
-    def of(cls, graphs: Iterable[Graph], *, known_kinds: Collection[str] | None = None) -> SubmitMany:
-        return cls([checked(graph, known_kinds) for graph in graphs])
+    def of(cls, graphs: Iterable[Graph], *, kinds: Kinds | None = None) -> SubmitMany:
+        return cls([checked(graph, kinds) for graph in graphs])
 
     def __call__(self, tx: Transaction) -> list[Accepted]:
         return submit_all_within(tx, [Submission(plan, tx.actor) for plan in self.plans])

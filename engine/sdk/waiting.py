@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from engine.errors import NotFound, StoreUnavailable
 from engine.model.records import Run
-from engine.model.states import FINAL_RUN_STATES
+from engine.model.states import FINAL_RUN_STATES, RunState
 from engine.store import queries
 from engine.store.database import Database, Transaction
 
@@ -26,6 +26,7 @@ class Watch:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._waiting: dict[int, list[asyncio.Future[Run]]] = {}
+        self._seen: dict[int, RunState] = {}  # at the last look, of runs that somebody waits for
         self._loop = asyncio.get_running_loop()
         self._hint = asyncio.Event()
         self._handle: asyncio.Task[None] | None = None
@@ -40,6 +41,11 @@ class Watch:
         try:
             async with asyncio.timeout(timeout):
                 return await future
+        except TimeoutError:
+            state = self._seen.get(run_id, "not known yet")
+            raise TimeoutError(
+                f"run {run_id} has not ended after {timeout:g} seconds; its state is {state}"
+            ) from None
         finally:
             self._forget(run_id, future)
 
@@ -49,6 +55,7 @@ class Watch:
             futures.remove(future)
         if not futures:
             self._waiting.pop(run_id, None)
+            self._seen.pop(run_id, None)
 
     async def _watch(self) -> None:
         pause = _FIRST_SECONDS
@@ -80,6 +87,8 @@ class Watch:
         found = await self._database.read(_runs, list(self._waiting))
         for run_id, run in found.items():
             if run is not None and run.state not in FINAL_RUN_STATES:
+                if run_id in self._waiting:
+                    self._seen[run_id] = run.state
                 continue
             for future in self._waiting.pop(run_id, []):
                 if future.done():

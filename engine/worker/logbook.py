@@ -57,7 +57,7 @@ class AttemptLog:
                 rest = rest[MAX_LINE:]
             self._partial[stream] = rest
             for line in lines:
-                self._add(stream, line)
+                self._add(stream, line.removesuffix("\r"))
 
     def close(self) -> None:
         """Write out what has no line end yet."""

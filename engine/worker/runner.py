@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from enum import StrEnum
@@ -99,13 +100,18 @@ class Attempt:
         except TimeoutError as error:
             if limit is not None and limit.expired():
                 return Failed("context deadline exceeded", code="timeout", source="scheduler", retryable=True)
-            return _failed(error)
+            return self._failed(error)
         except UnknownKind as error:
             return Failed(str(error), code="not_found", source="scheduler", is_permanent=True)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # whatever a task does, it must not take the worker along
-            return _failed(error)
+            return self._failed(error)
+
+    def _failed(self, error: BaseException) -> Failed:
+        """The exception as the attempt's error, where it was raised in the attempt's log."""
+        self._log.write("log", "".join(traceback.format_exception(error))[-_MAX_MESSAGE:])
+        return Failed(_storable(traceback.format_exception_only(error)[-1].strip()))
 
     def _context(self, seconds: float | None) -> TaskContext:
         return TaskContext(
@@ -145,14 +151,6 @@ def _checked(outcome: Outcome) -> Outcome:
             return replace(outcome, message=_storable(outcome.message))
         case _:
             return Failed(f"the executor returned {type(outcome).__name__} instead of an outcome")
-
-
-def _failed(error: BaseException) -> Failed:
-    try:
-        text = str(error)
-    except BaseException:  # an exception of user code may not even be printable
-        text = ""
-    return Failed(_storable(text or type(error).__name__))
 
 
 def _storable(text: str) -> str:

@@ -13,7 +13,9 @@ import sqlalchemy as sa
 from click.testing import Result
 
 from engine.cli import doctor as module
+from engine.cli import wiring
 from engine.store import migrate
+from engine.store.dialects import parse_url
 from tests.cli.process import Program
 from tests.support.postgres import Server
 
@@ -45,8 +47,31 @@ def test_people_get_a_table_and_a_verdict(call: Call) -> None:
     assert call("db", "upgrade").exit_code == 0
     result = call("doctor")
     assert result.exit_code == 0
-    assert result.stdout.splitlines()[-1] == "all well"
     assert "synchronous=FULL" in result.stdout
+
+
+def test_the_verdict_counts_what_is_not_well(call: Call) -> None:
+    levels: tuple[module.Level, ...] = ("ok", "warning", "problem", "warning")
+    found = [module.Finding("x", level, "") for level in levels]
+    assert module._verdict(found[:1]) == "all well"
+    assert module._verdict(found) == "1 problem, 2 warnings"
+    call("db", "upgrade")
+    for text in (call("doctor").stdout, call("doctor", "--data-dir", "nowhere").stdout):
+        lines = text.splitlines()
+        listed = [
+            module.Finding("x", level, "") for level in levels[1:3] for line in lines if f" {level} " in line
+        ]
+        assert lines[-1] == module._verdict(listed)
+
+
+def test_tasks_that_nobody_works_on_are_a_warning_either_way(start: Start, call: Call) -> None:
+    server = start("server", "start", "--port", "0", "--workers", "0", "--shared")
+    url = server.event("server.started")["url"]
+    graph = json.dumps({"tasks": [{"name": name, "kind": "noop"} for name in "ab"]})
+    assert call("task", "submit", "-", "--server", url, text=graph).exit_code == 0
+    for way in (("--server", url), ("--data-dir", "data")):
+        finding = findings(call("doctor", "--json", *way))["workers"]
+        assert (finding["level"], finding["text"]) == ("warning", "none alive, 2 open tasks")
 
 
 def test_live_workers_are_named(database_url: str, start: Start, call: Call) -> None:
@@ -128,7 +153,7 @@ def test_a_database_without_a_schema_fails_the_check(call: Call, cluster: Server
     assert "no schema" in call("db", "current", "--db", url).stdout
     result = call("db", "check", "--db", url)
     assert result.exit_code == 3
-    assert "task-engine db upgrade" in result.stderr
+    assert f"task-engine db upgrade --db {wiring.shown(parse_url(url))}`" in result.stderr
 
 
 def test_looking_at_a_database_that_is_not_there_makes_none(call: Call, empty_folder: Path) -> None:

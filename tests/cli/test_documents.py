@@ -132,19 +132,37 @@ def test_standard_input_is_read_for_a_dash(call: Call) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("tasks:\n  - name: 1.10\n    kind: noop\n", "graph.yaml:2:11: input should be a valid string"),
+        ("tasks:\n  - name: 1.10\n    kind: noop\n", "graph.yaml:2:11: name: input should be a valid string"),
         ("tasks:\n  - name: a\n    knd: noop\n", "unknown field 'knd'; did you mean 'kind'?"),
         ("tasks:\n  - {name: a, kind: noop, retry: {max_atempts: 2}}\n", "did you mean 'max_attempts'?"),
         ("tasks:\n  - name: a\n    kind: nope\n", "graph.yaml:3:11: task 'a': unknown kind"),
-        ("tasks:\n  - {name: a, kind: noop, depends_on: [b]}\n", 'task "a" depends on unknown task "b"'),
-        ("tasks:\n  - {name: a, kind: noop, depends_on: [a]}\n", 'task "a" cannot depend on itself'),
+        (
+            "tasks:\n  - {name: a, kind: noop, retry: {max_attempts: x}}\n",
+            "graph.yaml:2:49: task 'a': retry.max_attempts: input should be a valid integer",
+        ),
+        (
+            "tasks:\n  - {name: a, kind: noop, depends_on: [b]}\n",
+            'graph.yaml:2:5: task "a" depends on unknown task "b"',
+        ),
+        (
+            "tasks:\n  - {name: a, kind: noop, depends_on: [a]}\n",
+            'graph.yaml:2:5: task "a" cannot depend on itself',
+        ),
+        (
+            "tasks:\n  - {name: a, kind: noop, depends_on: [{name: b}]}\n"
+            "  - {name: b, kind: noop, depends_on: [a]}\n",
+            ":5: cycle detected in task graph: ",
+        ),
         ("tasks: []\n", "graph.yaml:1:8"),
         ("tasks: {}\n", "graph.yaml:1:8: a graph needs `tasks`, a list"),
         ("[]\n", "graph.yaml: a graph is an object"),
-        ("tasks:\n  - {id: a, type: nope}\n", "unknown task type: nope"),
-        ("tasks:\n  - {id: a}\n", 'task "a": type is required'),
-        ("tasks:\n  - {id: 5, type: noop}\n", "graph.yaml:2:10: expected `str | null`, got `int`"),
-        ("tasks:\n  - {id: a, type: noop}\n  - {id: a, type: noop}\n", 'duplicate task id: "a"'),
+        ("tasks:\n  - {id: a, type: nope}\n", "graph.yaml:2:5: unknown task type: nope"),
+        ("tasks:\n  - {id: a}\n", 'graph.yaml:2:5: task "a": type is required'),
+        ("tasks:\n  - {id: 5, type: noop}\n", "graph.yaml:2:10: id: expected `str | null`, got `int`"),
+        (
+            "tasks:\n  - {id: a, type: noop}\n  - {id: a, type: noop}\n",
+            'graph.yaml:3:5: duplicate task id: "a"',
+        ),
     ],
 )
 def test_a_bad_graph_ends_with_2_and_its_place(call: Call, text: str, message: str) -> None:
@@ -153,3 +171,33 @@ def test_a_bad_graph_ends_with_2_and_its_place(call: Call, text: str, message: s
     assert result.exit_code == 2
     assert message in result.stderr
     assert not Path("data").exists()
+
+
+def circle(*names: str) -> str:
+    """A graph in which each task needs the one before it, and the first the last."""
+    tasks = [
+        {"name": name, "kind": "noop", "depends_on": [names[index - 1]]} for index, name in enumerate(names)
+    ]
+    return json.dumps({"tasks": [*tasks, {"name": "behind", "kind": "noop", "depends_on": [names[0]]}]})
+
+
+def test_a_cycle_is_written_out_in_the_order_of_running(call: Call) -> None:
+    [error] = call("run", "-", text=circle("a", "b", "c")).stderr.splitlines()
+    place, _, chain = error.partition(": cycle detected in task graph: ")
+    assert chain in ("a → b → c → a", "b → c → a → b", "c → a → b → c")
+    assert place == f"error: <stdin>: tasks.{'abc'.index(chain[0])}"
+
+
+def test_a_long_cycle_is_cut(call: Call) -> None:
+    error = call("run", "-", text=circle(*(f"t{number}" for number in range(1000)))).stderr
+    assert "… 982 more …" in error
+    assert error.count(" → ") == 19
+
+
+def test_every_problem_of_a_graph_is_a_line_of_its_own(call: Call) -> None:
+    Path("graph.yaml").write_text("tasks:\n  - {name: a, kind: 5}\n  - {name: b, kind: noop, delay_ms: x}\n")
+    result = call("run", "graph.yaml")
+    assert [line[:23] for line in result.stderr.splitlines()] == [
+        "error: graph.yaml:2:21:",
+        "error: graph.yaml:3:37:",
+    ]

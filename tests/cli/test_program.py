@@ -89,7 +89,7 @@ def test_every_command_is_documented_with_its_options() -> None:
                 assert f"`{parameter.opts[0]}" in section + shared, (name, parameter.opts[0])
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 3, 4, 130, 141, 143])
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 4, 124, 130, 141, 143])
 def test_exit_codes_are_documented(code: int) -> None:
     assert f"| {code} |" in DOCS.read_text()
 
@@ -109,6 +109,24 @@ def test_shell_completion_knows_the_commands() -> None:
     assert done.stdout.split() == ["plain,run", "plain,runs"]
     environment["COMP_WORDS"], environment["COMP_CWORD"] = "task-engine runs ca", "2"
     assert run(env={**os.environ, **environment}).stdout.split() == ["plain,cancel"]
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("run exam", "file,exam"),
+        ("task submit exam", "file,exam"),
+        ("runs list --config exam", "file,exam"),
+        ("runs list --data-dir exam", "dir,exam"),
+    ],
+)
+def test_shell_completion_offers_files(words: str, offered: str) -> None:
+    environment = {
+        "_TASK_ENGINE_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"task-engine {words}",
+        "COMP_CWORD": str(len(words.split())),
+    }
+    assert run(env={**os.environ, **environment}).stdout.strip() == offered
 
 
 @pytest.mark.parametrize(

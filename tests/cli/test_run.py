@@ -72,6 +72,24 @@ def test_a_graph_in_execgo_shape_runs_too(call: Call) -> None:
     assert [item["kind"] for item in json.loads(result.stdout)["tasks"]] == ["noop", "sleep"]
 
 
+def test_tasks_of_an_execgo_graph_are_known_by_their_ids_afterwards(call: Call) -> None:
+    Path("graph.json").write_text('{"tasks": [{"id": "load", "type": "noop"}]}')
+    assert call("run", "graph.json").exit_code == 0
+    assert json.loads(call("task", "get", "load", "--json").stdout)["status"] == "success"
+
+
+def test_a_file_in_use_comes_with_who_has_it_and_what_to_do(start: Start, call: Call) -> None:
+    server = start("server", "start", "--port", "0")
+    server.event("server.started")
+    result = call("run", graph(task("a")))
+    user = f"data/task-engine.db is in use by process {server.process.pid}"
+    assert result.exit_code == 3
+    assert result.stderr == f"error: {user}; use `task-engine task submit --wait`, or another --data-dir\n"
+    assert call("server", "start", "--port", "0").stderr == (
+        f"error: {user}; stop it, or start both with --shared\n"
+    )
+
+
 def test_a_large_run_lists_only_what_did_not_succeed(call: Call) -> None:
     many = [task(f"fine-{number}") for number in range(100)]
     result = call("run", graph(*many, script("bad", "exit 1")))
@@ -90,7 +108,15 @@ def test_wide_names_stay_in_their_column_and_control_characters_do_nothing(call:
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("a.json", "--resume", "1"), ("a", "b"), ("--resume", "x"), ("--nope",)]
+    "arguments",
+    [
+        (),
+        ("a.json", "--resume", "1"),
+        ("a", "b"),
+        ("--resume", "x"),
+        ("--nope",),
+        ("a", "--max-concurrency", "0"),
+    ],
 )
 def test_wrong_usage_ends_with_2(call: Call, arguments: tuple[str, ...]) -> None:
     result = call("run", *arguments)

@@ -302,6 +302,20 @@ def test_a_file_that_another_process_has_alone_ends_with_3(call: Call, empty_fol
         database.close()
 
 
+def test_a_worker_makes_no_database(call: Call, empty_folder: Path) -> None:
+    result = call("worker", "start", "--db", "sqlite:///nowhere.db")
+    assert result.exit_code == 3
+    assert "there is no database file nowhere.db" in result.stderr
+    assert list(empty_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", ["0", "-1"])
+def test_a_worker_that_could_do_nothing_is_wrong_usage(call: Call, number: str) -> None:
+    result = call("worker", "start", "--concurrency", number)
+    assert result.exit_code == 2
+    assert "--concurrency" in result.stderr
+
+
 def test_settings_that_contradict_each_other_are_refused(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENGINE_BEAT", "15s")
     result = call("worker", "start")

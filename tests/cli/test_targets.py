@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from click.testing import Result
 
 from engine.cli import wiring
+from engine.cli.target import patiently
+from engine.errors import ServerUnavailable
 from engine.settings import load
 from engine.store.dialects import parse_url
 from tests.cli.process import Program, wait_for_file
@@ -93,16 +96,24 @@ def test_a_repeat_is_recognised_whichever_way_it_takes(start: Start, call: Call,
             "tasks:\n  - {name: a, kind: noop, depend_on: [b]}\n",
             "<stdin>:2:38: task 'a': unknown field 'depend_on'; did you mean 'depends_on'?",
         ),
-        ('tasks:\n  - {name: "", kind: noop}\n  - {name: b, kind: 5}\n', "\n<stdin>:3:21: "),
+        ('tasks:\n  - {name: "", kind: noop}\n  - {name: b, kind: 5}\n', "\nerror: <stdin>:3:21: "),
         (
             "tasks:\n  - {name: a, kind: noop, depends_on: [b]}\n",
-            '<stdin>: task "a" depends on unknown task "b"',
+            '<stdin>:2:5: task "a" depends on unknown task "b"',
+        ),
+        (
+            "tasks:\n  - {id: a, type: noop, depends_on: [b]}\n  - {id: b, type: noop, depends_on: [a]}\n",
+            ":5: cycle detected in task graph: ",
+        ),
+        (
+            "tasks:\n  - {name: a, kind: noop, retry: {max_attempts: x}}\n",
+            "<stdin>:2:49: task 'a': retry.max_attempts: input should be a valid integer",
         ),
         (
             "tasks:\n  - {id: a, type: noop}\n  - {id: b, type: noop, depends_on: a}\n",
-            "<stdin>:3:37: expected `array | null`, got `str`",
+            "<stdin>:3:37: depends_on: expected `array | null`, got `str`",
         ),
-        ('{"tasks": [{"id": "a", "type": "nop"}]}', "<stdin>: unknown task type: nop (available: "),
+        ('{"tasks": [{"id": "a", "type": "nop"}]}', "<stdin>: tasks.0: unknown task type: nop (available: "),
     ],
 )
 def test_a_mistake_in_a_graph_is_told_with_its_place(
@@ -160,6 +171,11 @@ def test_logs_are_of_all_tasks_or_of_one(call: Call, target: list[str], finished
     assert sorted(everything.splitlines()) == ["first | one", "first | two", "second | three"]
     one = call("runs", "logs", str(finished), "--task", "first", *target)
     assert (one.stdout, one.stderr) == ("one\n", "two\n")
+    silent = call("runs", "logs", str(finished), "--task", "third", *target)
+    assert (silent.exit_code, silent.stderr) == (0, "nothing was written\n")
+    for following in ((), ("--follow",)):
+        nobody = call("runs", "logs", str(finished), "--task", "nope", *following, *target)
+        assert (nobody.exit_code, nobody.stderr) == (1, f"error: run {finished} has no task 'nope'\n")
     line = json.loads(call("runs", "logs", str(finished), "--task", "second", "--json", *target).stdout)
     assert (line["task_name"], line["stream"], line["text"].strip()) == ("second", "stdout", "three")
 
@@ -183,6 +199,62 @@ def test_a_run_is_paused_resumed_cancelled_and_retried(
     assert (again.exit_code, again.stderr[:30]) == (1, f"error: run {run} is succeeded; only an"[:30])
     assert on("runs", "delete", run) == {"deleted": [int(run)]}
     assert call("runs", "show", run, *target).stderr == f"error: run not found: {run}\n"
+
+
+def test_a_control_says_the_state_that_a_run_has_now(call: Call, database_url: str) -> None:
+    submitted = call("task", "submit", "-", "--json", "--db", database_url, text=EXECGO)
+    run = str(json.loads(submitted.stdout)["run_id"])
+    for verb, state in (("pause", "paused"), ("resume", "pending"), ("cancel", "cancelled")):
+        assert call("runs", verb, run, "--db", database_url).stdout == f"run {run}: {state}\n"
+
+
+def test_a_repeat_is_told_from_a_first_submit(call: Call, database_url: str) -> None:
+    submit = ("task", "submit", "-", "--idempotency-key", "k1", "--db", database_url)
+    first, repeat = (call(*submit, text=EXECGO).stdout for _ in range(2))
+    assert repeat == first.replace("\n", " (repeat)\n")
+    assert json.loads(call(*submit, "--json", text=EXECGO).stdout)["is_repeat"]
+    other = call("task", "submit", "-", "--json", "--db", database_url, text=EXECGO)
+    assert json.loads(other.stdout)["is_repeat"] is False
+
+
+def test_a_watch_outlives_a_restart_of_its_server(start: Start, call: Call) -> None:
+    def server(port: int) -> tuple[Program, str]:
+        program = start("server", "start", "--port", str(port), "--shutdown-timeout", "10ms")
+        return program, str(program.event("server.started")["url"])
+
+    Path("graph.yaml").write_text(
+        "tasks:\n  - {name: a, kind: noop}\n"
+        "  - {name: b, kind: shell, params: {script: 'test -e go || sleep 100'}, depends_on: [a]}\n"
+    )
+    before, url = server(0)
+    run = str(json.loads(call("task", "submit", "graph.yaml", "--json", "--server", url).stdout)["run_id"])
+    plain = start("runs", "watch", run, "--server", url)
+    events = start("runs", "watch", run, "--json", "--server", url)
+    assert plain.line("run 1").startswith("run 1: ")  # the state comes first
+    plain.line("succeeded  a")
+    events.line('"started"')
+    before.signal(signal.SIGKILL)
+    before.wait()
+    for watch in (plain, events):
+        watch.line("trying again for 36 s")
+    Path("go").touch()
+    server(int(url.rpartition(":")[2]))
+    assert plain.wait() == events.wait() == 0
+    numbers = [json.loads(line)["number"] for line in events.output]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_a_watch_gives_up_on_what_stays_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+
+    def ask() -> None:
+        raise ServerUnavailable("nobody")
+
+    with pytest.raises(ServerUnavailable):
+        patiently(ask)
+    assert sum(pauses) >= 30
+    assert pauses == sorted(pauses)
 
 
 def test_one_refusal_does_not_keep_the_others_from_being_done(
@@ -243,8 +315,44 @@ def test_a_wait_ends_at_its_time_limit(call: Call, target: list[str]) -> None:
     slow = '{"tasks": [{"id": "slow", "type": "sleep", "params": {"duration_ms": 60000}}]}'
     assert call("task", "submit", "-", *target, text=slow).exit_code == 0
     result = call("task", "wait", "slow", "--timeout", "200ms", *target)
-    assert result.exit_code == 1
-    assert "not ended after 200ms: slow" in result.stderr
+    assert (result.exit_code, result.stderr) == (124, "error: timed out after 200ms, not ended: slow\n")
+
+
+def test_the_wait_of_a_submit_ends_at_its_time_limit(call: Call, target: list[str]) -> None:
+    graph = '{"tasks": [{"name": "slow", "kind": "sleep", "params": {"duration_ms": 60000}}]}'
+    result = call("task", "submit", "-", "--wait", "--timeout", "200ms", *target, text=graph)
+    assert (result.exit_code, result.stderr) == (124, "error: timed out after 200ms, not ended: run 1\n")
+
+
+def test_a_time_limit_without_a_wait_is_wrong_usage(call: Call, database_url: str) -> None:
+    result = call("task", "submit", "-", "--timeout", "1s", "--db", database_url, text=EXECGO)
+    assert result.exit_code == 2
+    assert call("runs", "list", "--json", "--db", database_url).stdout == "[]\n"
+    assert "--timeout needs --wait" in result.stderr
+
+
+def test_a_list_that_stops_at_its_limit_says_how_to_read_on(call: Call, database_url: str) -> None:
+    def listed(*arguments: str) -> tuple[int, str]:
+        result = call(*arguments, "--db", database_url)
+        return len(result.stdout.splitlines()) - 1, result.stderr
+
+    for name in "abc":
+        graph = json.dumps({"tasks": [{"id": name, "type": "noop"}]})
+        assert call("task", "submit", "-", "--db", database_url, text=graph).exit_code == 0
+    newest = json.loads(call("runs", "list", "--json", "--db", database_url).stdout)[0]["id"]
+    rows, hint = listed("runs", "list", "--limit", "2")
+    assert rows == 2 and f"--before {newest - 1} " in hint
+    assert listed("runs", "list", "--limit", "3") == (3, "")
+    rows, hint = listed("task", "list", "--limit", "1", "--offset", "1")
+    assert rows == 1 and "--offset 2 " in hint
+    assert listed("task", "list", "--limit", "1", "--offset", "2") == (1, "")
+    for command in ("runs", "task"):
+        result = call(command, "list", "--limit", "2", "--json", "--db", database_url)
+        assert (len(json.loads(result.stdout)), result.stderr) == (2, "")
+
+
+def test_the_longest_list_is_within_what_a_server_gives(call: Call, target: list[str]) -> None:
+    assert call("task", "list", "--limit", "9999", *target).exit_code == 0
 
 
 def test_tokens_are_made_listed_and_revoked(on: Callable[..., Any], call: Call, target: list[str]) -> None:

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from engine.executors.base import ExecutorSettings
+from tests.api.conftest import service
 from tests.executors.factories import make_settings
 from tests.executors.servers import HttpServer, TcpServer
+
+__all__ = ["service"]
 
 
 @pytest.fixture

@@ -27,11 +27,14 @@ _task_ids = itertools.count(1_000)
 class Recorder:
     """Keeps what an executor logs and reports."""
 
-    lines: list[tuple[str, str]] = field(default_factory=list)
+    pieces: list[tuple[str, str]] = field(default_factory=list)
     reports: list[JSON] = field(default_factory=list)
 
     def log(self, stream: str, text: str) -> None:
-        self.lines.append((stream, text))
+        self.pieces.append((stream, text))
+
+    def logged(self, stream: str) -> str:
+        return "".join(text for name, text in self.pieces if name == stream)
 
     async def report(self, document: JSON) -> None:
         self.reports.append(document)

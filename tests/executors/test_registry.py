@@ -18,7 +18,8 @@ from engine.errors import ConfigError, UnknownKind
 from engine.executors import registry as registry_module
 from engine.executors.base import ExecutorSettings
 from engine.executors.noop import NoopExecutor
-from engine.executors.registry import GROUP, ExecutorRegistry
+from engine.executors.os import UnknownToolExecutor
+from engine.executors.registry import GROUP, MAX_UNKNOWN, ExecutorRegistry
 from engine.executors.sleep import SleepExecutor
 
 REPOSITORY = Path(__file__).parents[2]
@@ -53,6 +54,53 @@ def test_an_unknown_kind_is_refused_with_what_there_is(settings: ExecutorSetting
 def test_a_kind_provided_twice_is_refused(settings: ExecutorSettings) -> None:
     with pytest.raises(ConfigError, match='kind "noop" is provided twice'):
         ExecutorRegistry.from_executors([NoopExecutor(settings), NoopExecutor(settings)])
+
+
+@pytest.mark.parametrize(
+    ("params", "unknown"),
+    [
+        ({"seconds": 5}, {"seconds": 'unknown parameter "seconds" (known: duration_ms)'}),
+        (
+            {"duration_ms": 1, "duration": 1},
+            {"duration": 'unknown parameter "duration"; did you mean "duration_ms"?'},
+        ),
+        ({"a\nb": None}, {"a\nb": 'unknown parameter "a b" (known: duration_ms)'}),
+        ({"duration_ms": 1}, {}),
+        ({}, {}),
+        (None, {}),
+        ([], {}),
+    ],
+)
+def test_parameters_that_a_kind_does_not_know_are_named(
+    settings: ExecutorSettings, params: Any, unknown: dict[str, str]
+) -> None:
+    assert ExecutorRegistry.from_executors([SleepExecutor(settings)]).unknown("sleep", params) == unknown
+
+
+def test_of_very_many_unknown_parameters_the_first_are_named(settings: ExecutorSettings) -> None:
+    registry = ExecutorRegistry.from_executors([SleepExecutor(settings)])
+    params = {f"name-{number}": number for number in range(1_000)}
+    assert list(registry.unknown("sleep", params)) == list(params)[:MAX_UNKNOWN]
+
+
+class Foreign(UnknownToolExecutor):
+    """As a third party may write it: with the methods that it must have, and no more."""
+
+    kind = "foreign"
+
+
+class Open(Foreign):
+    def schema(self) -> dict[str, Any]:
+        return {"type": "object", "properties": {"a": {}}, "additionalProperties": True}
+
+
+@pytest.mark.parametrize("executor", [Foreign, Open])
+def test_an_executor_that_does_not_say_what_it_knows_takes_anything(
+    settings: ExecutorSettings, executor: type[Foreign]
+) -> None:
+    registry = ExecutorRegistry.from_executors([executor(settings)])
+    assert registry.schema("foreign")["type"] == "object"
+    assert registry.unknown("foreign", {"anything": 1}) == {}
 
 
 def install(monkeypatch: pytest.MonkeyPatch, *found: tuple[str, str]) -> None:

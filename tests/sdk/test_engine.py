@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import psycopg
@@ -13,7 +14,15 @@ import pytest
 import sqlalchemy as sa
 
 import engine
-from engine.errors import Conflict, GraphError, NotFound, SchemaMismatch, StoreUnavailable, UnknownKind
+from engine.errors import (
+    ConfigError,
+    Conflict,
+    GraphError,
+    NotFound,
+    SchemaMismatch,
+    StoreUnavailable,
+    UnknownKind,
+)
 from engine.executors.base import TaskContext
 from engine.executors.registry import ExecutorRegistry
 from engine.model.json import JSON
@@ -250,6 +259,88 @@ def test_a_failed_start_comes_out_and_leaves_no_thread(cluster: Server) -> None:
         pass
     assert not [thread for thread in threading.enumerate() if thread.name == "engine-loop"]
     cluster.drop_database("unready")
+
+
+def test_a_database_that_does_not_exist_is_named_with_the_reason(cluster: Server) -> None:
+    url = sa.make_url(cluster.create_database("gone"))
+    cluster.drop_database("gone")
+    secret = url.set(password="s3cret", drivername="postgresql").render_as_string(hide_password=False)
+    with (
+        pytest.raises(StoreUnavailable, match=r'"gone" does not exist; check the URL') as caught,
+        engine.SyncEngine(secret),
+    ):
+        pass
+    assert "s3cret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("not a database " * 100)
+    expected = {f"sqlite:///{file}": "file is not a database", f"sqlite:///{file}/engine.db": "exists"}
+    for url, reason in expected.items():
+        with (
+            pytest.raises(StoreUnavailable, match=rf"notes\.txt.* cannot be opened: .*{reason}"),
+            engine.SyncEngine(url),
+        ):
+            pass
+
+
+def test_a_timeout_says_what_was_waited_for(opened: Opened, scripted: Scripted) -> None:
+    async def body(e: engine.Engine) -> None:
+        async def message(timeout: float) -> str:
+            with pytest.raises(TimeoutError) as caught:
+                await e.wait(run_id, timeout)
+            return str(caught.value)
+
+        scripted.gate.clear()
+        run_id = (await e.submit(graph("a"))).run_id
+        unseen = f"run {run_id} has not ended after 0 seconds; its state is not known yet"
+        assert await message(0) == unseen
+        waiter = asyncio.create_task(e.wait(run_id))  # as long as somebody waits, what was seen is kept
+        seen = f"run {run_id} has not ended after 0.05 seconds; its state is running"
+        async with asyncio.timeout(20):
+            while await message(0.05) != seen:
+                pass
+        scripted.gate.set()
+        await waiter
+
+    opened(body)
+
+
+def test_parameters_that_can_never_work_are_refused(opened: Opened, scripted: Scripted) -> None:
+    async def body(e: engine.Engine) -> None:
+        def check(params: JSON) -> None:
+            if params == "bad":
+                raise ValueError("not that")
+
+        scripted.check = check  # type: ignore[method-assign]
+        bad = engine.graph([{"name": "a", "kind": "noop", "params": "bad"}])
+        with pytest.raises(GraphError, match='task "a": not that'):
+            await e.submit(bad)
+        with pytest.raises(GraphError, match='task "a": not that'):
+            await e.submit_many([graph("a"), bad])
+        assert await e.list_runs() == []
+
+    opened(body)
+
+
+def test_kinds_that_are_performed_elsewhere_are_accepted(row_locking_url: str, scripted: Scripted) -> None:
+    registry = ExecutorRegistry.from_executors([scripted])
+    with engine.SyncEngine(row_locking_url, registry=registry, options=OPTIONS) as e:
+        e.submit(engine.graph([{"name": "a", "kind": "other", "params": "bad"}]))
+
+
+def test_an_executor_that_is_not_asynchronous_is_refused() -> None:
+    class Blocking(Scripted):
+        def execute(self, context: TaskContext, params: JSON) -> Outcome:  # type: ignore[override]
+            return engine.Succeeded(None)
+
+    with (
+        pytest.raises(ConfigError, match=r"Blocking\.execute must be `async def`"),
+        engine.SyncEngine("sqlite://", registry=ExecutorRegistry(), executors=[Blocking()]),
+    ):
+        pass
 
 
 def test_an_unfinished_run_goes_on_in_the_next_program(tmp_path: Any, scripted: Scripted) -> None:

@@ -6,39 +6,71 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
 import engine
+from engine import client, errors
 
 _PROGRAM = """
 import sys
 import engine
-heavy = {"sqlalchemy", "psycopg", "litestar", "pydantic", "alembic", "msgspec", "engine.model"}
+import engine.client
+heavy = {"sqlalchemy", "psycopg", "litestar", "pydantic", "alembic", "msgspec", "httpx", "engine.model"}
 print(sorted(heavy & set(sys.modules)))
+"""
+_MODULES = """
+import engine
+print(engine.errors.NotFound.__name__, engine.client.Client.__name__, engine.testing.run_graph.__name__)
 """
 
 
-def test_the_package_by_itself_loads_nothing_heavy() -> None:
-    done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("[]\n", "")
+def printed(program: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def error_names() -> set[str]:
+    found = (thing for thing in vars(errors).values() if isinstance(thing, type))
+    return {thing.__name__ for thing in found if issubclass(thing, errors.EngineError)}
+
+
+def names_for_type_checkers(module: ModuleType) -> set[tuple[str | None, str | None]]:
+    """Pairs of (home, name) that a package imports if `TYPE_CHECKING`."""
+    assert module.__file__ is not None
+    tree = ast.parse(Path(module.__file__).read_text())
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    return {(node.module, name.asname) for node in imports for name in node.names}
+
+
+def test_the_packages_by_themselves_load_nothing_heavy() -> None:
+    assert printed(_PROGRAM) == "[]\n"
+
+
+def test_public_modules_need_no_import_of_their_own() -> None:
+    assert printed(_MODULES) == "NotFound Client run_graph\n"
+
+
+def test_every_error_is_exported() -> None:
+    assert set(engine._HOMES["engine.errors"]) == error_names()
 
 
 def test_type_checkers_see_the_names_that_there_are_at_run_time() -> None:
-    tree = ast.parse(Path(engine.__file__).read_text())
-    [block] = [node for node in tree.body if isinstance(node, ast.If)]
-    seen = {
-        (node.module, name.asname)
-        for node in block.body
-        if isinstance(node, ast.ImportFrom)
-        for name in node.names
-    }
-    assert seen == {(home, name) for name, home in engine._HOME_OF.items()}
+    modules = {("engine", name) for name in engine._MODULES}
+    assert (
+        names_for_type_checkers(engine) == {(home, name) for name, home in engine._HOME_OF.items()} | modules
+    )
+    assert names_for_type_checkers(client) == {(home, name) for name, home in client._HOME_OF.items()}
 
 
-def test_every_name_can_be_loaded() -> None:
-    for name in engine._HOME_OF:
-        assert getattr(engine, name).__name__ == name
-        assert name in dir(engine)
+@pytest.mark.parametrize("package", [engine, client])
+def test_every_name_can_be_loaded(package: Any) -> None:
+    for name in package._HOME_OF:
+        assert getattr(package, name).__name__ == name
+        assert name in dir(package)
     with pytest.raises(AttributeError, match="no attribute 'Engin'"):
-        engine.Engin  # noqa: B018
+        package.Engin  # noqa: B018

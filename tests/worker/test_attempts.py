@@ -47,7 +47,9 @@ async def test_failed_attempts_are_repeated_until_one_succeeds(database: Databas
         task = await ended(database, await submit_one(database, "third_time", retry=RETRY))
     assert await outcomes(database, task.id) == ["failed", "failed", "succeeded"]
     [first, *_] = await tasks.attempts(database, task.id)
-    assert first.error is not None and first.error["message"] == "try 1"
+    assert first.error is not None and first.error["message"] == "ValueError: try 1"
+    lines = await runs.logs(database, task.run_id)
+    assert any("in third_time" in line.text for line in lines)  # where it was raised
 
 
 async def test_retry_budget_ends_with_failed(database: Database) -> None:
@@ -95,16 +97,16 @@ async def test_running_task_is_told_to_stop_when_it_is_cancelled(database: Datab
 @pytest.mark.parametrize(
     ("raised", "text"),
     [
-        (SystemExit(2), "2"),
+        (SystemExit(2), "SystemExit: 2"),
         (KeyboardInterrupt(), "KeyboardInterrupt"),
         (GeneratorExit(), "GeneratorExit"),
-        (Odd("odd"), "odd"),
+        (Odd("odd"), f"{__name__}.Odd: odd"),
         (asyncio.CancelledError(), "the executor was cancelled, and not by the engine"),
-        (TimeoutError("its own"), "its own"),
-        (BaseExceptionGroup("several", [Odd("one")]), "several (1 sub-exception)"),
-        (Unprintable(), "Unprintable"),
-        (ValueError("nul \x00 in it"), "nul \\x00 in it"),
-        (FileNotFoundError(os.fsdecode(b"lost \xff")), "lost \\udcff"),
+        (TimeoutError("its own"), "TimeoutError: its own"),
+        (BaseExceptionGroup("several", [Odd("one")]), "BaseExceptionGroup: several (1 sub-exception)"),
+        (Unprintable(), f"{__name__}.Unprintable: <exception str() failed>"),
+        (ValueError("nul \x00 in it"), "ValueError: nul \\x00 in it"),
+        (FileNotFoundError(os.fsdecode(b"lost \xff")), "FileNotFoundError: lost \\udcff"),
         (RecursionError(), "RecursionError"),
         (MemoryError(), "MemoryError"),
     ],

@@ -10,13 +10,15 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
 from engine.errors import StoreUnavailable
-from engine.executors.base import TaskContext
+from engine.executors.base import ExecutorSettings, TaskContext
+from engine.executors.process import run_process
 from engine.model.outcomes import Outcome, Succeeded
 from engine.operations import runs, tasks, workers
 from engine.store import claims as store
@@ -427,6 +429,31 @@ async def test_what_a_task_prints_and_logs_is_kept_up_to_a_limit(database: Datab
     assert [line.number for line in lines] == list(range(1, len(lines) + 1))
     kept = await runs.logs(database, second.run_id, limit=20_000)
     assert len(kept) == logbook.MAX_LINES + 1 and "log is full" in kept[-1].text
+
+
+async def test_what_a_process_prints_is_kept_line_by_line_while_it_runs(
+    database: Database, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "gate")
+    script = f"seq 1 3; printf 'a\\r\\nno line end'; read x < {tmp_path / 'gate'}; echo; echo last"
+
+    async def prints(context: TaskContext, params: Any) -> Outcome:
+        await run_process(context, ["sh", "-c", script], settings=ExecutorSettings())
+        return Succeeded()
+
+    async def texts() -> list[str]:
+        return [line.text for line in await runs.logs(database, run_id)]
+
+    async def has_first() -> bool:
+        return await texts() == ["1", "2", "3", "a"]
+
+    async with working(database, prints):
+        task_id = await submit_one(database, "prints")
+        run_id = (await tasks.get(database, task_id)).run_id
+        await until(has_first)
+        await asyncio.to_thread((tmp_path / "gate").write_text, "go\n")
+        await ended(database, task_id)
+    assert await texts() == ["1", "2", "3", "a", "no line end", "last"]
 
 
 def test_log_record_with_wrong_arguments_does_not_fail_the_task(monkeypatch: pytest.MonkeyPatch) -> None:

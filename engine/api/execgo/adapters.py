@@ -35,19 +35,13 @@ from engine.api.execgo.wire import (
 )
 from engine.api.options import ApiRequest, services_of
 from engine.errors import GraphError, TooLarge
+from engine.executors.registry import ExecutorRegistry
 from engine.model.graph import Graph
 from engine.operations import submits, tasks
 
 _requests = msgspec.json.Decoder(AdapterRequestIn)
 _ZERO_TIME = "0001-01-01T00:00:00Z"
 _CAPABILITIES = AdapterCapabilities(SCHEMA, PROFILES, ACTION_KINDS, NOTES)
-_TOOLS = AdapterTools(
-    SCHEMA,
-    [
-        AdapterTool(name, kind, category, description, {"type": "object"}, list(aliases) or msgspec.UNSET)
-        for name, kind, category, description, aliases in TOOLS
-    ],
-)
 
 
 @get("/adapters/capabilities", summary="What the adapters understand", tags=["ExecGo"])
@@ -57,7 +51,23 @@ async def capabilities(request: ApiRequest) -> AdapterCapabilities:
 
 @get("/adapters/tools", summary="Tools for agents", tags=["ExecGo"])
 async def adapter_tools(request: ApiRequest) -> AdapterTools:
-    return _TOOLS
+    registry = services_of(request).registry
+    return AdapterTools(
+        SCHEMA,
+        [
+            AdapterTool(
+                name, action, category, description, _schema(registry, action), list(aliases) or msgspec.UNSET
+            )
+            for name, action, category, description, aliases in TOOLS
+        ],
+    )
+
+
+def _schema(registry: ExecutorRegistry, action: str) -> dict[str, Any]:
+    """Of the input that an action takes. The contract's own tools take any object; ours say which."""
+    family, _, tool = action.partition(".")
+    kind = {"os": tool, "cli": "cli-skills"}.get(family, "")
+    return registry.schema(kind) if kind in registry else {"type": "object"}
 
 
 @post(
