@@ -24,7 +24,7 @@ from engine.store.database import Database
 from engine.worker.options import WorkerOptions
 from engine.worker.pool import PoolSpec
 from tests.chaos import ledger
-from tests.chaos.oracle import Look
+from tests.chaos.oracle import Look, read_ledger
 from tests.chaos.rig import SHORT, Pool, pool, wait_until
 from tests.factories import do
 from tests.worker.kinds import lives
@@ -168,7 +168,7 @@ def test_workers_whose_supervisor_is_killed_drain_and_end(
 ) -> None:
     with pool(database_url, tmp_path, processes=2, options=SHORT) as worked:
         [task_id] = submit(database, TaskSpec("t", "ledger", {"ms": 1000}))
-        wait_until(look.holders, 20)
+        wait_until(lambda: read_ledger(worked.ledger), 20)  # a task claimed but not begun is given back
         worked.supervisor.kill()
         wait_until(lambda: not worked.workers() and not worked.guardians(), 20)
     assert outcomes(database, task_id) == ["succeeded"]
