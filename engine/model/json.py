@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 JSON = Any  # a parsed JSON document; checked by `check_storable` where it enters
@@ -22,38 +23,42 @@ def check_storable(value: JSON, *, max_depth: int = MAX_DEPTH, max_values: int |
     deeper than `max_depth`, keys that are not text, and anything that is not JSON. `max_values` bounds the
     work: a few lists that hold each other ten times over are billions of values.
     """
-    if value is None:
-        return
-    stack: list[tuple[Any, int]] = [(value, 1)]
+    within: list[Iterator[Any]] = [iter((value,))]  # what is left of each container that we are inside of
     seen = 0
-    while stack:
-        item, depth = stack.pop()
-        seen += 1
-        if max_values is not None and seen > max_values:
-            raise Unstorable(f"more than {max_values} values")
-        if isinstance(item, str):
-            _check_text(item)
-        elif item is None or isinstance(item, bool):
-            continue
-        elif isinstance(item, int):
-            if not MIN_INT <= item <= MAX_INT:
-                raise Unstorable("integer is outside 64 bits")
-        elif isinstance(item, float):
-            if not math.isfinite(item):
-                raise Unstorable("number is not finite")
-        elif isinstance(item, dict | list | tuple):
-            if depth > max_depth:
-                raise Unstorable(f"nesting is deeper than {max_depth} levels")
-            if isinstance(item, dict):
-                for key in item:
-                    if not isinstance(key, str):
-                        raise Unstorable(f"object key of type {type(key).__name__}; keys must be text")
-                    _check_text(key)
-                stack.extend((child, depth + 1) for child in item.values())
+    while within:
+        for item in within[-1]:
+            seen += 1
+            if max_values is not None and seen > max_values:
+                raise Unstorable(f"more than {max_values} values")
+            if isinstance(item, str):
+                _check_text(item)
+            elif item is None or isinstance(item, bool):
+                continue
+            elif isinstance(item, int):
+                if not MIN_INT <= item <= MAX_INT:
+                    raise Unstorable("integer is outside 64 bits")
+            elif isinstance(item, float):
+                if not math.isfinite(item):
+                    raise Unstorable("number is not finite")
+            elif isinstance(item, dict | list | tuple):
+                if len(within) > max_depth:
+                    raise Unstorable(f"nesting is deeper than {max_depth} levels")
+                within.append(_children(item))
+                break
             else:
-                stack.extend((child, depth + 1) for child in item)
+                raise Unstorable(f"{type(item).__name__} is not a JSON type")
         else:
-            raise Unstorable(f"{type(item).__name__} is not a JSON type")
+            within.pop()
+
+
+def _children(item: dict[Any, Any] | Sequence[Any]) -> Iterator[Any]:
+    if not isinstance(item, dict):
+        return iter(item)
+    for key in item:
+        if not isinstance(key, str):
+            raise Unstorable(f"object key of type {type(key).__name__}; keys must be text")
+        _check_text(key)
+    return iter(item.values())
 
 
 def is_storable(value: JSON) -> bool:
@@ -72,6 +77,8 @@ def storable_text(text: str) -> str:
 def _check_text(text: str) -> None:
     if "\x00" in text:
         raise Unstorable("text contains the NUL character")
+    if text.isascii():  # asked in no time, and mostly so
+        return
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
-from typing import Any, assert_never
+from dataclasses import dataclass
+from typing import Any, NamedTuple, assert_never
 
 from engine.model.json import JSON
 from engine.model.records import Lease
@@ -13,8 +13,7 @@ from engine.model.states import Move
 _CRASH_SPREAD_MS = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """What the processes of an attempt consumed, where the operating system could tell."""
 
     cpu_ms: int | None = None
@@ -25,7 +24,7 @@ class Usage:
 class Succeeded:
     result: JSON = None
     branch: str | None = None  # edges with a condition are taken only if it equals this
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class Failed:
     is_permanent: bool = False
     result: JSON = None
     details: JSON = None
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = Usage()
 
     def error(self) -> dict[str, Any]:
         document: dict[str, Any] = {"code": self.code, "message": self.message, "source": self.source}
@@ -55,7 +54,7 @@ class Cancelled:
     """The attempt ended because it was told to."""
 
     message: str = "context canceled"
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +74,7 @@ class Crashed:
 Outcome = Succeeded | Failed | Cancelled | Released | Crashed
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What the finish transaction writes for one attempt."""
 
     move: Move
@@ -87,6 +85,9 @@ class Decision:
     error: dict[str, Any] | None = None
 
 
+_SUCCEED = Decision(Move.SUCCEED, "succeeded")
+
+
 def decide(lease: Lease, outcome: Outcome) -> Decision:
     """Which move an outcome causes, given the budget left when the lease was taken.
 
@@ -94,7 +95,7 @@ def decide(lease: Lease, outcome: Outcome) -> Decision:
     """
     match outcome:
         case Succeeded():
-            return Decision(Move.SUCCEED, "succeeded")
+            return _SUCCEED
         case Cancelled(message=message):
             error = {"code": "cancelled", "message": message, "source": "scheduler"}
             return Decision(Move.CANCEL, "cancelled", error=error)

@@ -27,7 +27,6 @@ class Lease(NamedTuple):  # of all records the one that is made for every task: 
     attempt: int
     token: str
     session_id: int
-    started_at: datetime
     timeout_ms: int | None
     retry: RetryPolicy
     failures: int

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from engine.model.json import JSON
 from engine.model.states import FINAL_RUN_STATES, RunState, TaskState
@@ -17,8 +19,7 @@ _COUNTED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One event to come. `source` and `target` are equal where no task changed its state."""
 
     run_id: int
@@ -50,33 +51,30 @@ class Tally:
     def open(self) -> int:
         return self.total - self.succeeded - self.failed - self.skipped - self.cancelled
 
-    def apply(self, changes: Iterable[Change]) -> list[tuple[int, Change]]:
+    def apply(self, changes: Sequence[Change]) -> list[tuple[int, Change]]:
         """Count `changes`, advance the run's own state; returns all events with their numbers."""
-        numbered: list[tuple[int, Change]] = []
-        for change in changes:
-            if change.source is not change.target:
-                self._shift(change.source, -1)
-                self._shift(change.target, +1)
-            if change.target is TaskState.RUNNING and self.state is RunState.PENDING:
+        moves = Counter((change.source, change.target) for change in changes)
+        for (source, target), times in moves.items():
+            self._shift(source, -times)
+            self._shift(target, +times)
+        events = list(changes)
+        if any(target is TaskState.RUNNING for _, target in moves):
+            self.has_started = True
+            if self.state is RunState.PENDING:
                 self.state = RunState.RUNNING
-                numbered.append(self._number(Change(self.run_id, "run.started")))
-            self.has_started = self.has_started or change.target is TaskState.RUNNING
-            numbered.append(self._number(change))
+                events.insert(0, Change(self.run_id, "run.started"))
         if self.open and self.state in FINAL_RUN_STATES:
             self.state = RunState.RUNNING if self.has_started else RunState.PENDING
         if not self.open and self.state not in FINAL_RUN_STATES:
             self.state = self._verdict()
-            numbered.append(self._number(Change(self.run_id, f"run.{self.state}")))
-        return numbered
+            events.append(Change(self.run_id, f"run.{self.state}"))
+        first, self.event_count = self.event_count + 1, self.event_count + len(events)
+        return list(enumerate(events, first))
 
     def _shift(self, state: TaskState | None, by: int) -> None:
         counter = _COUNTED.get(state) if state is not None else None
         if counter is not None:
             setattr(self, counter, getattr(self, counter) + by)
-
-    def _number(self, change: Change) -> tuple[int, Change]:
-        self.event_count += 1
-        return self.event_count, change
 
     def _verdict(self) -> RunState:
         if self.is_cancelling:

@@ -47,20 +47,19 @@ def _record_in_steps(tx: Transaction, changes: Sequence[Change]) -> None:
     for change in changes:
         by_run[change.run_id].append(change)
     tallies = lock_tallies(tx, sorted(by_run))
-    events: list[list[Any]] = []
-    for tally in tallies:
-        for number, change in tally.apply(by_run[tally.run_id]):
-            events.append(
-                [
-                    change.run_id,
-                    number,
-                    change.kind,
-                    change.task_id,
-                    change.attempt,
-                    tx.actor,
-                    json_text(change.detail),
-                ]
-            )
+    events = [
+        (
+            change.run_id,
+            number,
+            change.kind,
+            change.task_id,
+            change.attempt,
+            tx.actor,
+            json_text(change.detail),
+        )
+        for tally in tallies
+        for number, change in tally.apply(by_run[tally.run_id])
+    ]
     write_tallies(tx, tallies)
     wake_for_ends(tx, [tally for tally in tallies if tally.state in FINAL_RUN_STATES])
     insert_rows(
@@ -141,17 +140,16 @@ def _write_runs(dialect: Dialect) -> sa.Update:
 def _counts(changes: Iterable[Change]) -> Counter[str]:
     """What the totals gain: one per target state, and the two gauges `open` and `running`."""
     counts: Counter[str] = Counter()
-    for change in changes:
-        source, target = change.source, change.target
+    for (source, target), times in Counter((change.source, change.target) for change in changes).items():
         if source is target or target is None:
             continue
         if target in FINAL_TASK_STATES or target is TaskState.RUNNING:
-            counts[target if target is not TaskState.RUNNING else "started"] += 1
+            counts[target if target is not TaskState.RUNNING else "started"] += times
         elif source is TaskState.RUNNING:
-            counts["retried"] += 1
-        counts["running"] += (target is TaskState.RUNNING) - (source is TaskState.RUNNING)
+            counts["retried"] += times
+        counts["running"] += times * ((target is TaskState.RUNNING) - (source is TaskState.RUNNING))
         if source is not None:
-            counts["open"] += (source in FINAL_TASK_STATES) - (target in FINAL_TASK_STATES)
+            counts["open"] += times * ((source in FINAL_TASK_STATES) - (target in FINAL_TASK_STATES))
     return counts
 
 

@@ -92,7 +92,7 @@ def _binds(tx: Transaction, request: ClaimRequest) -> dict[str, Any]:
     return binds
 
 
-def _taking(dialect: Dialect, bounded: bool) -> sa.Update:
+def _taking(dialect: Dialect, bounded: bool, returning: Sequence[str] = ("task_id",)) -> sa.Update:
     waiting = task_state.alias("waiting")
     now = moment_of(dialect, task_state.c.available_at)
     order = (waiting.c.rank, waiting.c.available_at, waiting.c.task_id)
@@ -133,12 +133,13 @@ def _taking(dialect: Dialect, bounded: bool) -> sa.Update:
             is_cancelling=sa.false(),
         )
         .where(dialect.candidates(task_state.c.task_id, candidates))
-        .returning(*(task_state.c[name] for name in (*Lease._fields, *_PLACE) if name not in _SUBMITTED))
+        .returning(*(task_state.c[name] for name in returning))
     )
 
 
 _SUBMITTED = {"name", "kind", "params", "timeout_ms", "retry", "client", "reach"}
 _PLACE = ("rank", "available_at")
+_TAKEN = [name for name in (*Lease._fields, *_PLACE) if name not in _SUBMITTED]
 
 
 def _shown(rows: sa.FromClause) -> sa.Select[Any]:
@@ -165,12 +166,12 @@ def _leases(dialect: Dialect) -> sa.Select[Any]:
 
 @statement
 def _take_and_show(dialect: Dialect, bounded: bool) -> sa.Select[Any]:
-    return _shown(_taking(dialect, bounded).cte("claimed"))
+    return _shown(_taking(dialect, bounded, _TAKEN).cte("claimed"))
 
 
 @statement
 def _claim_at_once(dialect: Dialect, bounded: bool) -> sa.Select[Any]:
-    claimed = _taking(dialect, bounded).cte("claimed")
+    claimed = _taking(dialect, bounded, _TAKEN).cte("claimed")
     changes = sa.select(
         claimed.c.run_id,
         claimed.c.task_id.label("place"),

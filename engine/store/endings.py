@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -22,15 +21,14 @@ from engine.store.statement import statement
 Fence = tuple[int, int]  # (task id, attempt number)
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """How one attempt ended, encoded and checked, ready to be written."""
 
     lease: Lease
     decision: Decision
     result: str | None = None  # JSON text
     branch: str | None = None
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = Usage()
 
     @property
     def fence(self) -> Fence:

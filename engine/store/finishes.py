@@ -20,7 +20,7 @@ from engine.store.endings import Ending, Fence, end_running, lock, paused_among
 from engine.store.moves import moved
 from engine.store.resolve import release_dependents
 from engine.store.schema import Id, attempt, task_state
-from engine.store.statement import document, insert_rows, json_text, moment_text, statement
+from engine.store.statement import document, insert_rows, json_text, statement
 
 
 def apart(dialect: Dialect, endings: Sequence[Ending]) -> list[Sequence[Ending]]:
@@ -89,12 +89,12 @@ def _end(tx: Transaction, endings: Sequence[Ending]) -> tuple[set[Fence], Iterab
     changes: list[Change] = []
     accepted: list[Ending] = []
     for kind, group in _by_move(tx, endings, paused_runs).items():
-        for ending in _write_endings(tx, kind, group):
-            accepted.append(ending)
-            changes.append(_change(kind, ending))
+        written = _write_endings(tx, kind, group)
+        _write_attempts(tx, written)
+        accepted += [ending for ending, _ in written]
+        changes += [_change(kind, ending) for ending, _ in written]
     if not accepted:
         return set(), []
-    _write_attempts(tx, accepted)
     settled = {
         change.task_id: change.target
         for change in changes
@@ -133,7 +133,8 @@ def _by_move(tx: Transaction, endings: Iterable[Ending], paused_runs: Any) -> di
     return groups
 
 
-def _write_endings(tx: Transaction, kind: Move, endings: Sequence[Ending]) -> list[Ending]:
+def _write_endings(tx: Transaction, kind: Move, endings: Sequence[Ending]) -> list[tuple[Ending, Any]]:
+    """Those that still held their lease, each with the time when its attempt started, as the driver has it."""
     rows = tx.execute(
         _finish(tx.dialect, kind),
         {
@@ -153,8 +154,8 @@ def _write_endings(tx: Transaction, kind: Move, endings: Sequence[Ending]) -> li
     ).all()
     if TRANSITIONS[kind].target is TaskState.AVAILABLE:
         tx.wakes |= {row.queue for row in rows}
-    written = {(row.task_id, row.attempt) for row in rows}
-    return [ending for ending in endings if ending.fence in written]
+    started = {(row.task_id, row.attempt): row.started_at for row in rows}
+    return [(ending, started[fence]) for ending in endings if (fence := ending.fence) in started]
 
 
 @statement
@@ -181,7 +182,8 @@ def _finish(dialect: Dialect, kind: Move) -> sa.Update:
             values["branch"] = rows.c.branch
         case _:
             values["reason"] = rows.c.reason
-    return end_running(dialect, kind, rows, **values)
+    started_at = sa.type_coerce(task_state.c.started_at, sa.types.NULLTYPE).label("started_at")
+    return end_running(dialect, kind, rows, (started_at,), **values)
 
 
 def _change(kind: Move, ending: Ending) -> Change:
@@ -200,23 +202,22 @@ def _change(kind: Move, ending: Ending) -> Change:
     )
 
 
-def _write_attempts(tx: Transaction, endings: Iterable[Ending]) -> None:
+def _write_attempts(tx: Transaction, endings: Iterable[tuple[Ending, Any]]) -> None:
     insert_rows(
         tx,
         attempt,
         [
-            [
+            (
                 e.lease.task_id,
                 e.lease.attempt,
                 e.lease.session_id,
-                moment_text(e.lease.started_at),
+                started_at,
                 e.decision.word,
                 e.result,
                 json_text(e.decision.error),
-                e.usage.cpu_ms,
-                e.usage.max_rss_kib,
-            ]
-            for e in endings
+                *e.usage,
+            )
+            for e, started_at in endings
         ],
         (
             "task_id",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from itertools import islice
@@ -31,9 +31,9 @@ def statement(build: Callable[Concatenate[Dialect, P], Any]) -> Callable[Concate
     return cast(Callable[Concatenate[Dialect, P], Prepared], cache(prepared))
 
 
-def document(rows: Iterable[Iterable[Any]]) -> str:
+def document(rows: Iterable[Sequence[Any]]) -> str:
     """Rows for `Dialect.recordset`."""
-    return _encoder.encode([list(row) for row in rows]).decode()
+    return _encoder.encode(list(rows)).decode()
 
 
 def chunks(items: Iterable[T]) -> Iterator[list[T]]:
@@ -57,7 +57,7 @@ def moment_text(value: datetime | None) -> str | None:
 def insert_rows(
     tx: Transaction,
     table: sa.Table,
-    rows: Iterable[list[Any]],
+    rows: Iterable[Sequence[Any]],
     columns: tuple[str, ...],
     *,
     stamped: str | None = None,

@@ -51,10 +51,9 @@ class Attempt:
         self._cancelled = Interruption()
         self._handle: asyncio.Task[Any] | None = None
 
-    async def run(self) -> Outcome:
-        """Perform the attempt in the asyncio task that calls this, which `stop` interrupts."""
-        handle = self._handle = asyncio.current_task()
-        assert handle is not None
+    async def run(self, handle: asyncio.Task[Any]) -> Outcome:
+        """Perform the attempt in the asyncio task that calls this: its `handle`, which `stop` interrupts."""
+        self._handle = handle
         outcome: Outcome = _CANCELLED_ITSELF
         try:
             if self._stop is None:

@@ -48,7 +48,7 @@ class Worker:
         self._registry = registry
         self._options = options or WorkerOptions()
         self._attempts: dict[int, Attempt] = {}
-        self._handles: set[asyncio.Task[None]] = set()
+        self._handles: dict[Attempt, asyncio.Task[None]] = {}
         self._loops: list[asyncio.Task[None]] = []
         self._work = asyncio.Event()  # there may be something to claim, or room to run it
         self._look = asyncio.Event()  # there may be an order to stop something
@@ -171,7 +171,7 @@ class Worker:
         grace = self._options.grace_seconds if grace_seconds is None else grace_seconds
         if self._handles:
             emit("worker.draining", session=self._session_id, running=self.running, grace_seconds=grace)
-            await asyncio.wait(self._handles, timeout=grace)
+            await asyncio.wait(self._handles.values(), timeout=grace)
         if self._claiming is not None:  # it would take what we give back
             await asyncio.wait({self._claiming}, timeout=_ANSWER_SECONDS)
         if self._ending is None:
@@ -191,7 +191,7 @@ class Worker:
         if self._claiming is not None:  # a claim under way may still bring leases, to be given back
             await asyncio.wait({self._claiming}, timeout=_PATIENCE_SECONDS)
         if self._handles:
-            await asyncio.wait(self._handles, timeout=_STUCK_SECONDS)
+            await asyncio.wait(self._handles.values(), timeout=_STUCK_SECONDS)
         for attempt in self._attempts.values():
             emit("worker.attempt_stuck", level="error", task=attempt.lease.task_id, kind=attempt.lease.kind)
         with suppress(TimeoutError):
@@ -243,17 +243,19 @@ class Worker:
             self._work.set()
 
     def _begin(self, lease: Lease) -> None:
+        assert self._loop is not None
         attempt = Attempt(lease, self._database, self._registry, self._book, f"worker:{self._session_id}")
         self._attempts[lease.task_id] = attempt
-        handle = asyncio.create_task(self._attend(attempt), name=f"task-{lease.task_id}")
-        self._handles.add(handle)
-        handle.add_done_callback(self._handles.discard)
+        # Asked for the running loop, as asyncio.create_task does, older Pythons make a system call.
+        handle = self._loop.create_task(self._attend(attempt), name=f"task-{lease.task_id}")
+        self._handles[attempt] = handle
 
     async def _attend(self, attempt: Attempt) -> None:
         lease = attempt.lease
         try:
-            outcome = await attempt.run()
+            outcome = await attempt.run(self._handles[attempt])
         finally:
+            del self._handles[attempt]
             if self._attempts.get(lease.task_id) is attempt:
                 del self._attempts[lease.task_id]
             if self._claimer.has_more:  # otherwise the finisher claims what this outcome releases
@@ -332,7 +334,7 @@ class Worker:
         try:
             # The old guardian stays until the old attempts' processes are gone: it would kill them for us.
             if self._handles:
-                await asyncio.wait(set(self._handles), timeout=_STUCK_SECONDS)
+                await asyncio.wait(self._handles.values(), timeout=_STUCK_SECONDS)
         finally:  # also when we end meanwhile
             await old.stop()
 

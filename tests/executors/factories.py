@@ -8,7 +8,6 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,6 @@ def make_lease(**changes: Any) -> Lease:
         "attempt": 1,
         "token": secrets.token_hex(16),
         "session_id": 3,
-        "started_at": datetime.now(UTC),
         "timeout_ms": None,
         "retry": RetryPolicy(),
         "failures": 0,

@@ -46,8 +46,8 @@ GUARDS = [
         "fence by attempt in a batch",
         "an earlier attempt's outcome would be recorded beside the current one's",
         f"{STORE}/finishes.py",
-        "    return [ending for ending in endings if ending.fence in written]",
-        "    return [e for e in endings if e.lease.task_id in {task_id for task_id, _ in written}]",
+        "    return [(ending, started[fence]) for ending in endings if (fence := ending.fence) in started]",
+        "    return [(e, at) for e in endings for (task, _), at in started.items() if task == e.lease.task_id]",
         f"{TASKS}::test_an_earlier_and_the_current_attempt_in_one_batch",
     ),
     Guard(

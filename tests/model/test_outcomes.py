@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ POLICY = RetryPolicy(max_attempts=3, max_crashes=2, backoff=Backoff.FIXED, initi
 
 
 def lease(**fields: Any) -> Lease:
-    whole = Lease(1, 1, "a", "noop", None, 1, "t", 1, datetime.now(UTC), None, POLICY, 0, 0)
+    whole = Lease(1, 1, "a", "noop", None, 1, "t", 1, None, POLICY, 0, 0)
     return whole._replace(**fields)
 
 
