@@ -5,6 +5,8 @@ Names are loaded when first used: a worker's guardian process imports this packa
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +57,28 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+
+def load_when_used(
+    package: str, homes: Mapping[str, Iterable[str]], modules: Collection[str] = ()
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of a package that exports names of other modules, and modules of its own.
+
+    `homes` lists the names by the module that has them. Nothing is imported before it is asked for.
+    """
+    home_of = {name: home for home, names in homes.items() for name in names}
+    own = vars(sys.modules[package])
+
+    def load(name: str) -> Any:
+        if name in modules:
+            return import_module(f"{package}.{name}")
+        if name not in home_of:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = own[name] = getattr(import_module(home_of[name]), name)
+        return value
+
+    return load, lambda: sorted({*own, *modules, *home_of})
+
+
 _MODULES = ("client", "errors", "testing")
 _HOMES = {
     "engine.errors": (
@@ -88,19 +112,5 @@ _HOMES = {
     "engine.sdk.submit": ("submit", "submit_many"),
     "engine.worker.options": ("WorkerOptions",),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f"{__name__}.{name}")
-    try:
-        home = _HOME_OF[name]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    value = globals()[name] = getattr(import_module(home), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES, *_HOME_OF})
+__getattr__, __dir__ = load_when_used(__name__, _HOMES, _MODULES)

@@ -28,6 +28,7 @@ _MAX_REMEMBERED = 10_000
 
 # Every route there is, and which scope it needs. What is not here is not served; a test compares.
 SCOPES: dict[tuple[str, str], str] = {
+    ("GET", "/"): OPEN,
     ("GET", "/health"): OPEN,
     ("GET", "/ready"): OPEN,
     ("GET", "/metrics"): "read",

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 from litestar import Response
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException
 
 from engine.api.options import ApiRequest
 from engine.errors import (
@@ -111,10 +111,6 @@ def refusal_of(error: Exception) -> Refusal:
             return Refusal(503, error.code, str(error), _retry_after(error.retry_after))
         case InvalidFields():
             return Refusal(422, error.code, str(error), errors=error.errors)
-        case ValidationException():
-            errors = _parameter_errors(error)
-            detail = "; ".join(f"{e.pointer}: {e.message}" for e in errors) or "invalid parameters"
-            return Refusal(422, "invalid_parameter", detail, errors=errors)
         case EngineError():
             status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
             return Refusal(status, error.code, str(error)) if status < 500 else _internal(error)
@@ -133,15 +129,6 @@ def _internal(error: Exception) -> Refusal:
 
 def _retry_after(seconds: int) -> dict[str, str]:
     return {"retry-after": str(seconds)}
-
-
-def _parameter_errors(error: ValidationException) -> list[FieldError]:
-    extra = error.extra if isinstance(error.extra, list) else []
-    return [
-        FieldError(f"?{item.get('key', '').rstrip('_')}", shorten(str(item.get("message", "invalid")), 200))
-        for item in extra[:MAX_ERRORS]
-        if isinstance(item, dict)
-    ]
 
 
 # --- shapes
@@ -169,7 +156,7 @@ def is_execgo(path: str) -> bool:
 
 
 def answer_error(request: ApiRequest, error: Exception) -> Response[bytes]:
-    """Litestar's handler for every exception."""
+    """Litestar's handler for every exception but those of `engine.api.parameters`."""
     refusal = refusal_of(error)
     trace_id: Any = request.scope.get("engine_trace_id", "")
     status, media_type, body = body_of(refusal, request.scope["path"], trace_id)

@@ -7,6 +7,7 @@ from typing import Any
 
 from litestar import Litestar
 from litestar.datastructures import State
+from litestar.exceptions import ValidationException
 from litestar.openapi.config import OpenAPIConfig
 
 from engine.api import operators, runs
@@ -19,6 +20,7 @@ from engine.api.execgo.adapter_translation import ACTION_KINDS
 from engine.api.execgo.translation import Kinds
 from engine.api.execgo.wire import AdapterRequestIn, GraphIn, McpCallIn
 from engine.api.options import ApiOptions, Services
+from engine.api.parameters import answer_parameters
 from engine.api.run_wire import RunIn, TokenIn
 from engine.executors.registry import ExecutorRegistry
 from engine.model.graph import MAX_NAME
@@ -46,7 +48,7 @@ def create_app(database: Database, registry: ExecutorRegistry, options: ApiOptio
     )
     app = Litestar(
         route_handlers=ROUTES,
-        exception_handlers={Exception: answer_error},
+        exception_handlers={Exception: answer_error, ValidationException: answer_parameters},
         state=State({"services": services, "execgo_kinds": Kinds.of(registry)}),
         openapi_config=_openapi(options, registry),
         logging_config=None,

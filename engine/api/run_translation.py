@@ -14,6 +14,7 @@ from engine.api.bodies import MAX_PARAMS_BYTES
 from engine.api.run_wire import (
     AttemptOut,
     DependencyIn,
+    Errors,
     EventOut,
     LogLineOut,
     Progress,
@@ -25,9 +26,9 @@ from engine.api.run_wire import (
     TokenOut,
     WorkerOut,
 )
-from engine.errors import NotFound
+from engine.errors import GraphError, NotFound
 from engine.executors.registry import ExecutorRegistry
-from engine.model.graph import Dependency, Graph, TaskSpec, priority_level
+from engine.model.graph import Dependency, Graph, TaskSpec, plan, priority_level
 from engine.model.json import MAX_INT, Unstorable, check_storable
 from engine.model.records import Attempt, Event, LogLine, Run, Task, Token, WorkerSession
 from engine.model.retry import RetryPolicy
@@ -37,9 +38,9 @@ _MAX_ECHO = 60
 
 
 def validate(model: type[M], document: Any) -> M:
-    """Raises `InvalidFields` with a JSON pointer for each thing that is wrong."""
+    """Raises `InvalidFields` with a JSON pointer for each thing that is wrong, up to `MAX_ERRORS`."""
     try:
-        return model.model_validate(document)
+        return model.model_validate(document, context=Errors(MAX_ERRORS))
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)
     raise InvalidFields(
@@ -70,7 +71,10 @@ _BRANCHES = frozenset({DependencyIn.__name__, "int", "str", "enum", "[key]"})
 
 
 def graph_of(run: RunIn, registry: ExecutorRegistry) -> Graph:
-    """Checks kinds and parameters; the graph's own rules are checked on submit. Raises `InvalidFields`."""
+    """Checks kinds and parameters; the graph's own rules are checked on submit.
+
+    Raises `InvalidFields`, which then begins with the rule that the graph breaks, if it breaks one.
+    """
     errors: list[FieldError] = []
     for index, task in enumerate(run.tasks):
         if len(errors) >= MAX_ERRORS:
@@ -78,9 +82,18 @@ def graph_of(run: RunIn, registry: ExecutorRegistry) -> Graph:
         errors += _task_errors(index, task, registry)
     for key, value in run.labels.items():
         errors += _unstorable(pointer(("labels", key)), value)
+    graph = Graph(tuple(_spec(task) for task in run.tasks), name=run.name, labels=dict(run.labels))
     if errors:
-        raise InvalidFields(errors)
-    return Graph(tuple(_spec(task) for task in run.tasks), name=run.name, labels=dict(run.labels))
+        raise InvalidFields([*_broken_rule(graph), *errors])
+    return graph
+
+
+def _broken_rule(graph: Graph) -> list[FieldError]:
+    try:
+        plan(graph)
+    except GraphError as error:
+        return [FieldError("/tasks", shorten(str(error), 200))]
+    return []
 
 
 def _task_errors(index: int, task: RunTaskIn, registry: ExecutorRegistry) -> list[FieldError]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -12,15 +13,31 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
     StrictInt,
     StrictStr,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
 )
 
-from engine.model.graph import DEFAULT_QUEUE, MAX_NAME, MAX_PRIORITY, MAX_TASKS, MIN_PRIORITY, Priority, Rule
+from engine.model.graph import (
+    DEFAULT_QUEUE,
+    MAX_NAME,
+    MAX_PRIORITY,
+    MAX_TASKS,
+    MIN_PRIORITY,
+    Priority,
+    Rule,
+    check_count,
+)
 from engine.model.retry import Backoff
 
 MAX_LABELS = 100
+_MAX_KEYS = 100  # of any object with known keys
 _MAX_MS = 2**31 - 1  # 24 days
 _MAX_TIMEOUT_MS = 365 * 86_400_000
 
@@ -51,6 +68,42 @@ def _number(value: Any) -> Any:
     return value
 
 
+# Pydantic gathers all errors, a kilobyte each: 64 MiB of zeros where texts belong would be tens of GiB.
+
+
+@dataclass(slots=True)
+class Errors:
+    """Context of a validation that stops looking once there are `limit` errors in its tasks."""
+
+    limit: int
+    found: int = 0
+
+
+def _until_enough(value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    errors: Errors | None = info.context
+    if errors is None:
+        return check(value)
+    if errors.found >= errors.limit:
+        return value  # unchecked, and never used: the document is refused
+    try:
+        return check(value)
+    except ValidationError as error:
+        errors.found += error.error_count()
+        raise
+
+
+def _few_tasks(value: Any) -> Any:
+    if isinstance(value, list):
+        check_count(len(value))  # not a pydantic error: too large is another status than wrong
+    return value
+
+
+def _few_labels(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > MAX_LABELS:
+        raise ValueError(f"has {len(value)} labels, the limit is {MAX_LABELS}")
+    return value
+
+
 Name = Annotated[StrictStr, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_printable)]
 Time = Annotated[AwareDatetime, BeforeValidator(_text_time), AfterValidator(_plausible)]
 Number = Annotated[float, BeforeValidator(_number)]
@@ -58,6 +111,13 @@ Number = Annotated[float, BeforeValidator(_number)]
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_keys(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > _MAX_KEYS:
+            raise ValueError(f"has {len(value)} keys (known: {', '.join(cls.model_fields)})")
+        return value
 
 
 # --- requests
@@ -86,7 +146,7 @@ class RunTaskIn(_Strict):
     name: Name
     kind: Name
     params: Any = None
-    depends_on: list[Name | DependencyIn] = []
+    depends_on: Annotated[list[Name | DependencyIn], FailFast()] = []
     rule: Rule = Rule.ALL_SUCCESS
     queue: Name = DEFAULT_QUEUE
     priority: Annotated[StrictInt, Field(ge=MIN_PRIORITY, le=MAX_PRIORITY)] | Priority = 0
@@ -99,16 +159,22 @@ class RunTaskIn(_Strict):
 class RunIn(_Strict):
     name: Name | None = None
     labels: Annotated[
-        dict[Name, Annotated[StrictStr, Field(max_length=1000)]], Field(max_length=MAX_LABELS)
+        dict[Name, Annotated[StrictStr, Field(max_length=1000)]],
+        BeforeValidator(_few_labels),
+        Field(json_schema_extra={"maxProperties": MAX_LABELS}),
     ] = {}
-    tasks: Annotated[  # more of them are refused as too large, with the edges
-        list[RunTaskIn], Field(min_length=1, json_schema_extra={"maxItems": MAX_TASKS})
+    tasks: Annotated[
+        list[Annotated[RunTaskIn, WrapValidator(_until_enough)]],
+        BeforeValidator(_few_tasks),
+        Field(min_length=1, json_schema_extra={"maxItems": MAX_TASKS}),
     ]
 
 
 class TokenIn(_Strict):
     name: Name
-    scopes: Annotated[list[Literal["read", "submit", "control", "worker", "admin"]], Field(min_length=1)]
+    scopes: Annotated[
+        list[Literal["read", "submit", "control", "worker", "admin"]], FailFast(), Field(min_length=1)
+    ]
     expires_at: Time | None = None
 
 
@@ -116,9 +182,11 @@ class TokenIn(_Strict):
 
 
 class SubmittedRun(msgspec.Struct):
+    """`is_repeat`: the run was there already, from an earlier request with the same `Idempotency-Key`."""
+
     run_id: int
-    state: str
     task_ids: dict[str, int]
+    is_repeat: bool
 
 
 class Progress(msgspec.Struct):

@@ -10,11 +10,12 @@ import msgspec
 from litestar import Response, delete, get, post
 from litestar.params import FromPath, FromQuery, QueryParameter
 
-from engine.api.answers import FieldError, InvalidFields, Problem
+from engine.api.answers import FieldError, Problem
 from engine.api.bodies import decode, idempotency_key, large_in_hand, off_loop, read_submit_body
 from engine.api.documents import body_operation, refusals
 from engine.api.edge import text_of_segment
 from engine.api.options import ApiRequest, actor_of, services_of
+from engine.api.parameters import InvalidParameters, not_accepted
 from engine.api.run_translation import (
     attempt_out,
     event_out,
@@ -84,7 +85,7 @@ async def _submit(request: ApiRequest, body: bytes) -> Response[SubmittedRun]:
     graph, key = await off_loop(body, read)
     await services.admission.check(len(graph.tasks))
     accepted = await submits.submit(services.database, graph, actor=actor_of(request), key=key)
-    answer = SubmittedRun(accepted.run_id, RunState.PENDING, accepted.task_ids)
+    answer = SubmittedRun(accepted.run_id, accepted.task_ids, accepted.is_repeat)
     return Response(answer, headers={"location": f"/api/v1/runs/{accepted.run_id}"})
 
 
@@ -116,7 +117,7 @@ async def show_run(
     """`include` is any of `tasks` and `edges`, separated by a comma; empty for the run alone."""
     wanted = {part.strip() for part in include.split(",") if part.strip()}
     if not wanted <= {"tasks", "edges"}:
-        raise InvalidFields([FieldError("?include", "accepted: tasks, edges")])
+        raise InvalidParameters([not_accepted("include", include, "made of tasks and edges")])
     database, number = services_of(request).database, id_of(run_id, "run")
     run = await runs.get(database, number)
     page = edges = None
@@ -216,7 +217,7 @@ async def list_events(
 
 def _text(key: str, value: str | None) -> str | None:
     if value is not None and not value.isprintable():
-        raise InvalidFields([FieldError(f"?{key}", "contains a control character")])
+        raise InvalidParameters([FieldError(f"?{key}", "contains a control character")])
     return value
 
 

@@ -9,7 +9,8 @@ import rich_click as click
 
 from engine.cli.options import config_option, data_dir_option, db_option, json_option, stacked
 from engine.cli.output import print_json, say
-from engine.cli.wiring import check_schema, open_database, shown, store_errors, upgrade_schema
+from engine.cli.wiring import check_schema, open_database, upgrade_schema
+from engine.sdk.opening import shown, store_errors
 from engine.settings import Settings, load
 from engine.store import migrate
 from engine.store.database import Database
@@ -74,7 +75,7 @@ def _open(settings: Settings) -> Database:
 
 
 def _revision(database: Database) -> str | None:
-    with store_errors(database):
+    with store_errors(database.url):
         return migrate.current(database.engine)
 
 

@@ -21,21 +21,14 @@ from engine.cli.options import config_option, data_dir_option, db_option, json_o
 from engine.cli.output import between, duration, print_json, say, show_table
 from engine.cli.program import FAILED
 from engine.cli.target import server_of
-from engine.cli.wiring import (
-    SERVER_TOO,
-    check_schema,
-    executor_settings,
-    is_sqlite,
-    open_database,
-    shown,
-    store_errors,
-)
+from engine.cli.wiring import SERVER_TOO, check_schema, executor_settings, is_sqlite, open_database
 from engine.client.rest import Client
 from engine.errors import EngineError
 from engine.executors.registry import ExecutorRegistry
 from engine.model.records import WorkerSession
 from engine.model.states import FINAL_RUN_STATES, RunState
 from engine.operations import totals, workers
+from engine.sdk.opening import shown, store_errors
 from engine.settings import Settings, load
 from engine.store import migrate
 from engine.store.database import Database
@@ -147,7 +140,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
 
 def _look(database: Database) -> Iterator[Finding]:
     asked = datetime.now(UTC)
-    with store_errors(database):
+    with store_errors(database.url):
         facts = database.facts()
     answered = datetime.now(UTC)
     where = shown(database.url)

@@ -10,12 +10,13 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from engine.cli.graphs import CONTRACT, contract_task, filters, graph_of, key_of
-from engine.cli.wiring import SERVER_TOO, check_schema, executor_settings, open_database, shown
+from engine.cli.wiring import SERVER_TOO, check_schema, executor_settings, open_database
 from engine.client.documents import Document
 from engine.client.rest import ContractTask, Submitted
 from engine.executors.registry import ExecutorRegistry
 from engine.model.records import Event, LogLine, Run, Task, Token, WorkerSession
 from engine.operations import runs, submits, tasks, tokens, workers
+from engine.sdk.opening import shown
 from engine.settings import Settings
 from engine.store.database import Database
 

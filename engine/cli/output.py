@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import rich_click as click
@@ -121,6 +121,11 @@ def print_json_line(value: Any) -> None:
 # --- times
 
 
+def time_of_day(value: datetime) -> str:
+    """Local time, for lines that follow each other."""
+    return value.astimezone().strftime("%H:%M:%S")
+
+
 def moment(value: datetime | None) -> str:
     """Local time with its offset."""
     return "" if value is None else value.astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
@@ -142,7 +147,7 @@ def duration(milliseconds: float | None) -> str:
 
 
 def between(start: datetime | None, end: datetime | None) -> int | None:
-    """Milliseconds from `start` to `end`, or to now."""
+    """Whole milliseconds from `start` to `end`, or to now; cut off, as the ExecGo contract does it."""
     if start is None:
         return None
-    return max(0, round(((end or datetime.now(UTC)) - start).total_seconds() * 1000))
+    return max(0, ((end or datetime.now(UTC)) - start) // timedelta(milliseconds=1))

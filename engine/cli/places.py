@@ -22,13 +22,15 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
 def of_field(document: Document, pointer: str, message: str) -> InvalidInput:
     """The error at a JSON pointer; an unknown key gets the nearest known name."""
+    if pointer == "/tasks":  # of the graph as a whole
+        return of_rule(document, message)
     steps = [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
     path: KeyPath = tuple(int(step) if step.isdigit() else step for step in steps)
     message = message[:1].lower() + message[1:]
     if "extra inputs" in message and path:
         message = f"unknown field {path[-1]!r}{_near(str(path[-1]), _model_at(path[:-1]))}"
     task = _task_name(document.value, path)
-    message = _with_field(document, path, message)
+    message = _with_field(path, message)
     return document.error(path, f"task {task!r}: {message}" if task else message)
 
 
@@ -38,7 +40,7 @@ def of_type(document: Document, message: str) -> InvalidInput:
     assert found is not None
     path = tuple(int(index) if index else key for key, index in _STEP.findall(found["path"] or ""))
     message = found["what"][:1].lower() + found["what"][1:]
-    return document.error(path, _with_field(document, path, message))
+    return document.error(path, _with_field(path, message))
 
 
 def of_rule(document: Document, message: str) -> InvalidInput:
@@ -66,11 +68,11 @@ def of_answer(document: Document, text: str) -> InvalidInput:
     return of_rule(document, text)
 
 
-def _with_field(document: Document, path: KeyPath, message: str) -> str:
-    """With the field's name in front, unless the message or the place (of JSON, a path) has it already."""
+def _with_field(path: KeyPath, message: str) -> str:
+    """With the field's name in front, unless the message has it already."""
     field = path[2:] if path[:1] == ("tasks",) else path
     named = [step for step in field if isinstance(step, str)]
-    if not document.places or not named or named[-1] in message:
+    if not named or named[-1] in message:
         return message
     return f"{'.'.join(map(str, field))}: {message}"
 

@@ -32,7 +32,6 @@ from engine.cli.wiring import (
     hide_secrets_of,
     is_sqlite,
     open_database,
-    shown,
     upgrade_schema,
     worker_options,
 )
@@ -42,6 +41,7 @@ from engine.executors.registry import ExecutorRegistry
 from engine.model.graph import Graph
 from engine.model.states import RunState
 from engine.operations import runs, submits
+from engine.sdk.opening import shown
 from engine.settings import Settings, load
 from engine.store.database import Database
 from engine.telemetry import configure_logging

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -22,9 +23,11 @@ from engine.cli.output import (
     say,
     show_facts,
     show_table,
+    time_of_day,
 )
 from engine.cli.program import FAILED
 from engine.cli.summary import (
+    SHOWN_FAILED,
     run_document,
     run_facts,
     run_ms,
@@ -148,6 +151,8 @@ def watch(target: Target, run_id: int, as_json: bool) -> None:
         with view() as picture:
             for events in _events(target, progress):
                 picture.show(progress, progress.take(events))
+        if progress.run.failed:
+            show_tasks(target.tasks(run_id, state=TaskState.FAILED, limit=SHOWN_FAILED))
         say(totals(progress.run))
     raise Exit(0 if progress.run.state is RunState.SUCCEEDED else FAILED)
 
@@ -157,9 +162,9 @@ def _events(target: Target, progress: Progress) -> Iterator[list[Event]]:
     number = 0
     while True:
         wait = 0.0 if number < progress.run.events else _WAIT_SECONDS
-        events = patiently(target.events, progress.run.id, after=number, wait_seconds=wait)
+        events = patiently(partial(target.events, progress.run.id, after=number, wait_seconds=wait))
         number = events[-1].number if events else number
-        progress.run = patiently(target.run, progress.run.id)
+        progress.run = patiently(partial(target.run, progress.run.id))
         yield events
         if progress.is_over and number >= progress.run.events:
             return
@@ -211,7 +216,7 @@ def delete(target: Target, run_ids: tuple[int, ...], as_json: bool) -> None:
 @click.option("--follow", "-f", is_flag=True, help="Go on until the run ends.")
 @with_target
 def logs(target: Target, run_id: int, task_name: str | None, follow: bool, as_json: bool) -> None:
-    """Print what the tasks of a run wrote."""
+    """Print what the tasks of a run wrote: time, task and number of the attempt before each line."""
     run = target.run(run_id)
     if task_name is not None:
         _check_task(target, run_id, task_name)
@@ -228,8 +233,8 @@ def logs(target: Target, run_id: int, task_name: str | None, follow: bool, as_js
                 show_line(line)
         if not follow or was_over:  # a look after the end has seen the last lines
             break
-        target.events(run_id, after=run.events, wait_seconds=1.0)
-        run = target.run(run_id)
+        patiently(partial(target.events, run_id, after=run.events, wait_seconds=1.0))
+        run = patiently(partial(target.run, run_id))
     if not count and not as_json:
         note("nothing was written")
 
@@ -243,7 +248,7 @@ def _check_task(target: Target, run_id: int, name: str) -> None:
 
 
 def _lines(target: Target, run_id: int, task_name: str | None, offset: int) -> Iterable[LogLine]:
-    while page := target.logs(run_id, task_name=task_name, limit=_PAGE, offset=offset):
+    while page := patiently(partial(target.logs, run_id, task_name=task_name, limit=_PAGE, offset=offset)):
         yield from page
         offset += len(page)
         if len(page) < _PAGE:
@@ -256,8 +261,9 @@ def _json_line(line: LogLine) -> None:
 
 def _text_line(*, with_name: bool) -> Callable[[LogLine], None]:
     def show_line(line: LogLine) -> None:
-        name = f"{one_line(line.task_name, 40)} | " if with_name else ""
+        name = one_line(line.task_name, 40) if with_name else ""
+        place = f"{time_of_day(line.at)} {name}#{line.attempt} | "
         for text in clean(line.text).splitlines() or [""]:
-            click.echo(f"{name}{text}", err=line.stream == "stderr" and not with_name)
+            click.echo(f"{place}{text}", err=line.stream == "stderr" and not with_name)
 
     return show_line

@@ -23,7 +23,6 @@ from engine.cli.wiring import (
     hide_secrets_of,
     is_sqlite,
     open_database,
-    shown,
     upgrade_schema,
     worker_options,
 )
@@ -31,6 +30,7 @@ from engine.errors import ConfigError
 from engine.executors.base import ExecutorSettings
 from engine.executors.registry import ExecutorRegistry
 from engine.operations import tokens
+from engine.sdk.opening import shown
 from engine.settings import Address, Settings, load
 from engine.store.database import Database
 from engine.telemetry import configure_logging, emit
@@ -109,6 +109,10 @@ async def _run(settings: Settings, database: Database) -> None:
     options = await api_options(settings, database)
     if "grpc_addr" in settings.model_fields_set:
         emit("server.grpc_unavailable", level="warning", addr=settings.grpc_addr, reason="not in this build")
+    if settings.workers == 0 and database.is_private:
+        emit(
+            "server.nobody_works", level="warning", reason="no other process may use the file", see="--shared"
+        )
     bound, port = asyncio.Event(), 0
 
     def on_ready(number: int) -> None:

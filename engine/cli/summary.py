@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from engine.store.database import Database
 _ALL_ROWS = 60  # of larger runs only what did not succeed is listed
 _MAX_ROWS = 60
 _PAGE = 1000
+SHOWN_FAILED = 20  # where only the reasons of a failure are shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +59,20 @@ def show_tasks(tasks: Sequence[Task]) -> None:
                 task.state,
                 task.attempt or "",
                 duration(task_ms(task)),
-                one_line(why(task), 100),
+                one_line(_explained(task), 200),
             )
             for task in tasks
         ),
         right=("ATTEMPTS", "DURATION"),
     )
+    say_hints(task.last.error for task in tasks if task.last)
+
+
+def say_hints(errors: Iterable[dict[str, Any] | None]) -> None:
+    """What an executor knows of a way out stands in the details of its error."""
+    details = [error.get("details") for error in errors if error]
+    for hint in dict.fromkeys(item["hint"] for item in details if isinstance(item, dict) and "hint" in item):
+        say(f"hint: {one_line(str(hint), 500)}")
 
 
 def totals(run: Run) -> str:
@@ -91,6 +100,15 @@ def why(task: Task) -> str | None:
     error = task.last.error if task.last else None
     message = error.get("message") if error else None
     return str(message) if message else task.reason
+
+
+def _explained(task: Task) -> str | None:
+    """Why a task did not succeed, with the last line that its process wrote to stderr."""
+    message = why(task)
+    result = task.last.result if task.last else None
+    stderr = result.get("stderr") if isinstance(result, dict) else None
+    last_words = stderr.strip().rpartition("\n")[2] if isinstance(stderr, str) else ""
+    return f"{message}: {last_words}" if message and last_words else message
 
 
 def task_ms(task: Task) -> int | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import time
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from importlib import import_module
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import rich_click as click
 
@@ -17,12 +17,12 @@ from engine.cli.output import note
 from engine.client import rest
 from engine.client.documents import Document
 from engine.client.rest import ContractTask, Submitted
+from engine.client.waiting import sleep
 from engine.errors import Conflict, NotFound, Overloaded, ServerUnavailable, StoreUnavailable
 from engine.model.records import Event, LogLine, Run, Task, Token, WorkerSession
 from engine.settings import Settings, load
 
 N = TypeVar("N", int, str)
-P = ParamSpec("P")
 T = TypeVar("T")
 _AWAY = (ServerUnavailable, StoreUnavailable, Overloaded)
 _PAUSES = (0.2, 0.4, 0.8, 1.6, 3.2, *[5.0] * 6)  # seconds between attempts to reach a target again: 36
@@ -121,16 +121,19 @@ def on_each(names: Sequence[N], act: Callable[[N], T]) -> Iterator[dict[N, T]]:
         raise Conflict("; ".join(refused))
 
 
-def patiently(ask: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """`ask`, which only reads, again and again while its target is away, as during a restart."""
+def patiently(ask: Callable[[], T], deadline: float = math.inf) -> T:
+    """`ask`, which only reads, again and again while its target is away, as during a restart.
+
+    Raises `TimeoutError` if the target is away when `deadline` passes.
+    """
     for pause in _PAUSES:
         try:
-            return ask(*args, **kwargs)
+            return ask()
         except _AWAY as error:
             if pause == _PAUSES[0]:
                 note(f"note: {error}; trying again for {sum(_PAUSES):.0f} s")
-            time.sleep(pause)
-    return ask(*args, **kwargs)
+            sleep(pause, deadline)
+    return ask()
 
 
 def open_target(flags: dict[str, str | None]) -> Target:
@@ -140,6 +143,8 @@ def open_target(flags: dict[str, str | None]) -> Target:
         raise click.UsageError("give --server or a database (--db, --data-dir), not both")
     settings = load(flags)
     url = None if by_database else server_of(settings)
+    if url is not None and settings.server is None and settings.database_url is not None:
+        note(f"note: {url} answers and is used, not the configured database; --server or --db says which")
     kind = "engine.cli.local" if url is None else "engine.cli.remote"
     target: Target = import_module(kind).open_target(settings, url)  # the other side's imports are not needed
     return target

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -22,13 +21,13 @@ from engine.cli.output import (
     show_table,
 )
 from engine.cli.program import FAILED, TIMED_OUT
-from engine.cli.summary import run_document, totals
-from engine.cli.target import Target, mention_idleness, on_each, with_target
+from engine.cli.summary import SHOWN_FAILED, run_document, say_hints, show_tasks, totals
+from engine.cli.target import Target, mention_idleness, on_each, patiently, with_target
 from engine.client.documents import read
 from engine.client.rest import FINAL_STATUSES, ContractTask
-from engine.model.states import FINAL_RUN_STATES, RunState
+from engine.client.waiting import deadline_in, wait_until
+from engine.model.states import FINAL_RUN_STATES, RunState, TaskState
 
-_FIRST_WAIT, _LONGEST_WAIT, _GROWTH = 0.05, 0.5, 1.5  # seconds between two looks
 _STATUSES = ("pending", "running", "success", "failed", "skipped")
 
 task_argument = click.argument("task_id", metavar="TASK", type=NAME)
@@ -113,6 +112,7 @@ def get(target: Target, task_id: str, as_json: bool) -> None:
             ("error", found.error),
         ]
     )
+    say_hints([found.runtime.get("error")])
     if "result" in found.document:
         say("")
         print_json(found.document["result"])
@@ -182,24 +182,23 @@ def _wait_for_tasks(target: Target, task_ids: Sequence[str], timeout: float | No
     """Ends with exit code 0 if all succeeded, 124 if time ran out, else 1."""
     found: dict[str, ContractTask] = {}
 
+    def has_ended(task_id: str) -> bool:
+        return task_id in found and found[task_id].status in FINAL_STATUSES
+
     def is_over() -> bool:
         for task_id in task_ids:
-            if task_id not in found or found[task_id].status not in FINAL_STATUSES:
+            if not has_ended(task_id):
                 found[task_id] = target.contract_task(task_id)
-        return all(item.status in FINAL_STATUSES for item in found.values())
+        return all(map(has_ended, task_ids))
 
-    in_time = _wait_until(is_over, timeout)
+    in_time = _wait(is_over, timeout)
     if as_json:
         print_json([item.document for item in found.values()])
     else:
         _show(list(found.values()))
     if not in_time:
-        _give_up(timeout, ", ".join(_open(found)))
+        _give_up(timeout, ", ".join(name for name in task_ids if not has_ended(name)))
     raise Exit(0 if all(item.status == "success" for item in found.values()) else FAILED)
-
-
-def _open(found: dict[str, ContractTask]) -> list[str]:
-    return [item.id for item in found.values() if item.status not in FINAL_STATUSES]
 
 
 def _wait_for_run(target: Target, run_id: int, timeout: float | None, as_json: bool) -> None:
@@ -210,32 +209,31 @@ def _wait_for_run(target: Target, run_id: int, timeout: float | None, as_json: b
         run = target.run(run_id)
         return run.state in FINAL_RUN_STATES
 
-    in_time = _wait_until(is_over, timeout)
+    in_time = _wait(is_over, timeout)
     if as_json:
         print_json(run_document(run))
     else:
+        if run.failed:
+            show_tasks(target.tasks(run_id, state=TaskState.FAILED, limit=SHOWN_FAILED))
         say(totals(run))
     if not in_time:
         _give_up(timeout, f"run {run_id}")
     raise Exit(0 if run.state is RunState.SUCCEEDED else FAILED)
 
 
+def _wait(is_over: Callable[[], bool], timeout: float | None) -> bool:
+    """Whether it was over in time. A target that is away for a while is waited for, too."""
+    deadline = deadline_in(timeout)
+    try:
+        wait_until(lambda: patiently(is_over, deadline), deadline)
+    except TimeoutError:
+        return False
+    return True
+
+
 def _give_up(timeout: float | None, unfinished: str) -> NoReturn:
     note(f"error: timed out after {duration((timeout or 0) * 1000)}, not ended: {unfinished}")
     raise Exit(TIMED_OUT)
-
-
-def _wait_until(is_over: Callable[[], bool], timeout: float | None) -> bool:
-    """Look more and more seldom. Returns False if `timeout` seconds passed before."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    pause = _FIRST_WAIT
-    while not is_over():
-        left = pause if deadline is None else deadline - time.monotonic()
-        if left <= 0:
-            return False
-        time.sleep(min(pause, left))
-        pause = min(pause * _GROWTH, _LONGEST_WAIT)
-    return True
 
 
 def _show(found: Sequence[ContractTask]) -> None:
@@ -255,6 +253,7 @@ def _show(found: Sequence[ContractTask]) -> None:
         ),
         right=("ATTEMPT", "DURATION"),
     )
+    say_hints(item.runtime.get("error") for item in found)
 
 
 def _milliseconds(item: ContractTask) -> int | None:

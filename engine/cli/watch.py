@@ -14,13 +14,18 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from engine.cli.output import STATE_STYLES, between, clean, console, duration, one_line
+from engine.cli.output import STATE_STYLES, between, clean, console, duration, one_line, time_of_day
 from engine.model.records import Event, Run
 from engine.model.states import FINAL_RUN_STATES
 
 _SHOWN_RUNNING = 10
 _ENDINGS = {"succeeded", "failed", "skipped", "cancelled"}
 _RETRIES = {"retried", "retried_held"}
+_AGAIN = {  # by the outcome of the attempt
+    "failed": "failed, will retry",
+    "crashed": "interrupted (worker lost), will be repeated",
+    "released": "interrupted (worker stopped), will be repeated",
+}
 
 
 @dataclass(slots=True)
@@ -163,9 +168,10 @@ def _counts(run: Run) -> Text:
 
 
 def _line(event: Event, milliseconds: int | None, place: str) -> Text:
-    kind = "failed, will retry" if event.kind in _RETRIES else event.kind
+    detail = event.detail or {}
+    kind = _AGAIN.get(str(detail.get("outcome")), event.kind) if event.kind in _RETRIES else event.kind
     style = STATE_STYLES.get(event.kind, "yellow")
-    text = Text(event.at.astimezone().strftime("%H:%M:%S "), style="dim")
+    text = Text(f"{time_of_day(event.at)} ", style="dim")
     text.append(f"{kind:<10} ", style=style)
     text.append(one_line(event.task_name, 200))
     if milliseconds is not None:
@@ -174,4 +180,6 @@ def _line(event: Event, milliseconds: int | None, place: str) -> Text:
         text.append(f"  attempt {event.attempt}", style="dim")
     if place:
         text.append(f"  {place}", style="dim")
+    if kind.startswith("failed") and "error" in detail:
+        text.append(f"  {one_line(str(detail['error']), 200)}")
     return text

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
-import sqlalchemy as sa
 
 from engine.cli.program import explained
-from engine.errors import ConfigError, EngineError, SchemaMismatch, StoreUnavailable
+from engine.errors import ConfigError, SchemaMismatch, StoreUnavailable
 from engine.executors.base import ExecutorSettings, ProcessLimits
+from engine.sdk.opening import shown, store_errors
 from engine.settings import Settings
 from engine.store import migrate
 from engine.store.database import Database
@@ -31,13 +31,6 @@ def hide_secrets_of(settings: Settings) -> None:
     if parse_url(settings.database).password is not None:
         secrets.append(settings.database)
     hide_secrets(secrets)
-
-
-def shown(url: sa.URL) -> str:
-    """A database URL for people: without passwords, and without the driver that nobody wrote."""
-    secrets = [name for name in url.query if "password" in name]  # libpq takes them there, too
-    plain = url.set(drivername=url.get_backend_name()).difference_update_query(secrets)
-    return plain.render_as_string(hide_password=True)
 
 
 def open_database(
@@ -83,7 +76,7 @@ def _users(path: str) -> str:
 
 def check_schema(database: Database) -> None:
     """Raises `SchemaMismatch`, or `StoreUnavailable` if the database does not answer."""
-    with store_errors(database):
+    with store_errors(database.url):
         try:
             migrate.check(database.engine)
         except SchemaMismatch as error:
@@ -93,24 +86,8 @@ def check_schema(database: Database) -> None:
 
 
 def upgrade_schema(database: Database) -> None:
-    with store_errors(database):
+    with store_errors(database.url):
         migrate.upgrade(database.engine, database.dialect)
-
-
-class store_errors:
-    """Driver errors of statements that do not run through `Database` become `StoreUnavailable`."""
-
-    def __init__(self, database: Database) -> None:
-        self._name = shown(database.url)
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, sa.exc.SQLAlchemyError | OSError) and not isinstance(error, EngineError):
-            original = getattr(error, "orig", None) or error
-            first = str(original).strip().split("\n", 1)[0][:200]
-            raise StoreUnavailable(f"the database {self._name} is not available: {first}") from None
 
 
 def worker_options(settings: Settings) -> WorkerOptions:

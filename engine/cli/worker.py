@@ -57,7 +57,9 @@ def start(processes: int, **flags: Any) -> None:
     options = worker_options(settings)
     configure_logging(settings.log_level)
     hide_secrets_of(settings)
-    database = open_database(settings, must_exist=True)
+    database = open_database(
+        settings, must_exist=True, instead="`task-engine db upgrade` makes one, or name another with --db"
+    )
     try:
         if is_sqlite(settings.database):
             upgrade_schema(database)

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from engine import load_when_used
 
 if TYPE_CHECKING:
     from engine.client.rest import Client as Client
@@ -15,23 +16,9 @@ if TYPE_CHECKING:
     from engine.errors import AccessDenied as AccessDenied
     from engine.errors import ServerUnavailable as ServerUnavailable
 
-_HOME_OF = {
-    "Client": "engine.client.rest",
-    "ContractTask": "engine.client.rest",
-    "Submitted": "engine.client.rest",
-    "AccessDenied": "engine.errors",
-    "ServerUnavailable": "engine.errors",
+_HOMES = {
+    "engine.client.rest": ("Client", "ContractTask", "Submitted"),
+    "engine.errors": ("AccessDenied", "ServerUnavailable"),
 }
 
-
-def __getattr__(name: str) -> Any:
-    try:
-        home = _HOME_OF[name]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    value = globals()[name] = getattr(import_module(home), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME_OF})
+__getattr__, __dir__ = load_when_used(__name__, _HOMES)

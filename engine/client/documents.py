@@ -11,10 +11,11 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Never
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -37,6 +38,7 @@ MAX_DEPTH = 100  # of the file; parameters inside a graph have a limit of their 
 STDIN = "-"
 
 KeyPath = tuple[str | int, ...]
+Place = tuple[int, int]  # line and column, from 1
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
@@ -49,19 +51,17 @@ _WORDS: dict[str, JSON] = {
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A parsed document. `places` maps paths to (line, column), from 1; JSON has none."""
+    """A parsed document. `find_places` gives the place of every value by its path; called for errors only."""
 
     source: str
     value: JSON
-    places: Mapping[KeyPath, tuple[int, int]] = field(default_factory=dict)
+    find_places: Callable[[], Mapping[KeyPath, Place]]
 
     def error(self, path: KeyPath, message: str) -> InvalidInput:
-        """An error at `path`, with the place of the nearest node that has one."""
-        for end in range(len(path), -1, -1):
-            if path[:end] in self.places:
-                return InvalidInput(_at(self.source, self.places[path[:end]], message))
-        where = ".".join(map(str, path))
-        return InvalidInput(f"{self.source}: {where + ': ' if where else ''}{message}")
+        """An error at `path`, with the place of the nearest node that the document has."""
+        places = self.find_places()
+        nearest = next(path[:end] for end in range(len(path), -1, -1) if path[:end] in places)
+        return InvalidInput(_at(self.source, places[nearest], message))
 
 
 def read(path: str) -> Document:
@@ -80,10 +80,10 @@ def read(path: str) -> Document:
 def parse(text: str, source: str, *, only_json: bool = False) -> Document:
     """Parse JSON, or YAML where the text is not JSON."""
     if not text.strip():
-        raise InvalidInput(f"{source}: the document is empty")
+        raise _empty(source)
     if only_json or text.lstrip()[0] in "{[":
         try:
-            return Document(source, _parse_json(text, source))
+            return Document(source, _parse_json(text, source), cache(partial(_places, text)))
         except json.JSONDecodeError as error:
             if only_json:
                 raise InvalidInput(_at(source, (error.lineno, error.colno), error.msg)) from None
@@ -114,36 +114,97 @@ def _decode(content: bytes, source: str) -> str:
         raise InvalidInput(f"{source}:{line}: the document is not UTF-8 text") from None
 
 
-def _at(source: str, place: tuple[int, int], message: str) -> str:
+def _empty(source: str) -> InvalidInput:
+    return InvalidInput(f"{source}: the document is empty")
+
+
+def _at(source: str, place: Place, message: str) -> str:
     return f"{source}:{place[0]}:{place[1]}: {message}"
 
 
 # --- JSON
 
 
+# Strings, brackets, separators, and whatever else stands between them: the text is known to be JSON.
+_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
+
+
 def _parse_json(text: str, source: str) -> JSON:
-    def unique(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
-        document = dict(pairs)
-        if len(document) != len(pairs):
-            keys = [key for key, _ in pairs]
-            raise InvalidInput(f"{source}: key {max(keys, key=keys.count)!r} appears twice in one object")
-        return document
-
-    def refuse(constant: str) -> None:
-        raise InvalidInput(f"{source}: {constant} is not a JSON number")
-
-    def integer(digits: str) -> int:
-        return _bounded(digits, f"{source}: ")
-
-    def number(digits: str) -> float:
-        return _finite(digits, f"{source}: ")
-
+    """Raises `JSONDecodeError`, and `InvalidInput` for what the syntax allows and we do not."""
     try:
-        return json.loads(
-            text, object_pairs_hook=unique, parse_constant=refuse, parse_int=integer, parse_float=number
-        )
-    except RecursionError:
-        raise InvalidInput(f"{source}: nesting is deeper than {MAX_DEPTH} levels") from None
+        return _JSON.decode(text)
+    except (InvalidInput, RecursionError):
+        # The fast parser does not know where it is, so a slower look at the same text finds the place.
+        raise _fault(text, source) from None
+
+
+def _unique(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise InvalidInput("a key appears twice")
+    return document
+
+
+def _refuse(constant: str) -> Never:
+    raise InvalidInput(f"{constant} is not a JSON number")
+
+
+_JSON = json.JSONDecoder(
+    object_pairs_hook=_unique,
+    parse_constant=_refuse,
+    parse_int=lambda digits: _bounded(digits, ""),
+    parse_float=lambda digits: _finite(digits, ""),
+)
+
+
+def _fault(text: str, source: str) -> InvalidInput:
+    """The first thing in `text` that `_parse_json` refuses."""
+    seen = set()
+    for path, place, word in _values(text):
+        if word in "{[" and len(path) >= MAX_DEPTH:
+            return InvalidInput(_at(source, place, f"nesting is deeper than {MAX_DEPTH} levels"))
+        if path in seen:
+            return InvalidInput(_at(source, place, f"key {path[-1]!r} appears twice in one object"))
+        seen.add(path)
+        try:
+            if word[0] not in '"{[':
+                _JSON.decode(word)
+        except InvalidInput as error:
+            return InvalidInput(_at(source, place, str(error)))
+    raise AssertionError("what was refused is in the text")
+
+
+def _places(text: str) -> dict[KeyPath, Place]:
+    return {path: place for path, place, _ in _values(text)}
+
+
+def _values(text: str) -> Iterator[tuple[KeyPath, Place, str]]:
+    """Path, place and first word of each value of a text whose syntax is right so far as it is read."""
+    inside: list[str | int] = []  # of each collection around: the key or the index
+    is_key = False
+    line, line_start, end = 1, 0, 0
+    for found in _TOKEN.finditer(text):
+        word = found[0]
+        if breaks := text.count("\n", end, found.start()):
+            line, line_start = line + breaks, text.rindex("\n", end, found.start()) + 1
+        end = found.end()
+        if word == ":":
+            continue
+        if word == ",":
+            index = inside[-1]
+            is_key = isinstance(index, str)
+            inside[-1] = "" if isinstance(index, str) else index + 1
+        elif word in "}]":
+            inside.pop()
+            is_key = False
+        elif is_key:
+            inside[-1] = json.loads(word)
+            is_key = False
+        else:
+            yield tuple(inside), (line, found.start() - line_start + 1), word
+            if word in "{[":
+                is_key = word == "{"
+                inside.append("" if is_key else 0)
 
 
 def _bounded(digits: str, where: str, base: int = 10) -> int:
@@ -178,7 +239,7 @@ class _Builder:
         self._open: list[_Open] = []
         self._root: JSON = None
         self._documents = 0
-        self._places: dict[KeyPath, tuple[int, int]] = {}
+        self._places: dict[KeyPath, Place] = {}
 
     def build(self, text: str) -> Document:
         try:
@@ -191,7 +252,9 @@ class _Builder:
             raise InvalidInput(f"{self._source}:{line}: {error.reason}") from None
         except (YAMLError, RecursionError, ValueError) as error:
             raise InvalidInput(f"{self._source}: {str(error).splitlines()[0]}") from None
-        return Document(self._source, self._root, self._places)
+        if not self._documents:
+            raise _empty(self._source)
+        return Document(self._source, self._root, lambda: self._places)
 
     def _take(self, event: Any) -> None:
         match event:

@@ -12,9 +12,11 @@ from urllib.parse import quote
 import msgspec
 
 from engine.client.transport import Transport
+from engine.client.waiting import deadline_in, wait_until
 from engine.errors import InvalidInput, NotFound, ServerUnavailable
 from engine.model.json import JSON
 from engine.model.records import Event, LogLine, Run, Task, Token, WorkerSession
+from engine.model.states import FINAL_RUN_STATES
 
 T = TypeVar("T")
 RUNS = "/api/v1/runs"
@@ -98,7 +100,11 @@ class Client:
         if is_execgo(graph):
             return Submitted(list(_field(self._send("POST", "/tasks", graph, key), "task_ids", list[str])))
         answer = self._send("POST", RUNS, graph, key)
-        return Submitted(list(_field(answer, "task_ids", dict[str, int])), _field(answer, "run_id", int))
+        return Submitted(
+            list(_field(answer, "task_ids", dict[str, int])),
+            _field(answer, "run_id", int),
+            _field(answer, "is_repeat", bool),
+        )
 
     def runs(
         self, *, state: str | None = None, name: str | None = None, before: int | None = None, limit: int = 50
@@ -142,6 +148,26 @@ class Client:
     ) -> list[LogLine]:
         answer = self._transport.get(f"{RUNS}/{run_id}/logs", task=task_name, limit=limit, offset=offset)
         return _rows(answer, "lines", LogLine)
+
+    def wait(self, run_id: int, timeout: float | None = None) -> Run:
+        """The run once it has ended; looks twice a second or more often.
+
+        Raises `NotFound`, `ServerUnavailable` …, and after `timeout` seconds `TimeoutError`.
+        """
+        run = self.run(run_id)
+
+        def is_over() -> bool:
+            nonlocal run
+            run = self.run(run_id)
+            return run.state in FINAL_RUN_STATES
+
+        try:
+            wait_until(is_over, deadline_in(timeout))
+        except TimeoutError:
+            raise TimeoutError(
+                f"run {run_id} has not ended after {timeout:g} seconds; its state is {run.state}"
+            ) from None
+        return run
 
     def pause(self, run_id: int) -> Run:
         return self._control(run_id, "pause")

@@ -108,7 +108,9 @@ class Transport:
 def _refusal(answer: httpx.Response, message: str) -> EngineError:
     match answer.status_code:
         case 401:
-            return AccessDenied(f"{message}: give a token with --token or ENGINE_TOKEN")
+            return AccessDenied(
+                f"{message}: give a token, by ENGINE_TOKEN or --token, in Python as `Client(url, token)`"
+            )
         case 403:
             return AccessDenied(message)
         case 404:

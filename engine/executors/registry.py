@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import itertools
 from collections.abc import Iterable, Iterator
 from importlib.metadata import EntryPoint, entry_points
@@ -18,7 +19,7 @@ MAX_UNKNOWN = 10  # names; a suggestion for every one of thousands would take se
 
 
 class ExecutorRegistry:
-    """One executor per kind; two that claim the same kind are a `ConfigError`."""
+    """One executor per kind; two that claim the same kind are a `ConfigError`, as is one that would block."""
 
     def __init__(self) -> None:
         self._executors: dict[str, Executor] = {}
@@ -46,8 +47,14 @@ class ExecutorRegistry:
         return registry
 
     def add(self, executor: Executor, origin: str) -> None:
-        """Register `executor`; `origin` says in errors where it came from."""
+        """Register `executor`; `origin` says in errors where it came from. Raises `ConfigError`."""
         kind = executor.kind
+        if not inspect.iscoroutinefunction(executor.execute):
+            name = f"{type(executor).__module__}.{type(executor).__qualname__}"
+            raise ConfigError(
+                f'{name}.execute must be `async def` (executor kind "{kind}", provided by {origin}); '
+                "it may give what blocks to `await asyncio.to_thread(…)`"
+            )
         if kind in self._executors:
             raise ConfigError(
                 f'executor kind "{kind}" is provided twice: by {self._origins[kind]} and by {origin}; '

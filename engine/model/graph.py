@@ -80,7 +80,7 @@ class TaskSpec:
     queue: str = DEFAULT_QUEUE
     priority: int = 0
     available_at: datetime | None = None  # not claimed before; counted from now if it has passed
-    delay_ms: int = 0  # wait this long after the task is unblocked
+    delay_ms: int = 0  # wait this long after the task is unblocked; not along with `available_at`
     timeout_ms: int | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     client: JSON = None  # what the submitting contract wants back; the core never looks inside
@@ -107,13 +107,12 @@ class Plan:
 def plan(graph: Graph) -> Plan:
     """Validate `graph` and resolve its edges. Raises `GraphError` or `TooLarge`; the first failure wins.
 
-    The order of the checks and their words are ExecGo's (contract section 2.1).
+    The order of the checks and their words are ExecGo's (contract section 2.1), as far as it has them.
     """
     tasks = graph.tasks
     if not tasks:
         raise GraphError("task graph is empty")
-    if len(tasks) > MAX_TASKS:
-        raise TooLarge(f"task graph has {len(tasks)} tasks, the limit is {MAX_TASKS}")
+    check_count(len(tasks))
     position = _positions(tasks)
     edges = _edges(tasks, position)
     children: list[list[int]] = [[] for _ in tasks]
@@ -123,6 +122,12 @@ def plan(graph: Graph) -> Plan:
         waiting_on[child] += 1
     _refuse_cycles(children, waiting_on)
     return Plan(graph, edges, waiting_on)
+
+
+def check_count(tasks: int) -> None:
+    """Raises `TooLarge`. Asked early by those who make specs, since many of them take much memory."""
+    if tasks > MAX_TASKS:
+        raise TooLarge(f"task graph has {tasks} tasks, the limit is {MAX_TASKS}")
 
 
 def check_name(name: str, what: str) -> None:
@@ -141,6 +146,8 @@ def _positions(tasks: Sequence[TaskSpec]) -> dict[str, int]:
         check_name(task.name, "task id")
         if not task.kind.strip():
             raise GraphError(f'task "{task.name}": type is required')
+        if task.available_at is not None and task.delay_ms:  # when the run is retried, one would be forgotten
+            raise GraphError(f'task "{task.name}": available_at and delay_ms cannot be given together')
         if position.setdefault(task.name, index) != index:
             raise GraphError(f'duplicate task id: "{task.name}"')
     return position

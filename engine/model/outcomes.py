@@ -20,11 +20,14 @@ class Usage(NamedTuple):
     max_rss_kib: int | None = None
 
 
+_UNKNOWN = Usage()
+
+
 @dataclass(frozen=True, slots=True)
 class Succeeded:
     result: JSON = None
     branch: str | None = None  # edges with a condition are taken only if it equals this
-    usage: Usage = Usage()
+    usage: Usage = _UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Failed:
     is_permanent: bool = False
     result: JSON = None
     details: JSON = None
-    usage: Usage = Usage()
+    usage: Usage = _UNKNOWN
 
     def error(self) -> dict[str, Any]:
         document: dict[str, Any] = {"code": self.code, "message": self.message, "source": self.source}
@@ -54,7 +57,7 @@ class Cancelled:
     """The attempt ended because it was told to."""
 
     message: str = "context canceled"
-    usage: Usage = Usage()
+    usage: Usage = _UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)

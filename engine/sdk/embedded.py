@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import sqlalchemy as sa
-
-from engine.errors import ConfigError, Conflict, StoreUnavailable
+from engine.errors import Conflict
 from engine.executors.base import Executor, ExecutorSettings
 from engine.executors.registry import ExecutorRegistry
 from engine.model.graph import Graph
@@ -20,6 +17,7 @@ from engine.model.records import Event, LogLine, Run, Task
 from engine.operations import runs
 from engine.operations.submits import Accepted
 from engine.sdk.checks import Kinds
+from engine.sdk.opening import store_errors
 from engine.sdk.requests import SubmitMany, SubmitOne
 from engine.sdk.waiting import Watch
 from engine.store import migrate
@@ -90,10 +88,8 @@ class Engine:
         await self._stack.aclose()
 
     def _open(self) -> Database:
-        try:
+        with store_errors(parse_url(self._url)):
             return self._connect()
-        except (sa.exc.SQLAlchemyError, OSError) as error:
-            raise StoreUnavailable(_explained(self._url, error)) from None
 
     def _connect(self) -> Database:
         database = Database(self._url, pool_size=self._pool_size, exclusive=self._exclusive)
@@ -123,8 +119,6 @@ class Engine:
             registry = ExecutorRegistry.from_entry_points(settings)
         if self._executors:
             registry = ExecutorRegistry.from_executors([*registry, *self._executors])
-        for executor in registry:
-            _check_executor(executor)
         return registry
 
     def _forget(self) -> None:
@@ -217,23 +211,3 @@ class Engine:
 async def _drain(workers: list[Worker]) -> None:
     """All at once: one that still works would take what another gives back."""
     await asyncio.gather(*(worker.drain() for worker in workers))
-
-
-def _check_executor(executor: Executor) -> None:
-    if not inspect.iscoroutinefunction(executor.execute):
-        kind = type(executor)
-        raise ConfigError(
-            f"{kind.__module__}.{kind.__qualname__}.execute must be `async def`; "
-            "it may give what blocks to `await asyncio.to_thread(…)`"
-        )
-
-
-def _explained(url: str, error: Exception) -> str:
-    """Why a database cannot be opened, and what to do; without its user and password."""
-    parts = parse_url(url)
-    name = sa.URL.create(parts.get_backend_name(), host=parts.host, port=parts.port, database=parts.database)
-    reason = str(getattr(error, "orig", None) or error).strip().split("\n", 1)[0]
-    return (
-        f"the database {name} cannot be opened: {reason}; check the URL, that the database exists and runs, "
-        "and that this user may use it"
-    )

@@ -134,7 +134,7 @@ def _by_move(tx: Transaction, endings: Iterable[Ending], paused_runs: Any) -> di
 
 
 def _write_endings(tx: Transaction, kind: Move, endings: Sequence[Ending]) -> list[tuple[Ending, Any]]:
-    """Those that still held their lease, each with the time when its attempt started, as the driver has it."""
+    """Those that still held their lease, each with the time when it was claimed, as the driver has it."""
     rows = tx.execute(
         _finish(tx.dialect, kind),
         {

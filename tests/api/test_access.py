@@ -78,7 +78,8 @@ async def test_without_a_valid_token_the_answer_is_always_the_same(guarded: Serv
     assert native.headers["content-type"] == "application/problem+json"
 
 
-async def test_health_and_ready_are_open(guarded: Service) -> None:
+async def test_root_health_and_ready_are_open(guarded: Service) -> None:
+    assert (await guarded.client.get("/")).status_code == 200
     assert (await guarded.client.get("/health")).status_code == 200
     assert (await guarded.client.get("/ready")).status_code == 200
 

@@ -341,7 +341,7 @@ PATHS = [
     "/tasks/%252f",
     "/tasks/a/b",
     "/tasks/",
-    "//tasks",
+    "http://localhost:8080//tasks",  # without its start httpx takes `tasks` for a host
     "/TASKS",
     "/tasks;x",
     "/mcp/tasks/%00",
@@ -357,7 +357,6 @@ PATHS = [
     "/api/v1/runs/1/tasks/%00",
     "/api/v1/runs/1/nothing",
     "/api/v2/runs",
-    "/",
 ]
 
 
@@ -392,6 +391,7 @@ QUERIES = [
     "/api/v1/runs/1/events?wait=1000",
     "/api/v1/runs/1/events?wait=nan",
     "/api/v1/runs/1/logs?task=%00",
+    "/api/v1/runs?state=",
     "/api/v1/workers?live=perhaps",
 ]
 
@@ -407,6 +407,40 @@ async def test_bad_query_is_refused(service: Service, query: str) -> None:
         assert body.keys() == {"error"}
     else:
         assert [error["pointer"] for error in body["errors"]] == [pointer]
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("/tasks?limit=abc", '"abc" is not a whole number from 1 to 10000'),
+        ("/tasks?limit=", '"" is not a whole number from 1 to 10000'),
+        ("/api/v1/runs?limit=2&limit=501", '"501" is not a whole number from 1 to 500'),
+        (f"/api/v1/runs?limit={'9' * 5000}", f'"{"9" * 59}…" is not a whole number from 1 to 500'),
+        (
+            "/api/v1/runs?state=done",
+            '"done" is not one of pending, running, paused, succeeded, failed, cancelled',
+        ),
+        ("/api/v1/runs/1/events?wait=nan", '"nan" is not a number from 0 to 25'),
+        ("/api/v1/runs/1?include=everything", '"everything" is not made of tasks and edges'),
+        ("/api/v1/workers?live=%ff", '"\ufffd" is not true or false'),
+    ],
+)
+async def test_bad_query_is_told_what_was_given_and_what_is_accepted(
+    service: Service, query: str, message: str
+) -> None:
+    body = (await service.client.get(query)).json()
+    pointer = "?" + query.partition("?")[2].partition("=")[0]
+    if query.startswith("/tasks"):
+        assert body == {"error": f"{pointer}: {message}"}
+    else:
+        assert body["type"] == "/problems/invalid_parameter"
+        assert body["errors"] == [{"pointer": pointer, "message": message}]
+        assert body["detail"] == f"{pointer}: {message}"
+
+
+async def test_all_bad_parameters_of_a_query_are_named(service: Service) -> None:
+    body = (await service.client.get("/api/v1/runs?before=x&limit=y&state=z")).json()
+    assert {error["pointer"] for error in body["errors"]} == {"?before", "?limit", "?state"}
 
 
 @pytest.mark.parametrize("value", ["%00", "%ff", "' OR 1=1--", "%25", "_", "\\"])

@@ -44,7 +44,6 @@ FULL: dict[str, Any] = {
     "rule": "all_done",
     "queue": "special",
     "priority": "high",
-    "available_at": "2026-01-01T00:00:00+02:00",
     "delay_ms": 5,
     "timeout_ms": 5000,
     "retry": {
@@ -187,7 +186,8 @@ async def test_repeating_a_key_gives_the_same_run(service: Service) -> None:
     body, headers = {"tasks": named("a")}, {"idempotency-key": "k"}
     first = await service.client.post("/api/v1/runs", json=body, headers=headers)
     again = await service.client.post("/api/v1/runs", json=body, headers=headers)
-    assert first.json() == again.json()
+    assert first.json() == {**again.json(), "is_repeat": False}
+    assert again.json()["is_repeat"] is True
     assert first.headers["location"] == again.headers["location"] == f"/api/v1/runs/{first.json()['run_id']}"
     other = await service.client.post("/api/v1/runs", json={"tasks": named("b")}, headers=headers)
     assert other.status_code == 422
@@ -244,6 +244,7 @@ WRONG: list[tuple[Any, str]] = [
     ({"tasks": [TASK, TASK]}, "graph"),
     ({"tasks": [{**TASK, "depends_on": ["a"]}]}, "graph"),
     ({"tasks": [{**TASK, "depends_on": ["zz"]}]}, "graph"),
+    ({"tasks": [{**TASK, "available_at": "2026-01-01T00:00:00Z", "delay_ms": 5}]}, "graph"),
 ]
 
 
@@ -263,6 +264,39 @@ async def test_wrong_body_is_refused_with_a_pointer(service: Service, body: Any,
     assert problem["instance"] == response.headers["x-trace-id"]
     assert len(response.text) < 10_000
     assert service.rows() == before
+
+
+@pytest.mark.parametrize(
+    ("tasks", "broken"),
+    [
+        ([{"depends_on": ["zz"]}], 'task "c" depends on unknown task "zz"'),
+        ([{"depends_on": ["c"]}], 'task "c" cannot depend on itself'),
+        ([{"name": "a"}], 'duplicate task id: "a"'),
+    ],
+)
+async def test_a_broken_rule_of_the_graph_is_told_along_with_wrong_parameters(
+    service: Service, tasks: list[dict[str, Any]], broken: str
+) -> None:
+    wrong = [{**TASK, "params": {"mesage": "x"}}, {"name": "b", "kind": "nope"}]
+    response = await service.client.post(
+        "/api/v1/runs", json={"tasks": [*wrong, *({"name": "c", "kind": "noop", **task} for task in tasks)]}
+    )
+    assert response.status_code == 422
+    first, *others = response.json()["errors"]
+    assert first == {"pointer": "/tasks", "message": broken}
+    assert [error["pointer"] for error in others] == ["/tasks/0/params/mesage", "/tasks/1/kind"]
+
+
+async def test_a_task_may_start_at_a_time_or_after_a_delay(service: Service) -> None:
+    at, delay = {"available_at": "2999-01-01T00:00:00Z"}, {"delay_ms": 3_600_000}
+    run_id = await submit(
+        service, {**TASK, **at, "delay_ms": 0}, {**TASK, "name": "b", **delay, "available_at": None}
+    )
+    tasks = (await service.client.get(f"/api/v1/runs/{run_id}/tasks")).json()["tasks"]
+    assert tasks[0]["available_at"] == at["available_at"]
+    assert tasks[1]["available_at"] > tasks[1]["created_at"]
+    refused = await service.client.post("/api/v1/runs", json={"tasks": [{**TASK, **at, **delay}]})
+    assert refused.json()["detail"] == 'task "a": available_at and delay_ms cannot be given together'
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"a":' * 5000, b'{"tasks":[]} x'])

@@ -28,6 +28,19 @@ def test_uptime_is_written_as_go_writes_it(seconds: float, text: str) -> None:
     assert format_uptime(timedelta(seconds=seconds)) == text
 
 
+async def test_root_tells_where_to_go_on(service: Service) -> None:
+    response = await service.client.get("/")
+    answer = response.json()
+    assert response.status_code == 200
+    assert (answer["name"], answer["version"]) == ("Task Engine", "v1.0.0")
+    assert {"/schema", "/health", "/tasks", "/api/v1/runs"} <= set(answer["links"].values())
+    for path in answer["links"].values():
+        assert (await service.client.get(path)).status_code == 200
+    assert (await service.client.head("/")).status_code == 200
+    refused = await service.client.post("/")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+
+
 async def test_health_tells_status_version_and_uptime(service: Service) -> None:
     answer = (await service.client.get("/health")).json()
     assert answer.pop("uptime").endswith("s")

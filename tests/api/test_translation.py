@@ -14,6 +14,7 @@ from engine.api.execgo.translation import (
     Kinds,
     error_of,
     graph_handle,
+    graph_of,
     handle_out,
     spec_of,
     status_of,
@@ -21,6 +22,7 @@ from engine.api.execgo.translation import (
     task_out,
 )
 from engine.api.execgo.wire import TaskIn
+from engine.errors import TooLarge
 from engine.model.records import Attempt, Task
 from engine.model.retry import RetryPolicy
 from engine.model.states import FINAL_TASK_STATES, TaskState
@@ -195,3 +197,9 @@ def test_handles_of_graph_tasks_are_read_back() -> None:
     assert task_of_handle("mcp-1775182513428872000") is None
     assert task_of_handle("mcp-7") is None
     assert task_of_handle("mcp-" + "\u0660" * 18 + "7") is None
+
+
+def test_too_many_tasks_are_refused_before_they_are_translated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.model.graph.MAX_TASKS", 1)
+    with pytest.raises(TooLarge, match="task graph has 2 tasks, the limit is 1"):
+        graph_of([TaskIn(), TaskIn()], KINDS, b"")

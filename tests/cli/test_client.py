@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -21,14 +23,16 @@ from engine.errors import (
 )
 
 Answer = tuple[int, dict[str, str], bytes]
+Call = Callable[..., Result]
+Serve = Callable[..., "Stub"]
 SECRET = "te_abc_hunter2"
 
 
 class Stub(ThreadingHTTPServer):
-    """Answers everything the same way, and remembers what it was asked."""
+    """Gives its answers in turn, the last one for ever, and remembers what it was asked."""
 
-    def __init__(self, answer: Answer | None) -> None:
-        self.answer = answer
+    def __init__(self, *answers: Answer | None) -> None:
+        self.answers = list(answers)
         self.asked: list[tuple[str, str, str | None]] = []
         super().__init__(("127.0.0.1", 0), Handler)
 
@@ -43,10 +47,12 @@ class Handler(BaseHTTPRequestHandler):
     def do(self) -> None:
         self.rfile.read(int(self.headers.get("content-length") or 0))
         self.server.asked.append((self.command, self.path, self.headers.get("authorization")))
-        if self.server.answer is None:  # hang up without a word
+        answers = self.server.answers
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if answer is None:  # hang up without a word
             self.close_connection = True
             return
-        status, headers, body = self.server.answer
+        status, headers, body = answer
         self.send_response(status)
         for name, value in {"content-length": str(len(body)), **headers}.items():
             self.send_header(name, value)
@@ -60,11 +66,11 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Answer | None], Stub]]:
+def serve() -> Iterator[Serve]:
     started: list[tuple[Stub, threading.Thread]] = []
 
-    def run(answer: Answer | None) -> Stub:
-        stub = Stub(answer)
+    def run(*answers: Answer | None) -> Stub:
+        stub = Stub(*answers)
         thread = threading.Thread(target=stub.serve_forever, args=(0.01,))
         thread.start()
         started.append((stub, thread))
@@ -84,7 +90,7 @@ def problem(status: int, detail: str = "because") -> Answer:
 @pytest.mark.parametrize(
     ("answer", "error", "text"),
     [
-        (problem(401), AccessDenied, "ENGINE_TOKEN"),
+        (problem(401), AccessDenied, "by ENGINE_TOKEN or --token, in Python as `Client(url, token)`"),
         (problem(403), AccessDenied, "because"),
         (problem(404), NotFound, "because"),
         (problem(409), Conflict, "because"),
@@ -103,7 +109,7 @@ def problem(status: int, detail: str = "because") -> Answer:
     ],
 )
 def test_every_refusal_becomes_an_error_of_ours(
-    serve: Callable[[Answer | None], Stub], answer: Answer | None, error: type[EngineError], text: str
+    serve: Serve, answer: Answer | None, error: type[EngineError], text: str
 ) -> None:
     with Client(serve(answer).url, SECRET) as client, pytest.raises(error) as caught:
         client.run(1)
@@ -111,7 +117,7 @@ def test_every_refusal_becomes_an_error_of_ours(
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_token_does_not_follow_a_redirect(serve: Callable[[Answer | None], Stub]) -> None:
+def test_a_token_does_not_follow_a_redirect(serve: Serve) -> None:
     elsewhere = serve((200, {}, b"{}"))
     here = serve((307, {"location": f"{elsewhere.url}/health"}, b""))
     with (
@@ -124,7 +130,7 @@ def test_a_token_does_not_follow_a_redirect(serve: Callable[[Answer | None], Stu
 
 
 def test_a_proxy_of_the_environment_never_sees_requests_to_our_own_machine(
-    serve: Callable[[Answer | None], Stub], monkeypatch: pytest.MonkeyPatch
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy = serve((200, {}, b"{}"))
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
@@ -135,9 +141,7 @@ def test_a_proxy_of_the_environment_never_sees_requests_to_our_own_machine(
     assert proxy.asked == []
 
 
-def test_a_lost_answer_to_a_submit_says_how_to_ask_again(
-    serve: Callable[[Answer | None], Stub], call: Callable[..., Result]
-) -> None:
+def test_a_lost_answer_to_a_submit_says_how_to_ask_again(serve: Serve, call: Call) -> None:
     graph = '{"tasks": [{"name": "a", "kind": "noop"}]}'
     flags = ("--server", serve(None).url, "--idempotency-key", "k1")
     result = call("task", "submit", "-", *flags, text=graph)
@@ -148,17 +152,96 @@ def test_a_lost_answer_to_a_submit_says_how_to_ask_again(
 @pytest.mark.parametrize(
     "answer", [None, (200, {}, b"hello"), (200, {}, b'{"status": "ok"}'), (404, {}, b"")]
 )
-def test_other_programs_are_not_taken_for_ours(
-    serve: Callable[[Answer | None], Stub], answer: Answer | None
-) -> None:
+def test_other_programs_are_not_taken_for_ours(serve: Serve, answer: Answer | None) -> None:
     assert not answers(serve(answer).url)
 
 
 @pytest.mark.parametrize("token", ["a b\n", "tökén", "a\nX-Evil: 1"])
 def test_a_token_that_cannot_be_one_is_refused(
-    call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, token: str
+    call: Call, monkeypatch: pytest.MonkeyPatch, token: str
 ) -> None:
     monkeypatch.setenv("ENGINE_TOKEN", token)
     result = call("runs", "list", "--server", "http://127.0.0.1:1")
     assert result.exit_code in (2, 4)
     assert token.strip() not in result.output
+
+
+# --- waiting
+
+
+def document(body: dict[str, Any]) -> Answer:
+    return 200, {}, json.dumps(body).encode()
+
+
+def run_in(state: str) -> Answer:
+    counts = dict.fromkeys(("total", "open", "running", "succeeded", "failed", "skipped", "cancelled"), 0)
+    times = {"created_at": NOW, "started_at": None, "finished_at": None}
+    run: dict[str, Any] = {
+        "id": 7,
+        "state": state,
+        "name": None,
+        "labels": {},
+        "is_cancelling": False,
+        "events": 1,
+        **times,
+    }
+    return document({"run": {**run, "progress": counts}})
+
+
+def task_in(status: str) -> Answer:
+    return document({"id": "a", "type": "noop", "status": status, "created_at": NOW, "updated_at": NOW})
+
+
+NOW = "2026-01-31T12:00:00Z"
+NO_WORKERS = document({"workers": []})
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that would have been slept."""
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    return slept
+
+
+def test_a_wait_ends_with_the_run(serve: Serve, pauses: list[float]) -> None:
+    server = serve(run_in("pending"), *[run_in("running")] * 20, run_in("failed"))
+    with Client(server.url) as client:
+        assert client.wait(7).state == "failed"
+    assert pauses == sorted(pauses) and max(pauses) <= 0.5
+
+
+def test_a_wait_that_took_too_long_says_the_state(serve: Serve) -> None:
+    with (
+        Client(serve(run_in("paused")).url) as client,
+        pytest.raises(TimeoutError, match=r"^run 7 has not ended after 0.01 seconds; its state is paused$"),
+    ):
+        client.wait(7, timeout=0.01)
+
+
+def test_a_wait_for_tasks_outlives_a_restart(serve: Serve, call: Call, pauses: list[float]) -> None:
+    server = serve(NO_WORKERS, task_in("running"), None, problem(503), task_in("success"))
+    result = call("task", "wait", "a", "--server", server.url)
+    assert result.exit_code == 0
+    assert result.stderr.count("trying again for 36 s") == 1
+
+
+def test_a_wait_for_a_run_outlives_a_restart(serve: Serve, call: Call, pauses: list[float]) -> None:
+    accepted = document({"run_id": 7, "task_ids": {"a": 1}})
+    server = serve(accepted, NO_WORKERS, run_in("running"), None, problem(503), run_in("succeeded"))
+    graph = '{"tasks": [{"name": "a", "kind": "noop"}]}'
+    result = call("task", "submit", "-", "--wait", "--server", server.url, text=graph)
+    assert result.exit_code == 0
+    assert result.stderr.count("trying again for 36 s") == 1
+
+
+def test_a_time_limit_counts_while_the_server_is_away(serve: Serve, call: Call) -> None:
+    server = serve(NO_WORKERS, None)
+    result = call("task", "wait", "a", "--timeout", "10ms", "--server", server.url)
+    assert result.exit_code == 124
+    assert result.stderr.endswith("error: timed out after 10ms, not ended: a\n")
+
+
+def test_a_wait_for_a_server_that_is_not_there_ends_at_once(call: Call, pauses: list[float]) -> None:
+    assert call("task", "wait", "a", "--server", "http://127.0.0.1:1").exit_code == 4
+    assert pauses == []

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from click.testing import Result
 
 from engine.cli import doctor as module
-from engine.cli import wiring
+from engine.sdk.opening import shown
 from engine.store import migrate
 from engine.store.dialects import parse_url
 from tests.cli.process import Program
@@ -153,7 +153,7 @@ def test_a_database_without_a_schema_fails_the_check(call: Call, cluster: Server
     assert "no schema" in call("db", "current", "--db", url).stdout
     result = call("db", "check", "--db", url)
     assert result.exit_code == 3
-    assert f"task-engine db upgrade --db {wiring.shown(parse_url(url))}`" in result.stderr
+    assert f"task-engine db upgrade --db {shown(parse_url(url))}`" in result.stderr
 
 
 def test_looking_at_a_database_that_is_not_there_makes_none(call: Call, empty_folder: Path) -> None:

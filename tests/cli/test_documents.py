@@ -61,6 +61,7 @@ def test_quoted_and_block_text_stays_text() -> None:
         ("a: \x01\n", "graph.yaml:1: special characters are not allowed"),
         ("", "graph.yaml: the document is empty"),
         ("\n  \n", "graph.yaml: the document is empty"),
+        ("# later\n", "graph.yaml: the document is empty"),
     ],
 )
 def test_yaml_that_is_refused_names_the_place(text: str, message: str) -> None:
@@ -72,16 +73,34 @@ def test_yaml_that_is_refused_names_the_place(text: str, message: str) -> None:
     [
         ('{"a": 1,}', "graph.json:1:"),
         ("{'a': 1}", "graph.json:1:2:"),
-        ('{"a": 1, "a": 2}', "graph.json: key 'a' appears twice"),
-        ('{"a": NaN}', "graph.json: NaN is not a JSON number"),
-        ('{"a": 1e999}', "graph.json: number 1e999 is not finite"),
-        (f'{{"a": {10**30}}}', "graph.json: integer 10000000000000000000… is outside 64 bits"),
-        ("[" * 200_000, "graph.json: nesting is deeper"),
+        ('{"a": 1,\n "a": 2}', "graph.json:2:7: key 'a' appears twice in one object"),
+        ('[{"a": 1}, {"b":\n\n {"c": 1, "c": 1}}]', "graph.json:3:16: key 'c' appears twice"),
+        ('{"a": [1,\n\tNaN]}', "graph.json:2:2: NaN is not a JSON number"),
+        ('{"NaN": -Infinity}', "graph.json:1:9: -Infinity is not a JSON number"),
+        ('{"a": 1e999}', "graph.json:1:7: number 1e999 is not finite"),
+        (f'{{"a": "\\"{10**30}", "b": {10**30}}}', "graph.json:1:49: integer 10000000000000000000… is out"),
+        ("[" * 200_000, "graph.json:1:101: nesting is deeper than 100 levels"),
+        ('{"a": [],\n "b": ' * 2000, "graph.json:100:13: nesting is deeper than 100 levels"),
         ("a: 1", "graph.json:1:1:"),
     ],
 )
 def test_json_that_is_refused(text: str, message: str) -> None:
     assert refusal(text, "graph.json").startswith(message)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": [1, {"b": [], "c\\"}": {}}, "x:,"],\n\n  "d" : {"e":\n null}, "f": [[], [true]]}',
+        '[\n{"a": 1.5e3, "b": "[{"},\n2]',
+        ' "text" ',
+    ],
+)
+def test_values_of_json_have_the_places_that_they_have_as_yaml(text: str) -> None:
+    as_json, as_yaml = parse(text, "x", only_json=True), parse(f"# YAML\n{text}", "x")
+    places = {path: (line + 1, column) for path, (line, column) in as_json.find_places().items()}
+    assert places == as_yaml.find_places()
+    assert as_json.value == as_yaml.value
 
 
 def test_a_yaml_flow_mapping_is_not_mistaken_for_broken_json() -> None:
@@ -155,7 +174,8 @@ def test_standard_input_is_read_for_a_dash(call: Call) -> None:
         ),
         ("tasks: []\n", "graph.yaml:1:8"),
         ("tasks: {}\n", "graph.yaml:1:8: a graph needs `tasks`, a list"),
-        ("[]\n", "graph.yaml: a graph is an object"),
+        ("---\n", "graph.yaml:2:1: a graph is an object"),
+        ("[]\n", "graph.yaml:1:1: a graph is an object"),
         ("tasks:\n  - {id: a, type: nope}\n", "graph.yaml:2:5: unknown task type: nope"),
         ("tasks:\n  - {id: a}\n", 'graph.yaml:2:5: task "a": type is required'),
         ("tasks:\n  - {id: 5, type: noop}\n", "graph.yaml:2:10: id: expected `str | null`, got `int`"),
@@ -185,7 +205,8 @@ def test_a_cycle_is_written_out_in_the_order_of_running(call: Call) -> None:
     [error] = call("run", "-", text=circle("a", "b", "c")).stderr.splitlines()
     place, _, chain = error.partition(": cycle detected in task graph: ")
     assert chain in ("a → b → c → a", "b → c → a → b", "c → a → b → c")
-    assert place == f"error: <stdin>: tasks.{'abc'.index(chain[0])}"
+    task = f'{{"name": "{chain[0]}"'
+    assert place == f"error: <stdin>:1:{circle('a', 'b', 'c').index(task) + 1}"
 
 
 def test_a_long_cycle_is_cut(call: Call) -> None:

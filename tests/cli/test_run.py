@@ -47,9 +47,11 @@ def test_a_run_that_succeeds_ends_with_0_and_shows_every_task(call: Call) -> Non
 
 
 def test_a_run_that_fails_ends_with_1_and_says_why(call: Call) -> None:
-    result = call("run", graph(script("bad", "exit 3"), task("after", "noop", "bad")))
+    result = call(
+        "run", graph(script("bad", "echo one >&2; echo two >&2; exit 3"), task("after", "noop", "bad"))
+    )
     assert result.exit_code == 1
-    assert "command failed: exit status 3" in result.stdout
+    assert "command failed: exit status 3: two\n" in result.stdout
     assert "dependency bad failed" in result.stdout
     assert "go on with: task-engine run --resume 1" in result.stdout
 

@@ -97,6 +97,14 @@ def test_a_server_without_workers_leaves_work_to_others(database_url: str, start
     assert worker.wait() == 0
 
 
+@pytest.mark.parametrize("flags", [(), ("--shared",)])
+def test_a_server_whose_tasks_nobody_can_run_says_so(start: Start, flags: tuple[str, ...]) -> None:
+    server = start("server", "start", "--port", "0", "--workers", "0", *flags)
+    url_of(server)
+    warned = [json.loads(line)["level"] for line in server.output if "server.nobody_works" in line]
+    assert warned == ([] if flags else ["WARNING"])
+
+
 def test_a_pool_of_worker_processes_works_and_ends_with_its_supervisor(
     row_locking_url: str, start: Start, call: Call
 ) -> None:
@@ -305,7 +313,7 @@ def test_a_file_that_another_process_has_alone_ends_with_3(call: Call, empty_fol
 def test_a_worker_makes_no_database(call: Call, empty_folder: Path) -> None:
     result = call("worker", "start", "--db", "sqlite:///nowhere.db")
     assert result.exit_code == 3
-    assert "there is no database file nowhere.db" in result.stderr
+    assert "there is no database file nowhere.db; `task-engine db upgrade` makes one" in result.stderr
     assert list(empty_folder.iterdir()) == []
 
 

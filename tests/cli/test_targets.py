@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import pytest
 from click.testing import Result
 
 from engine.cli import wiring
+from engine.cli.output import between
 from engine.cli.target import patiently
 from engine.errors import ServerUnavailable
+from engine.sdk.opening import shown
 from engine.settings import load
 from engine.store.dialects import parse_url
 from tests.cli.process import Program, wait_for_file
@@ -26,7 +30,7 @@ name: report
 labels: {team: data}
 tasks:
   - {name: first, kind: shell, params: {script: "echo one; echo two >&2"}}
-  - {name: second, kind: shell, params: {script: "echo three; exit 4"}, depends_on: [first]}
+  - {name: second, kind: shell, params: {script: "echo three; echo oops >&2; exit 4"}, depends_on: [first]}
   - {name: third, kind: noop, depends_on: [second]}
 """
 EXECGO = '{"tasks": [{"id": "a/b", "type": "shell", "params": {"command": "echo", "args": ["hi"]}}]}'
@@ -113,7 +117,11 @@ def test_a_repeat_is_recognised_whichever_way_it_takes(start: Start, call: Call,
             "tasks:\n  - {id: a, type: noop}\n  - {id: b, type: noop, depends_on: a}\n",
             "<stdin>:3:37: depends_on: expected `array | null`, got `str`",
         ),
-        ('{"tasks": [{"id": "a", "type": "nop"}]}', "<stdin>: tasks.0: unknown task type: nop (available: "),
+        ('{"tasks": [{"id": "a", "type": "nop"}]}', "<stdin>:1:12: unknown task type: nop (available: "),
+        (
+            '{"tasks": [\n {"name": "a", "kind": "noop", "retry": {"max_attempts": "x"}}]}',
+            "<stdin>:2:58: task 'a': retry.max_attempts: input should be a valid integer",
+        ),
     ],
 )
 def test_a_mistake_in_a_graph_is_told_with_its_place(
@@ -148,10 +156,28 @@ def test_a_run_is_shown_with_its_tasks(on: Callable[..., Any], finished: int) ->
 
 def test_a_run_is_shown_to_people(call: Call, target: list[str], finished: int) -> None:
     result = call("runs", "show", str(finished), *target)
-    assert "command failed: exit status 4" in result.stdout
+    assert "command failed: exit status 4: oops" in result.stdout
     assert "(3 tasks: 1 succeeded, 1 failed, 1 skipped)" in result.stdout
     listed = call("runs", "list", *target).stdout
     assert listed.splitlines()[0].split()[:3] == ["RUN", "NAME", "STATE"]
+
+
+def test_a_submit_that_waits_says_why_its_run_failed(call: Call, target: list[str]) -> None:
+    result = call("task", "submit", "-", "--wait", *target, text=GRAPH)
+    assert result.exit_code == 1
+    assert "command failed: exit status 4: oops\n" in result.stdout
+
+
+def test_a_way_out_that_an_error_names_is_shown(call: Call, target: list[str]) -> None:
+    native, execgo = (
+        json.dumps({"tasks": [{name: letter, kind: "shell", "params": {"command": "rm"}} for letter in "ab"]})
+        for name, kind in (("name", "kind"), ("id", "type"))
+    )
+    waited = [call("task", "submit", "-", "--wait", *target, text=text) for text in (native, execgo)]
+    shown = [call(*command, *target) for command in (("runs", "show", "1"), ("task", "get", "a"))]
+    for result in (*waited, *shown):
+        hints = [line for line in result.stdout.splitlines() if line.startswith("hint: ")]
+        assert len(hints) == 1 and "shell_policy=open" in hints[0], result.output
 
 
 def test_a_watched_run_tells_all_its_events_and_how_it_ended(
@@ -164,20 +190,31 @@ def test_a_watched_run_tells_all_its_events_and_how_it_ended(
     assert events[-1]["kind"] == "run.failed"
     lines = call("runs", "watch", str(finished), *target)
     assert "run.failed" not in lines.stdout and "failed     second" in lines.stdout
+    assert "[2/3]  command failed: exit status 4\n" in lines.stdout  # at once
+    assert "command failed: exit status 4: oops\n" in lines.stdout  # with all that is known at the end
 
 
 def test_logs_are_of_all_tasks_or_of_one(call: Call, target: list[str], finished: int) -> None:
     everything = call("runs", "logs", str(finished), *target).stdout
-    assert sorted(everything.splitlines()) == ["first | one", "first | two", "second | three"]
+    assert sorted(without_times(everything)) == [
+        *["first#1 | one", "first#1 | two", "second#1 | oops", "second#1 | three"]
+    ]
     one = call("runs", "logs", str(finished), "--task", "first", *target)
-    assert (one.stdout, one.stderr) == ("one\n", "two\n")
+    assert (without_times(one.stdout), without_times(one.stderr)) == (["#1 | one"], ["#1 | two"])
     silent = call("runs", "logs", str(finished), "--task", "third", *target)
     assert (silent.exit_code, silent.stderr) == (0, "nothing was written\n")
     for following in ((), ("--follow",)):
         nobody = call("runs", "logs", str(finished), "--task", "nope", *following, *target)
         assert (nobody.exit_code, nobody.stderr) == (1, f"error: run {finished} has no task 'nope'\n")
-    line = json.loads(call("runs", "logs", str(finished), "--task", "second", "--json", *target).stdout)
-    assert (line["task_name"], line["stream"], line["text"].strip()) == ("second", "stdout", "three")
+    lines = call("runs", "logs", str(finished), "--task", "second", "--json", *target).stdout.splitlines()
+    [line] = [line for line in map(json.loads, lines) if line["stream"] == "stdout"]
+    assert (line["task_name"], line["attempt"], line["text"].strip()) == ("second", 1, "three")
+
+
+def without_times(text: str) -> list[str]:
+    """Lines of logs, each of which must begin with the time of `at`."""
+    lines = [re.fullmatch(r"\d\d:\d\d:\d\d (.*)", line) for line in text.splitlines()]
+    return [line[1] if line else "" for line in lines]
 
 
 def test_a_run_is_paused_resumed_cancelled_and_retried(
@@ -201,6 +238,21 @@ def test_a_run_is_paused_resumed_cancelled_and_retried(
     assert call("runs", "show", run, *target).stderr == f"error: run not found: {run}\n"
 
 
+def test_both_ways_show_the_same_durations(start: Start, call: Call) -> None:
+    url = start("server", "start", "--port", "0", "--shared").event("server.started")["url"]
+    assert call("task", "submit", "-", "--wait", "--server", url, text=EXECGO).exit_code == 0
+    [task] = json.loads(call("runs", "show", "1", "--json", "--server", url).stdout)["tasks"]
+    contract = json.loads(call("task", "get", "a/b", "--json", "--server", url).stdout)
+    assert contract["runtime"].get("duration_ms", 0) == task["duration_ms"]
+
+
+@pytest.mark.parametrize(("microseconds", "milliseconds"), [(0, 0), (1_999, 1), (1_001_000, 1_001)])
+def test_a_duration_is_cut_off_to_whole_milliseconds(microseconds: int, milliseconds: int) -> None:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    assert between(start, start + timedelta(microseconds=microseconds)) == milliseconds
+    assert between(start + timedelta(seconds=1), start) == 0  # clocks may be set back
+
+
 def test_a_control_says_the_state_that_a_run_has_now(call: Call, database_url: str) -> None:
     submitted = call("task", "submit", "-", "--json", "--db", database_url, text=EXECGO)
     run = str(json.loads(submitted.stdout)["run_id"])
@@ -217,14 +269,14 @@ def test_a_repeat_is_told_from_a_first_submit(call: Call, database_url: str) -> 
     assert json.loads(other.stdout)["is_repeat"] is False
 
 
-def test_a_watch_outlives_a_restart_of_its_server(start: Start, call: Call) -> None:
+def test_a_watch_and_followed_logs_outlive_a_restart_of_their_server(start: Start, call: Call) -> None:
     def server(port: int) -> tuple[Program, str]:
         program = start("server", "start", "--port", str(port), "--shutdown-timeout", "10ms")
         return program, str(program.event("server.started")["url"])
 
     Path("graph.yaml").write_text(
-        "tasks:\n  - {name: a, kind: noop}\n"
-        "  - {name: b, kind: shell, params: {script: 'test -e go || sleep 100'}, depends_on: [a]}\n"
+        "tasks:\n  - {name: a, kind: shell, params: {script: 'echo one'}}\n"
+        "  - {name: b, kind: shell, params: {script: 'test -e go || sleep 100; echo two'}, depends_on: [a]}\n"
     )
     before, url = server(0)
     run = str(json.loads(call("task", "submit", "graph.yaml", "--json", "--server", url).stdout)["run_id"])
@@ -233,13 +285,17 @@ def test_a_watch_outlives_a_restart_of_its_server(start: Start, call: Call) -> N
     assert plain.line("run 1").startswith("run 1: ")  # the state comes first
     plain.line("succeeded  a")
     events.line('"started"')
+    logs = start("runs", "logs", run, "--follow", "--server", url)
+    logs.line("a#1 | one")
     before.signal(signal.SIGKILL)
     before.wait()
-    for watch in (plain, events):
-        watch.line("trying again for 36 s")
+    for program in (plain, events, logs):
+        program.line("trying again for 36 s")
     Path("go").touch()
     server(int(url.rpartition(":")[2]))
-    assert plain.wait() == events.wait() == 0
+    assert plain.wait() == events.wait() == logs.wait() == 0
+    assert "interrupted (worker " in plain.text
+    assert without_times(logs.text) == ["a#1 | one", "b#2 | two"]
     numbers = [json.loads(line)["number"] for line in events.output]
     assert numbers == list(range(1, len(numbers) + 1))
 
@@ -294,7 +350,7 @@ def test_following_logs_ends_with_the_run(call: Call, target: list[str]) -> None
     )
     run = call("task", "submit", "graph.yaml", "--json", *target)
     result = call("runs", "logs", str(json.loads(run.stdout)["run_id"]), "--follow", *target)
-    assert result.stdout == "a | one\nb | two\n"
+    assert without_times(result.stdout) == ["a#1 | one", "b#1 | two"]
 
 
 def test_tasks_of_the_execgo_contract(on: Callable[..., Any], call: Call, target: list[str]) -> None:
@@ -393,9 +449,19 @@ def test_a_server_that_answers_at_the_configured_address_is_used(
     start: Start, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = start("server", "start", "--port", "0")
-    monkeypatch.setenv("ENGINE_ADDR", server.event("server.started")["addr"])
+    started = server.event("server.started")
+    url = started["url"]
+    monkeypatch.setenv("ENGINE_ADDR", started["addr"])
     result = call("task", "submit", "-", text=EXECGO)  # the file itself is the server's alone
     assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    monkeypatch.setenv("ENGINE_DATABASE_URL", "sqlite:///other.db")
+    result = call("runs", "list", "--json")
+    assert len(json.loads(result.stdout)) == 1
+    [note] = result.stderr.splitlines()
+    assert note.startswith(f"note: {url} answers and is used, not the configured database")
+    assert call("runs", "list", "--server", url).stderr == ""
+    assert "no database file other.db" in call("runs", "list", "--db", "sqlite:///other.db").stderr
 
 
 @pytest.mark.parametrize(
@@ -408,7 +474,7 @@ def test_a_server_that_answers_at_the_configured_address_is_used(
     ],
 )
 def test_database_urls_are_shown_as_people_write_them_without_passwords(url: str, text: str) -> None:
-    assert wiring.shown(parse_url(url)) == text
+    assert shown(parse_url(url)) == text
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,13 @@ import pytest
 
 from engine.errors import ConfigError, UnknownKind
 from engine.executors import registry as registry_module
-from engine.executors.base import ExecutorSettings
+from engine.executors.base import ExecutorSettings, TaskContext
 from engine.executors.noop import NoopExecutor
 from engine.executors.os import UnknownToolExecutor
 from engine.executors.registry import GROUP, MAX_UNKNOWN, ExecutorRegistry
 from engine.executors.sleep import SleepExecutor
+from engine.model.json import JSON
+from engine.model.outcomes import Outcome, Succeeded
 
 REPOSITORY = Path(__file__).parents[2]
 OURS = ["cli-skills", "dns", "file", "http", "mcp", "noop", "os", "shell", "sleep", "tcp"]
@@ -81,6 +83,21 @@ def test_of_very_many_unknown_parameters_the_first_are_named(settings: ExecutorS
     registry = ExecutorRegistry.from_executors([SleepExecutor(settings)])
     params = {f"name-{number}": number for number in range(1_000)}
     assert list(registry.unknown("sleep", params)) == list(params)[:MAX_UNKNOWN]
+
+
+class Blocking(NoopExecutor):
+    def execute(self, context: TaskContext, params: JSON) -> Outcome:  # type: ignore[override]
+        return Succeeded(None)
+
+
+def test_an_executor_that_would_block_is_refused(settings: ExecutorSettings) -> None:
+    registry = ExecutorRegistry()
+    with pytest.raises(
+        ConfigError, match=r"Blocking\.execute must be `async def`.*by our package 1\.0"
+    ) as told:
+        registry.add(Blocking(settings), "our package 1.0")  # type: ignore[arg-type]
+    assert "asyncio.to_thread" in str(told.value)
+    assert "noop" not in registry
 
 
 class Foreign(UnknownToolExecutor):

@@ -47,7 +47,7 @@ GUARDS = [
         "an earlier attempt's outcome would be recorded beside the current one's",
         f"{STORE}/finishes.py",
         "    return [(ending, started[fence]) for ending in endings if (fence := ending.fence) in started]",
-        "    return [(e, at) for e in endings for (task, _), at in started.items() if task == e.lease.task_id]",
+        "    return [(e, at) for e in endings for (i, _), at in started.items() if i == e.lease.task_id]",
         f"{TASKS}::test_an_earlier_and_the_current_attempt_in_one_batch",
     ),
     Guard(

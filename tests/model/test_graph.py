@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from time import process_time
 
 import pytest
@@ -28,6 +29,10 @@ def refusal(*tasks: TaskSpec) -> str:
         ((spec(""),), "task id is required"),
         ((spec(" \t"),), "task id is required"),
         ((spec("a", kind=""),), 'task "a": type is required'),
+        (
+            (spec("a", available_at=datetime(2026, 1, 1, tzinfo=UTC), delay_ms=1),),
+            'task "a": available_at and delay_ms cannot be given together',
+        ),
         ((spec("a"), spec("a")), 'duplicate task id: "a"'),
         ((spec("a", "ghost"),), 'task "a" depends on unknown task "ghost"'),
         ((spec("a", "a"),), 'task "a" cannot depend on itself'),

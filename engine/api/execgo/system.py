@@ -1,4 +1,4 @@
-"""Health, readiness and metrics."""
+"""What answers here, health, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -14,13 +14,27 @@ from engine.api.answers import ErrorBody, Problem
 from engine.api.documents import refusals
 from engine.api.execgo.tasks import kinds_of
 from engine.api.execgo.translation import Kinds
-from engine.api.execgo.wire import Health, Metrics
+from engine.api.execgo.wire import Health, Index, Metrics
 from engine.api.options import ApiRequest, services_of
 from engine.errors import SchemaMismatch, StoreUnavailable
 from engine.operations import totals
 
 PROMETHEUS = "text/plain; version=0.0.4"  # Litestar adds the charset
 _READY_SECONDS = 5.0
+
+
+_LINKS = {
+    "schema": "/schema",
+    "openapi": "/schema/openapi.json",
+    "health": "/health",
+    "tasks": "/tasks",
+    "runs": "/api/v1/runs",
+}
+
+
+@get("/", summary="What this server is, and where to go on", tags=["System"])
+async def index(request: ApiRequest) -> Index:
+    return Index("Task Engine", services_of(request).options.version, _LINKS)
 
 
 @get("/health", summary="Whether the server is alive", tags=["System"])
@@ -152,4 +166,4 @@ def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
-ROUTES = [health, ready, metrics, prometheus_metrics]
+ROUTES = [index, health, ready, metrics, prometheus_metrics]

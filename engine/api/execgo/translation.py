@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +14,7 @@ from engine.api.bodies import check_size, check_values
 from engine.api.execgo.wire import AttemptError, Envelope, HandleOut, Step, TaskIn, TaskOut
 from engine.errors import UnknownKind
 from engine.executors.registry import ExecutorRegistry
-from engine.model.graph import Dependency, Graph, TaskSpec
+from engine.model.graph import Dependency, Graph, TaskSpec, check_count
 from engine.model.records import Attempt, Task
 from engine.model.retry import RetryPolicy
 from engine.model.states import TaskState
@@ -83,8 +83,9 @@ class Kinds:
 # --- submitted tasks
 
 
-def graph_of(tasks: Iterable[TaskIn] | None, kinds: Kinds, body: bytes) -> Graph:
-    """Raises `ClientException` (400) for values that cannot be stored; the graph's rules come later."""
+def graph_of(tasks: Sequence[TaskIn] | None, kinds: Kinds, body: bytes) -> Graph:
+    """Raises `TooLarge`, `ClientException` (400) for values that cannot be stored; other rules come later."""
+    check_count(len(tasks or ()))
     return Graph(tuple(spec_of(task, kinds, body) for task in tasks or ()))
 
 
@@ -293,7 +294,7 @@ def moment(value: datetime) -> str:
 
 def duration_ms(attempt: Attempt) -> int:
     assert attempt.finished_at is not None
-    return max(0, int((attempt.finished_at - attempt.started_at).total_seconds() * 1000))
+    return max(0, (attempt.finished_at - attempt.started_at) // timedelta(milliseconds=1))
 
 
 # --- MCP handles

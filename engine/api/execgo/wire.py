@@ -151,6 +151,14 @@ class Tools(msgspec.Struct):
     tools: list[Tool]
 
 
+class Index(msgspec.Struct):
+    """`links` are paths by topic."""
+
+    name: str
+    version: str
+    links: dict[str, str]
+
+
 class Health(msgspec.Struct):
     status: str
     version: str

@@ -58,10 +58,15 @@ def _moment_of(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text + "+00:00")
 
 
+def _pysqlite() -> sa.engine.Dialect:
+    dialect = pysqlite.dialect(**_JSON)
+    dialect.colspecs = {**dialect.colspecs, sa.DateTime: _Moment}
+    return dialect
+
+
 class SqliteDialect(Dialect):
     drivername = "sqlite+pysqlite"
-    sql = pysqlite.dialect(**_JSON)
-    sql.colspecs = {**sql.colspecs, sa.DateTime: _Moment}
+    sql = _pysqlite()
     locks_rows = False
 
     def create_engine(self, url: sa.URL, *, pool_size: int, exclusive: bool) -> sa.Engine:

@@ -1,0 +1,53 @@
+"""Query parameters that do not fit: which one, what was given, what is accepted."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from types import NoneType
+from typing import Any
+
+from litestar import Response
+from litestar.exceptions import ValidationException
+from litestar.typing import FieldDefinition
+
+from engine.api.answers import FieldError, InvalidFields, answer_error, shorten
+from engine.api.options import ApiRequest
+
+_MAX_ECHO = 60
+
+
+class InvalidParameters(InvalidFields):
+    """Pointers are `?name`."""
+
+    code = "invalid_parameter"
+
+
+def not_accepted(name: str, value: str, accepted: str) -> FieldError:
+    return FieldError(f"?{name}", f'"{shorten(value, _MAX_ECHO)}" is not {accepted}')
+
+
+def answer_parameters(request: ApiRequest, error: ValidationException) -> Response[bytes]:
+    """Litestar's handler for parameters that do not have the type or range of their handler's signature.
+
+    Its own messages speak of Python's types and leave out the value.
+    """
+    fields = request.route_handler.parsed_fn_signature.parameters
+    wrong = [fields[item["key"]] for item in error.extra or [] if isinstance(item, dict)]
+    return answer_error(request, InvalidParameters([_explained(request, field) for field in wrong]))
+
+
+def _explained(request: ApiRequest, field: FieldDefinition) -> FieldError:
+    name = getattr(field.kwarg_definition, "name", None) or field.name
+    return not_accepted(name, request.query_params.getall(name)[-1], _accepted(field))
+
+
+def _accepted(field: FieldDefinition) -> str:
+    kind = next(part.annotation for part in field.inner_types or [field] if part.annotation is not NoneType)
+    if issubclass(kind, StrEnum):
+        return f"one of {', '.join(kind)}"
+    if kind is bool:
+        return "true or false"
+    limits: Any = field.kwarg_definition
+    if kind is int:
+        return f"a whole number from {limits.ge} to {limits.le}"
+    return f"a number from {limits.ge:g} to {limits.le:g}"
