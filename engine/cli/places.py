@@ -22,8 +22,8 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
 def of_field(document: Document, pointer: str, message: str) -> InvalidInput:
     """The error at a JSON pointer; an unknown key gets the nearest known name."""
-    if pointer == "/tasks":  # of the graph as a whole
-        return of_rule(document, message)
+    if pointer == "/tasks" and (broken := _broken_rule(document, message)):
+        return broken
     steps = [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
     path: KeyPath = tuple(int(step) if step.isdigit() else step for step in steps)
     message = message[:1].lower() + message[1:]
@@ -45,6 +45,10 @@ def of_type(document: Document, message: str) -> InvalidInput:
 
 def of_rule(document: Document, message: str) -> InvalidInput:
     """The error of a graph that breaks a rule, at the task that the message names. A cycle is written out."""
+    return _broken_rule(document, message) or InvalidInput(f"{document.source}: {message}")
+
+
+def _broken_rule(document: Document, message: str) -> InvalidInput | None:
     names, types = _each(document, "name", "id"), _each(document, "kind", "type")
     if message == _CYCLE:
         cycle = _cycle(document, names)
@@ -55,7 +59,7 @@ def of_rule(document: Document, message: str) -> InvalidInput:
             return document.error(("tasks", index), message)
         if message.startswith(f"unknown task type: {types[index]} "):
             return document.error(("tasks", index), message)
-    return InvalidInput(f"{document.source}: {message}")
+    return None
 
 
 def of_answer(document: Document, text: str) -> InvalidInput:

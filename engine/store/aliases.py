@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.schema import Id, alias
-from engine.store.statement import document, moment_of, statement
+from engine.store.statement import document, insertion, moment_of
 
 
 def point(tx: Transaction, task_ids: Mapping[tuple[str, str], int]) -> None:
@@ -20,7 +20,7 @@ def point(tx: Transaction, task_ids: Mapping[tuple[str, str], int]) -> None:
         tx.execute(_point(tx.dialect), {"names": rows})
 
 
-@statement
+@insertion
 def _point(dialect: Dialect) -> Any:
     rows = dialect.recordset("names", {"contract": sa.Text(), "name": sa.Text(), "task_id": Id})
     insert = dialect.insert(alias).from_select(

@@ -25,6 +25,7 @@ from engine.store.statement import (
     column_types,
     document,
     insert_rows,
+    insertion,
     json_text,
     moment_of,
     statement,
@@ -160,7 +161,7 @@ def count(tx: Transaction, counts: Mapping[str, int]) -> None:
         tx.execute(_count(tx.dialect), {"counts": document(rows)})
 
 
-@statement
+@insertion
 def _count(dialect: Dialect) -> Any:
     rows = dialect.recordset("counts", {"name": sa.Text(), "shard": sa.Integer(), "value": sa.BigInteger()})
     insert = dialect.insert(counter).from_select(

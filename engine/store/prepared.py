@@ -17,8 +17,9 @@ import sqlalchemy as sa
 class Prepared:
     """One statement for one kind of database. Not for IN lists and other SQL that depends on parameters."""
 
-    def __init__(self, source: sa.Executable, dialect: sa.Dialect) -> None:
+    def __init__(self, source: sa.Executable, dialect: sa.Dialect, *, is_insertion: bool = False) -> None:
         self.source = source
+        self.is_insertion = is_insertion  # it answers nothing, and reads no row of another insertion
         compiled = source.compile(dialect=dialect)  # type: ignore[attr-defined]
         assert not compiled.post_compile_params, f"IN lists change with their parameters: {compiled}"
         self.sql = str(compiled)
@@ -30,6 +31,7 @@ class Prepared:
         binds = {name: bind for bind, name in compiled.bind_names.items()}
         self._defaults = self._encoded({n: bind.value for n, bind in binds.items() if not bind.required})
         self._positions: list[str] | None = compiled.positiontup
+        self.parameters = len(compiled.positiontup or compiled.bind_names)
         columns = list(getattr(source, "exported_columns", ()))
         names = [column.key or "" for column in columns]
         make: Any = namedtuple
@@ -132,7 +134,7 @@ class Pipeline:
 
     def send(self, sql: str, parameters: Any = ()) -> Any:
         """Give a statement to a new cursor, which is returned. SQLAlchemy's events take place."""
-        connection, cursor = self.connection, self.driver.cursor()
+        connection, cursor = self.connection, self.cursor()
         is_watched = connection._has_events or connection.engine._has_events
         if is_watched:
             connection.dispatch.before_cursor_execute(connection, cursor, sql, parameters, None, False)
@@ -143,6 +145,9 @@ class Pipeline:
         if is_watched:
             connection.dispatch.after_cursor_execute(connection, cursor, sql, parameters, None, False)
         return cursor
+
+    def cursor(self) -> Any:
+        return self.driver.cursor()
 
     @staticmethod
     def perform(cursor: Any, sql: str, parameters: Any) -> None:

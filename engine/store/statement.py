@@ -25,8 +25,19 @@ _encoder = msgspec.json.Encoder()
 def statement(build: Callable[Concatenate[Dialect, P], Any]) -> Callable[Concatenate[Dialect, P], Prepared]:
     """Marks a function that builds a statement; it runs once per dialect (and other arguments)."""
 
+    return _once(build)
+
+
+def insertion(build: Callable[Concatenate[Dialect, P], Any]) -> Callable[Concatenate[Dialect, P], Prepared]:
+    """As `statement`, for an INSERT that answers nothing: it may travel together with those sent after it."""
+    return _once(build, is_insertion=True)
+
+
+def _once(
+    build: Callable[Concatenate[Dialect, P], Any], **options: bool
+) -> Callable[Concatenate[Dialect, P], Prepared]:
     def prepared(dialect: Dialect, *args: P.args, **kwargs: P.kwargs) -> Prepared:
-        return Prepared(build(dialect, *args, **kwargs), dialect.sql)
+        return Prepared(build(dialect, *args, **kwargs), dialect.sql, **options)
 
     return cast(Callable[Concatenate[Dialect, P], Prepared], cache(prepared))
 
@@ -67,7 +78,7 @@ def insert_rows(
         tx.execute(_insert(tx.dialect, table, columns, stamped), {"rows": document(chunk)})
 
 
-@statement
+@insertion
 def _insert(dialect: Dialect, table: sa.Table, columns: tuple[str, ...], stamped: str | None) -> sa.Insert:
     rows = dialect.recordset("rows", column_types(table, columns))
     values: list[Any] = [rows.c[name] for name in columns]

@@ -19,7 +19,7 @@ from engine.store.database import LostRace, Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.moves import make_available
 from engine.store.schema import edge, event, queue, run, task, task_state
-from engine.store.statement import chunks, document, insert_rows, json_text, moment_of, moment_text, statement
+from engine.store.statement import chunks, document, insert_rows, insertion, json_text, moment_of, moment_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ def _state_row(task_id: int, run_id: int, spec: TaskSpec, waiting_on: int) -> li
     ]
 
 
-@statement
+@insertion
 def _insert_states(dialect: Dialect) -> sa.Insert:
     """Tasks without upstreams are available from now on, or from their own later time."""
     rows = dialect.recordset("rows", {name: task_state.c[name].type for name in _STATE_COLUMNS})
@@ -209,14 +209,15 @@ def _insert_states(dialect: Dialect) -> sa.Insert:
 
 def _remember_queues(tx: Transaction, queues: Iterable[str]) -> None:
     """Workers that serve every queue look the names up here."""
-    known = set(tx.execute(_known_queues(tx.dialect), {"names": tx.dialect.array(queues)}).scalars())
-    for name in sorted(set(queues) - known):
-        tx.execute(tx.dialect.insert(queue).values(name=name).on_conflict_do_nothing())
+    tx.execute(_insert_queues(tx.dialect), {"queues": document([name] for name in sorted(set(queues)))})
 
 
-@statement
-def _known_queues(dialect: Dialect) -> sa.Select[Any]:
-    return sa.select(queue.c.name).where(dialect.is_any(queue.c.name, "names"))
+@insertion
+def _insert_queues(dialect: Dialect) -> Any:
+    # Nearly always they are there. Asked for first, they cost every submit a round trip.
+    names = dialect.recordset("queues", {"name": queue.c.name.type})
+    insert = dialect.insert(queue).from_select(["name"], sa.select(names.c.name).where(sa.true()))
+    return insert.on_conflict_do_nothing()
 
 
 def queue_names(tx: Transaction) -> list[str]:

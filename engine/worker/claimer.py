@@ -43,6 +43,7 @@ class Claimer:
         self._only = queues
         self._queues: list[str] = list(queues)
         self._queues_read_at = float("-inf")
+        self._may_be_elsewhere = False  # a hint may have meant a queue that we do not know yet
         self._kinds = kinds
         self.actor = actor
         self._room = room
@@ -55,10 +56,10 @@ class Claimer:
         self._doubt_until = float("-inf")
         self._unknown: set[tuple[int, str]] = set()
 
-    def start_over(self) -> None:
-        """Look from the start of every queue, and for new queues, at the next claim."""
+    def start_over(self, hinted: str = "") -> None:
+        """Look from the start of every queue at the next claim. `hinted` has work; "" if it is not known."""
         self._marks.clear()
-        self._queues_read_at = float("-inf")
+        self._may_be_elsewhere = self._may_be_elsewhere or hinted not in self._queues
 
     async def claim(self) -> int:
         """Claim what there is room for, from the queues in turn. An unreachable database gives nothing."""
@@ -68,20 +69,28 @@ class Claimer:
             if room <= 0:
                 return 0
             try:
-                queues = await self._names()
+                if time.monotonic() - self._queues_read_at > _QUEUES_SECONDS:
+                    await self._found_queues()
+                claimed = await self._claim_from_all(room)
+                # Asked only now: a hint nearly always means a queue that we know.
+                if not claimed and self._may_be_elsewhere and await self._found_queues():
+                    claimed = await self._claim_from_all(room)
             except StoreUnavailable:
                 await asyncio.sleep(0.2)
                 return 0
-            claimed: list[Lease] = []
-            self._turn += 1
-            for offset in range(len(queues)):
-                if len(claimed) >= room:
-                    break
-                queue = queues[(self._turn + offset) % len(queues)]
-                claimed += await self._claim_from(queue, min(room - len(claimed), MAX_BATCH))
             self.has_more = len(claimed) >= min(room, MAX_BATCH)
         self._on_leases(claimed)
         return len(claimed)
+
+    async def _claim_from_all(self, room: int) -> list[Lease]:
+        claimed: list[Lease] = []
+        self._turn += 1
+        for offset in range(len(self._queues)):
+            if len(claimed) >= room:
+                break
+            queue = self._queues[(self._turn + offset) % len(self._queues)]
+            claimed += await self._claim_from(queue, min(room - len(claimed), MAX_BATCH))
+        return claimed
 
     @property
     def is_resting(self) -> bool:
@@ -108,11 +117,14 @@ class Claimer:
         self._on_leases(claimed.leases)
         return lost
 
-    async def _names(self) -> list[str]:
-        if not self._only and time.monotonic() - self._queues_read_at > _QUEUES_SECONDS:
-            self._queues = await workers.queue_names(self._database)
-            self._queues_read_at = time.monotonic()
-        return self._queues
+    async def _found_queues(self) -> bool:
+        """Look which queues there are; whether there are new ones."""
+        self._may_be_elsewhere = False
+        if self._only:
+            return False
+        known, self._queues = self._queues, await workers.queue_names(self._database)
+        self._queues_read_at = time.monotonic()
+        return self._queues != known
 
     async def _claim_from(self, queue: str, limit: int) -> list[Lease]:
         mark, since = self._marks.get(queue, (None, 0.0))

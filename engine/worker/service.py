@@ -351,5 +351,5 @@ class Worker:
         if queue in (CONTROL, ""):
             self._look.set()
         if queue != CONTROL:
-            self._claimer.start_over()
+            self._claimer.start_over(queue)
             self._work.set()

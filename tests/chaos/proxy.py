@@ -7,9 +7,12 @@ import socket
 import threading
 from contextlib import suppress
 
+# In an answer: the tag of a COMMIT, and the column of insertions that are a transaction by themselves.
+_COMMITTED = (b"COMMIT\0", b"inserted\0")
+
 
 class LossyProxy:
-    """With `probability`, a connection is cut after the server has answered its COMMIT and before we pass
+    """With `probability`, a connection is cut after the server has answered its commit and before we pass
     that on: the commit took place and nobody is told. `cuts` counts them.
     """
 
@@ -46,22 +49,20 @@ class LossyProxy:
     def _serve(self, client: socket.socket) -> None:
         with client, socket.create_connection(self._target) as server:
             self._open |= {client, server}
-            cutting = threading.Event()
-            back = threading.Thread(target=self._answer, args=(server, client, cutting), daemon=True)
+            back = threading.Thread(target=self._answer, args=(server, client), daemon=True)
             back.start()
             with suppress(OSError):
                 while data := client.recv(65536):
-                    if b"COMMIT\0" in data and self._dice.random() < self.probability:
-                        cutting.set()
                     server.sendall(data)
             _shut(server)
             back.join(5)
             self._open -= {client, server}
 
-    def _answer(self, server: socket.socket, client: socket.socket, cutting: threading.Event) -> None:
+    def _answer(self, server: socket.socket, client: socket.socket) -> None:
         with suppress(OSError):
             while data := server.recv(65536):
-                if cutting.is_set() and b"COMMIT\0" in data:  # the tag of the answer: it is done
+                is_done = any(sign in data for sign in _COMMITTED)
+                if is_done and self._dice.random() < self.probability:
                     self.cuts += 1
                     break
                 client.sendall(data)

@@ -227,7 +227,7 @@ def test_a_wait_for_tasks_outlives_a_restart(serve: Serve, call: Call, pauses: l
 
 
 def test_a_wait_for_a_run_outlives_a_restart(serve: Serve, call: Call, pauses: list[float]) -> None:
-    accepted = document({"run_id": 7, "task_ids": {"a": 1}})
+    accepted = document({"run_id": 7, "task_ids": {"a": 1}, "is_repeat": False})
     server = serve(accepted, NO_WORKERS, run_in("running"), None, problem(503), run_in("succeeded"))
     graph = '{"tasks": [{"name": "a", "kind": "noop"}]}'
     result = call("task", "submit", "-", "--wait", "--server", server.url, text=graph)

@@ -94,8 +94,6 @@ def test_a_delete_that_met_a_resubmission_means_the_new_task(meeting: Meeting) -
 
 def test_a_delete_and_a_resubmission_do_not_dead_lock(meeting: Meeting) -> None:
     """One process, one counter row: counters come last, also after the names."""
-    database = meeting.database()
-    submit(database, "a", contract="c")
 
     def same_shard(call: Any) -> Any:
         def run(one: Database) -> Any:
@@ -105,10 +103,14 @@ def test_a_delete_and_a_resubmission_do_not_dead_lock(meeting: Meeting) -> None:
         return run
 
     sending = same_shard(lambda one: submit(one, "a", contract="c"))
-    with meeting.stopped(sending, "INSERT INTO counter"):
-        deleting = meeting.start(same_shard(lambda one: do(tasks.forget_alias(one, "c", "a"))))
+    sending(meeting.database())
+    with meeting.holding("counter WHERE shard = 0"):
+        sent = meeting.start(sending)
         meeting.wait_until_blocked()
-    deleting.result()
+        assert meeting.unlocked("name", "alias") == []
+        deleted = meeting.start(same_shard(lambda one: do(tasks.forget_alias(one, "c", "a"))))
+        meeting.wait_until_blocked(2)
+    sent.result(), deleted.result()
     assert meeting.deadlocks == 0
 
 

@@ -106,7 +106,7 @@ class Dialect:
     # --- ids
 
     def __init__(self) -> None:
-        self._blocks: dict[tuple[str, str], tuple[int, int]] = {}
+        self._blocks: dict[tuple[sa.URL, str], tuple[int, int]] = {}
         self._blocks_lock = threading.Lock()
 
     def allocate(self, tx: Executes, name: str, count: int) -> list[int]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -67,7 +69,9 @@ _GONE = {"57P01", "57P02", "57P03", "25P03", "25P04"}
 
 class PostgresDialect(Dialect):
     drivername = "postgresql+psycopg"
-    sql: sa.Dialect = sa_psycopg.dialect()  # type: ignore[no-untyped-call]
+    # Numbered parameters go to the server as they are. Named ones psycopg looks for in the text of long
+    # statements every time, 80 µs for a claim.
+    sql: sa.Dialect = sa_psycopg.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
     listens = True
     writes_in_with = True
 
@@ -145,7 +149,7 @@ class PostgresDialect(Dialect):
 
     def allocate(self, tx: Executes, name: str, count: int) -> list[int]:
         # Sequences do not roll back, so what is left of a block may serve the next transaction.
-        database = (str(tx.connection.engine.url), name)
+        database = (tx.connection.engine.url, name)
         with self._blocks_lock:
             first, end = self._blocks.get(database, (0, 0))
             ids = list(range(first, min(end, first + count)))
@@ -184,7 +188,11 @@ class PostgresDialect(Dialect):
         return _connect_arguments(url)
 
     def open_notifier(self, url: sa.URL) -> Any:
-        return psycopg.connect(**_connect_arguments(url), autocommit=True)
+        connection = psycopg.connect(**_connect_arguments(url), autocommit=True)
+        connection.execute(
+            "SET synchronous_commit = off"
+        )  # a hint may be lost, and should not wait for the disk
+        return connection
 
     def notify(self, connection: Any, payload: str) -> None:
         connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
@@ -290,11 +298,17 @@ def _on_connect(connection: Any, record: Any) -> None:
 
 
 class PostgresPipeline(Pipeline):
-    """Sends statements one behind the other; their answers are collected when somebody looks."""
+    """Sends statements one behind the other; their answers are collected when somebody looks.
+
+    Small insertions wait for whatever comes next, and go as one statement: each costs 40 µs here, and as much
+    on the server, whatever it inserts.
+    """
 
     def __init__(self, connection: sa.Connection) -> None:
         super().__init__(connection)
         self._open: Any = None
+        self._insertions: list[tuple[Prepared, list[Any]]] = []
+        self._begin: str | None = None  # still to be sent
 
     def __exit__(self, *error: object) -> None:
         if self._open is not None:
@@ -308,22 +322,41 @@ class PostgresPipeline(Pipeline):
             self.send("DISCARD PLANS")
             info["planned_at"] = time.monotonic()
         if settings or not is_reading:  # what only reads is single statements
-            self.send("BEGIN ISOLATION LEVEL READ COMMITTED")
+            self._begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
         if settings:
             self.send(settings)
 
     def execute(self, statement: Prepared, parameters: Mapping[str, Any]) -> Rows:
-        return Rows(statement, self, self.send(statement.sql, statement.bound(parameters)))
+        bound = statement.bound(parameters)
+        length = sum(len(value) for value in bound if isinstance(value, str))
+        if statement.is_insertion and length < _MAX_WAITING:
+            self._insertions.append((statement, bound))
+            return Rows(statement, self, None)
+        return Rows(statement, self, self.send(statement.sql, bound))
 
     def send(self, sql: str, parameters: Any = ()) -> Any:
+        self._send_what_waits()
         if self._open is None:
             self._open = self.driver.pipeline()
             self._open.__enter__()
         return super().send(sql, parameters)
 
+    def _send_what_waits(self) -> None:
+        begin, self._begin = self._begin, None
+        if begin is not None:
+            self.send(begin)
+        insertions, self._insertions = self._insertions, []
+        if insertions:
+            statements = tuple(statement for statement, _ in insertions)
+            self.send(_as_one(statements), [value for _, bound in insertions for value in bound])
+
+    def cursor(self) -> Any:
+        return psycopg.RawCursor(self.driver)
+
     def leave(self) -> None:
         # Whoever waits for an answer leaves: the driver's sync() waits for ever when a large statement does
         # not fit into the socket (psycopg 3.3.9).
+        self._send_what_waits()
         opened, self._open = self._open, None
         if opened is not None:
             try:
@@ -332,11 +365,17 @@ class PostgresPipeline(Pipeline):
                 self.raised(error, "(sent before)")
 
     def commit(self, transaction: sa.Transaction) -> None:
-        # Not the driver's commit(): until the pipeline is left it believes that there is no transaction.
-        cursor = self.send("COMMIT")
-        self.leave()
-        if cursor.statusmessage != "COMMIT":  # what Postgres answers to the COMMIT of a failed transaction
-            raise RuntimeError(f"the transaction ended in {cursor.statusmessage}")
+        if self._begin is not None:
+            # Nothing was sent, and what waits is one statement: a transaction by itself.
+            self._begin = None
+            self.leave()
+        else:
+            # Not the driver's commit(): until the pipeline is left it believes that there is no transaction.
+            cursor = self.send("COMMIT")
+            self.leave()
+            # Postgres answers the COMMIT of a failed transaction with ROLLBACK.
+            if cursor.statusmessage != "COMMIT":
+                raise RuntimeError(f"the transaction ended in {cursor.statusmessage}")
         transaction.commit()  # for SQLAlchemy, which does not know yet
 
     @contextmanager
@@ -344,11 +383,31 @@ class PostgresPipeline(Pipeline):
         try:
             yield
         except BaseException:
+            self._begin = None
+            self._insertions.clear()
             opened, self._open = self._open, None
             if opened is not None and not self.driver.closed:
                 with suppress(psycopg.Error):
                     opened.__exit__(None, None, None)
             raise
+
+
+@cache
+def _as_one(insertions: tuple[Prepared, ...]) -> str:
+    parts = []
+    taken = 0
+    for number, insertion in enumerate(insertions):
+        parts.append(f"part_{number} AS ({_renumbered(insertion.sql, taken)})")
+        taken += insertion.parameters
+    # The server performs the last part first. Rows have to be locked in the order in which they were sent.
+    return f"WITH {', '.join(reversed(parts))} SELECT 1 AS inserted"
+
+
+def _renumbered(sql: str, by: int) -> str:
+    return re.sub(r"\$(\d+)", lambda found: f"${int(found[1]) + by}", sql)
+
+
+_MAX_WAITING = 16 * 1024  # characters; the server may work on larger ones while we write the next
 
 
 def _encode(value: Any) -> str:
