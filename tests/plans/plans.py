@@ -47,8 +47,8 @@ def plans_of(database: Database, operation: Callable[[], Any]) -> list[Plan]:
 
     def explain(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         if _EXPLAINED.match(statement):
-            driver = cursor.connection
-            found.append((_counted if is_counting else _estimated)(driver, statement, parameters))
+            asking = type(cursor)(cursor.connection)  # understands the same kind of parameters
+            found.append((_counted if is_counting else _estimated)(asking, statement, parameters))
 
     sa.event.listen(database.engine, "before_cursor_execute", explain)
     try:
@@ -59,13 +59,13 @@ def plans_of(database: Database, operation: Callable[[], Any]) -> list[Plan]:
     return found
 
 
-def _counted(driver: Any, statement: str, parameters: Any) -> Plan:
+def _counted(cursor: Any, statement: str, parameters: Any) -> Plan:
     changes_nothing = statement.lstrip().startswith("SELECT")  # and may be outside of a transaction
     if not changes_nothing:
-        driver.execute("SAVEPOINT explained")
-    answer = driver.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters).fetchone()[0]
+        cursor.execute("SAVEPOINT explained")
+    answer = cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters).fetchone()[0]
     if not changes_nothing:
-        driver.execute("ROLLBACK TO SAVEPOINT explained")
+        cursor.execute("ROLLBACK TO SAVEPOINT explained")
     document = answer if isinstance(answer, list) else json.loads(answer)
     scans = [
         _scan(node)
@@ -95,8 +95,8 @@ def _scan(node: dict[str, Any]) -> Scan:
 _STEP = re.compile(r"(SCAN|SEARCH) (\w+)(?: USING (?:COVERING )?INDEX (\w+))?")
 
 
-def _estimated(driver: Any, statement: str, parameters: Any) -> Plan:
-    rows = driver.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
+def _estimated(cursor: Any, statement: str, parameters: Any) -> Plan:
+    rows = cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
     text = "\n".join(row[3] for row in rows)
     scans = []
     for how, table, index in _STEP.findall(text):

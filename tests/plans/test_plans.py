@@ -170,7 +170,7 @@ def _sessions(database: Database) -> None:
     placeholder = "%s" if database.dialect.locks_rows else "?"
     statement = beat._BEAT.format(placeholder)
     plans = plans_of(
-        database, lambda: database.run_sync(lambda tx: tx.connection.exec_driver_sql(statement, (one,)))
+        database, lambda: database.run_sync(lambda tx: tx.plain.exec_driver_sql(statement, (one,)))
     )
     assert [scan.is_whole for plan in plans for scan in plan.of("worker_session")] == [False]
     submit(database, queued(graph("a; b")))
