@@ -164,7 +164,7 @@ class Worker:
         The heartbeat goes on until the last attempt has ended. A second call shortens the grace of the
         first; each returns when the worker has signed off.
         """
-        if not self._loops and self._ending is None:
+        if not self._loops and (self._ending is None or self._ending.done()):
             return
         self._is_draining = True
         self._work.set()
@@ -231,7 +231,8 @@ class Worker:
     async def _wait_for_work(self) -> None:
         poll = self._options.poll_seconds * random.uniform(0.8, 1.2)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._work.wait(), poll)
+            async with asyncio.timeout(poll):  # wait_for() would make a task, which is one more to wake
+                await self._work.wait()
 
     def _take(self, leases: list[Lease]) -> None:
         for lease in leases:

@@ -142,7 +142,7 @@ def _exercise(operation: Any, mode: GenerationMode, known: dict[str, str]) -> bo
     statuses = set()
 
     @settings(
-        max_examples=40,
+        max_examples=25,
         deadline=None,
         database=None,
         derandomize=True,

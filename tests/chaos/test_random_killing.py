@@ -109,13 +109,13 @@ def test_tasks_while_workers_and_the_server_are_killed(
     postgres_url: str, durable: Cluster, tmp_path: Path
 ) -> None:
     _, faults = storm(
-        postgres_url, tmp_path, tasks=500, processes=3, kill_seconds=1.5, server=durable, server_at=(8.0,)
+        postgres_url, tmp_path, tasks=300, processes=3, kill_seconds=1.5, server=durable, server_at=(6.0,)
     )
     assert len(faults.killed) >= 5 and faults.server_ready
 
 
 @pytest.mark.slow
 def test_tasks_in_a_shared_file_while_workers_are_killed(sqlite_url: str, tmp_path: Path) -> None:
-    _, faults = storm(sqlite_url, tmp_path, tasks=300, processes=3, kill_seconds=1.5)
+    _, faults = storm(sqlite_url, tmp_path, tasks=200, processes=3, kill_seconds=1.5)
     assert len(faults.killed) >= 3
     assert Look(sqlite_url).one("PRAGMA integrity_check") == "ok"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from typing import Any
 
@@ -237,6 +238,7 @@ async def test_executor_that_ignores_cancellation_does_not_keep_the_worker_from_
         task_id = await submit_one(database, "deaf")
         await begun.wait()
         await worker.stop_now()
+        await worker.drain(math.inf)  # it has signed off: nothing is left to wait for
     assert (await tasks.get(database, task_id)).state == "available"
     assert await outcomes(database, task_id) == ["released"]
     release.set()
