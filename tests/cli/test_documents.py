@@ -80,7 +80,10 @@ def test_yaml_that_is_refused_names_the_place(text: str, message: str) -> None:
         ('{"a": 1e999}', "graph.json:1:7: number 1e999 is not finite"),
         (f'{{"a": "\\"{10**30}", "b": {10**30}}}', "graph.json:1:49: integer 10000000000000000000… is out"),
         ("[" * 200_000, "graph.json:1:101: nesting is deeper than 100 levels"),
-        ('{"a": [],\n "b": ' * 2000, "graph.json:100:13: nesting is deeper than 100 levels"),
+        (
+            '{"a": [],\n "b": ' * 2000 + "1" + "}" * 2000,
+            "graph.json:100:13: nesting is deeper than 100 levels",
+        ),
         ("a: 1", "graph.json:1:1:"),
     ],
 )
