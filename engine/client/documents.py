@@ -132,10 +132,21 @@ _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 def _parse_json(text: str, source: str) -> JSON:
     """Raises `JSONDecodeError`, and `InvalidInput` for what the syntax allows and we do not."""
     try:
-        return _JSON.decode(text)
+        document = _JSON.decode(text)
     except (InvalidInput, RecursionError):
         # The fast parser does not know where it is, so a slower look at the same text finds the place.
         raise _fault(text, source) from None
+    if _is_too_deep(document):
+        raise _fault(text, source)
+    return document
+
+
+def _is_too_deep(document: JSON) -> bool:
+    level = [document]
+    for _ in range(MAX_DEPTH):
+        inner = [item for item in level if isinstance(item, dict | list)]
+        level = [child for item in inner for child in (item.values() if isinstance(item, dict) else item)]
+    return any(isinstance(item, dict | list) for item in level)
 
 
 def _unique(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:

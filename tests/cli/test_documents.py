@@ -84,6 +84,7 @@ def test_yaml_that_is_refused_names_the_place(text: str, message: str) -> None:
             '{"a": [],\n "b": ' * 2000 + "1" + "}" * 2000,
             "graph.json:100:13: nesting is deeper than 100 levels",
         ),
+        ("[" * 101 + "]" * 101, "graph.json:1:101: nesting is deeper than 100 levels"),
         ("a: 1", "graph.json:1:1:"),
     ],
 )
