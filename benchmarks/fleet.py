@@ -32,7 +32,7 @@ from engine.worker.pool import PoolSpec
 T = TypeVar("T")
 Served = AbstractContextManager[tuple[str, "Process"]]
 # What our documentation tells people with many short tasks; peers get their own best settings.
-FAST = WorkerOptions(concurrency=500)
+FAST = WorkerOptions(concurrency=1000)
 _POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 600.0
 _START_SECONDS = 30.0

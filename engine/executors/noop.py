@@ -14,12 +14,15 @@ class NoopParams(Params):
     message: str = Field("", description="repeated in the result")
 
 
+_SILENT = NoopParams()
+
+
 class NoopExecutor(ParamsExecutor[NoopParams]):
     kind = "noop"
     params_type = NoopParams
 
     def parse(self, params: JSON) -> NoopParams:
-        return super().parse({} if params is None else params)
+        return _SILENT if params is None or params == {} else super().parse(params)
 
     async def perform(self, context: TaskContext, params: NoopParams) -> Outcome:
         return Succeeded({"ok": True, "message": params.message})

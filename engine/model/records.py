@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from engine.model.graph import Reach
 from engine.model.json import JSON
 from engine.model.retry import RetryPolicy
 from engine.model.states import RunState, TaskState
+
+Place = tuple[int, datetime, int]
 
 
 class Lease(NamedTuple):  # of all records the one that is made for every task: a tenth of a dataclass's cost
@@ -34,6 +36,13 @@ class Lease(NamedTuple):  # of all records the one that is made for every task: 
     client: JSON = None
     is_cancelling: bool = False
     reach: Reach = Reach.RELEASE
+    rank: int = 0  # -priority
+    available_at: datetime = datetime.min.replace(tzinfo=UTC)
+
+    @property
+    def place(self) -> Place:
+        """Where the task was in the order of its queue."""
+        return self.rank, self.available_at, self.task_id
 
     @property
     def idempotency_key(self) -> str:

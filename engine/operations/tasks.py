@@ -15,9 +15,9 @@ from engine.model.records import Attempt, Lease, Task
 from engine.model.states import FINAL_TASK_STATES
 from engine.store import aliases, claims, finishes, queries, runs, submits, workers
 from engine.store.bookkeeping import count
-from engine.store.claims import Claimed, ClaimRequest
+from engine.store.claims import ClaimRequest
 from engine.store.database import Database, LostRace, Transaction
-from engine.store.endings import Ending, Fence
+from engine.store.endings import Ending
 from engine.store.statement import json_text
 
 MAX_RESULT_BYTES = 8 * 1024 * 1024  # 1 MiB of an HTTP answer or of each output stream, escaped as JSON
@@ -26,7 +26,7 @@ MAX_RESULT_BYTES = 8 * 1024 * 1024  # 1 MiB of an HTTP answer or of each output 
 # --- the life of an attempt
 
 
-async def claim(database: Database, request: ClaimRequest, *, actor: str) -> Claimed:
+async def claim(database: Database, request: ClaimRequest, *, actor: str) -> list[Lease]:
     """Lease available tasks of one queue; see `store.claims.claim`."""
     return await database.run(claims.claim, request, actor=actor)
 
@@ -58,34 +58,56 @@ async def _finish_all(database: Database, groups: Sequence[Sequence[Ending]], ac
 
 
 async def finish_and_claim(
-    database: Database, ended: Sequence[tuple[Lease, Outcome]], request: ClaimRequest, *, actor: str
-) -> tuple[list[Lease], Claimed]:
+    database: Database,
+    ended: Sequence[tuple[Lease, Outcome]],
+    request: ClaimRequest,
+    *,
+    actor: str,
+    released: bool = True,
+) -> tuple[list[Lease], list[Lease]]:
     """`finish` and `claim` with one commit: returns the leases that were lost, and those that were won.
 
-    After an unknown outcome repeat `finish` and `adopt`.
+    Without `released` the claim need not see what these outcomes release. After an unknown outcome repeat
+    `finish` and `adopt`.
     """
     endings = [encode(lease, outcome) for lease, outcome in ended]
-    return await database.run(_finish_and_claim, endings, request, actor=actor)
+    *others, last = finishes.apart(database.dialect, endings)
+    if not others:
+        return await database.run(_finish_and_claim, last, request, released, actor=actor)
+    # Not interrupted between them: the attempts have ended.
+    return await asyncio.shield(_finish_all_and_claim(database, others, last, request, actor, released))
+
+
+async def _finish_all_and_claim(
+    database: Database,
+    groups: Sequence[Sequence[Ending]],
+    last: Sequence[Ending],
+    request: ClaimRequest,
+    actor: str,
+    released: bool,
+) -> tuple[list[Lease], list[Lease]]:
+    earlier = await _finish_all(database, groups, actor)
+    lost, claimed = await database.run(_finish_and_claim, last, request, released, actor=actor)
+    return earlier + lost, claimed
 
 
 def _finish_and_claim(
-    tx: Transaction, endings: Sequence[Ending], request: ClaimRequest
-) -> tuple[list[Lease], Claimed]:
-    recorded, claimed = finishes.finish_and_claim(tx, endings, request)
-    return _lost(tx, endings, recorded), claimed
+    tx: Transaction, endings: Sequence[Ending], request: ClaimRequest, released: bool
+) -> tuple[list[Lease], list[Lease]]:
+    refused, claimed = finishes.finish_and_claim(tx, endings, request, released=released)
+    return _lost(tx, refused), claimed
 
 
 def finish_within(tx: Transaction, endings: Sequence[Ending]) -> list[Lease]:
-    return _lost(tx, endings, finishes.finish(tx, endings))
+    return _lost(tx, finishes.finish(tx, endings))
 
 
-def _lost(tx: Transaction, endings: Sequence[Ending], recorded: set[Fence]) -> list[Lease]:
-    missing = [ending for ending in endings if ending.fence not in recorded]
-    if not missing:
+def _lost(tx: Transaction, refused: Sequence[Ending]) -> list[Lease]:
+    if not refused:
         return []
     # Ours from before, if an attempt row with our number says what we say; only a holder can write one.
-    earlier = finishes.recorded_attempts(tx, [ending.fence for ending in missing])
-    lost = [e.lease for e in missing if earlier.get(e.fence) != e.decision.word]
+    earlier = finishes.recorded_attempts(tx, [ending.fence for ending in refused])
+    lost = [e.lease for e in refused if earlier.get(e.fence) != e.decision.word]
     count(tx, {"late": len(lost)})
     return lost
 
@@ -95,22 +117,20 @@ def encode(lease: Lease, outcome: Outcome) -> Ending:
 
     A result that cannot be stored fails this attempt for good, and only this one.
     """
-    outcome = _legible(outcome)
-    result = outcome.result if isinstance(outcome, Succeeded | Failed) else None
+    if not isinstance(outcome, Succeeded):
+        outcome = _legible(outcome)
+    result = outcome.result if isinstance(outcome, (Succeeded, Failed)) else None
     text: str | None = None
     try:
         check_storable(result, max_values=MAX_RESULT_BYTES)
-        if isinstance(outcome, Succeeded):
+        if isinstance(outcome, Succeeded) and outcome.branch is not None:
             check_storable(outcome.branch)
         text = json_text(result)
     except (Unstorable, TypeError, ValueError, RecursionError) as error:
         outcome = _unstorable(outcome, "result_unstorable", f"result cannot be stored: {error}")
-    if text is not None and len(text.encode()) > MAX_RESULT_BYTES:
-        outcome = _unstorable(
-            outcome,
-            "result_too_large",
-            f"result has {len(text.encode())} bytes, the limit is {MAX_RESULT_BYTES}",
-        )
+    if text is not None and (size := len(text if text.isascii() else text.encode())) > MAX_RESULT_BYTES:
+        message = f"result has {size} bytes, the limit is {MAX_RESULT_BYTES}"
+        outcome = _unstorable(outcome, "result_too_large", message)
         text = None
     decision = decide(lease, outcome)
     branch = outcome.branch if isinstance(outcome, Succeeded) else None
@@ -131,7 +151,7 @@ def _legible(outcome: Outcome) -> Outcome:
 
 
 def _unstorable(outcome: Outcome, code: str, message: str) -> Failed:
-    usage = outcome.usage if isinstance(outcome, Succeeded | Failed) else None
+    usage = outcome.usage if isinstance(outcome, (Succeeded, Failed)) else None
     failed = Failed(message[:500], code=code, source="store", is_permanent=True)
     return (
         failed

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from engine.model.graph import Reach
-from engine.model.records import Lease
+from engine.model.records import Lease, Place
 from engine.model.retry import RetryPolicy
 from engine.model.states import TRANSITIONS, Move, TaskState
 from engine.model.tally import Change
@@ -20,8 +19,6 @@ from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.schema import Id, event, is_still, state_is, task, task_state, worker_session
 from engine.store.statement import moment_of, statement
-
-Mark = tuple[int, datetime, int]  # a place in a queue's order: (rank, available_at, task id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,53 +30,52 @@ class ClaimRequest:
     queue: str
     kinds: tuple[str, ...]
     limit: int
-    after: Mark | None = None  # the moving lower bound
+    after: Place | None = None  # the moving lower bound
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    leases: list[Lease]  # in the queue's order
-    reached: Mark | None  # the place in that order to go on from
-
-
-def claim(tx: Transaction, request: ClaimRequest) -> Claimed:
+def claim(tx: Transaction, request: ClaimRequest) -> list[Lease]:
     """Lease up to `limit` available tasks of one queue: highest priority first, then oldest."""
     if tx.dialect.writes_in_with:
         query = _claim_at_once(tx.dialect, request.after is not None)
-        return _claimed(request, tx.execute(query, {**_binds(tx, request), **booking(tx)}).all())
-    claimed, changes = take(tx, request)()
+        return checked(request, tx.execute(query, {**binds(tx, request), **booking(tx)}).all())
+    leases, changes = take(tx, request)()
     record(tx, changes)
-    return claimed
+    return leases
 
 
-def take(tx: Transaction, request: ClaimRequest) -> Callable[[], tuple[Claimed, list[Change]]]:
+def take(tx: Transaction, request: ClaimRequest) -> Callable[[], tuple[list[Lease], list[Change]]]:
     """Send a claim whose changes are still to be recorded. Call what it returns for the answer."""
     is_bounded = request.after is not None
     if tx.dialect.writes_in_with:
-        taken = tx.execute(_take_and_show(tx.dialect, is_bounded), _binds(tx, request))
+        rows = tx.execute(_take_and_show(tx.dialect, is_bounded), binds(tx, request))
     else:
-        ids = tx.execute(_take(tx.dialect, is_bounded), _binds(tx, request)).scalars()
-        taken = tx.execute(_leases(tx.dialect), {"ids": tx.dialect.array(ids)})
+        ids = tx.execute(_take(tx.dialect, is_bounded), binds(tx, request)).scalars()
+        rows = tx.execute(_leases(tx.dialect), {"ids": tx.dialect.array(ids)})
 
-    def answer() -> tuple[Claimed, list[Change]]:
-        return _claimed(request, taken.all()), [
-            Change(row.run_id, Move.CLAIM, row.task_id, row.attempt, TaskState.AVAILABLE, TaskState.RUNNING)
-            for row in taken
+    def answer() -> tuple[list[Lease], list[Change]]:
+        leases = checked(request, rows.all())
+        return leases, [
+            Change(
+                lease.run_id,
+                Move.CLAIM,
+                lease.task_id,
+                lease.attempt,
+                TaskState.AVAILABLE,
+                TaskState.RUNNING,
+            )
+            for lease in leases
         ]
 
     return answer
 
 
-def _claimed(request: ClaimRequest, rows: Sequence[Any]) -> Claimed:
+def checked(request: ClaimRequest, leases: list[Lease]) -> list[Lease]:
     # A sub-select that runs once per row would hand out the whole queue: stop before anything commits.
-    assert len(rows) <= request.limit, f"{len(rows)} rows claimed for a limit of {request.limit}"
-    if not rows:
-        return Claimed([], None)
-    last = rows[-1]
-    return Claimed([_lease(row) for row in rows], (last.rank, last.available_at, last.task_id))
+    assert len(leases) <= request.limit, f"{len(leases)} rows claimed for a limit of {request.limit}"
+    return leases
 
 
-def _binds(tx: Transaction, request: ClaimRequest) -> dict[str, Any]:
+def binds(tx: Transaction, request: ClaimRequest) -> dict[str, Any]:
     binds = {
         "from_queue": request.queue,
         "kinds": tx.dialect.array(request.kinds),
@@ -92,7 +88,8 @@ def _binds(tx: Transaction, request: ClaimRequest) -> dict[str, Any]:
     return binds
 
 
-def _taking(dialect: Dialect, bounded: bool, returning: Sequence[str] = ("task_id",)) -> sa.Update:
+def _taking(dialect: Dialect, bounded: bool, *returning: str) -> sa.Update:
+    """The guarded UPDATE for a claim."""
     waiting = task_state.alias("waiting")
     now = moment_of(dialect, task_state.c.available_at)
     order = (waiting.c.rank, waiting.c.available_at, waiting.c.task_id)
@@ -137,52 +134,87 @@ def _taking(dialect: Dialect, bounded: bool, returning: Sequence[str] = ("task_i
     )
 
 
+class _Retry(sa.types.TypeDecorator[RetryPolicy]):
+    impl = task.c.retry.type
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Any) -> RetryPolicy:
+        return RetryPolicy.from_json(value)
+
+
+class _Reach(sa.types.TypeDecorator[Reach]):
+    impl = task.c.reach.type
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Any) -> Reach | None:
+        return _REACHES.get(value)  # null: there is no lease
+
+
+_REACHES = {str(reach): reach for reach in Reach}
+_READ_AS: dict[str, Any] = {"retry": _Retry, "reach": _Reach}
 _SUBMITTED = {"name", "kind", "params", "timeout_ms", "retry", "client", "reach"}
-_PLACE = ("rank", "available_at")
-_TAKEN = [name for name in (*Lease._fields, *_PLACE) if name not in _SUBMITTED]
+_TAKEN = [name for name in Lease._fields if name not in _SUBMITTED]
 
 
-def _shown(rows: sa.FromClause) -> sa.Select[Any]:
-    """Leases in the queue's order, and their places: `rows` of `task_state` with what was submitted."""
-    fields = [(task if name in _SUBMITTED else rows).c[name] for name in Lease._fields]
-    return (
-        sa.select(*fields, *(rows.c[name] for name in _PLACE))
-        .join_from(rows, task, task.c.id == rows.c.task_id)
-        .order_by(rows.c.rank, rows.c.available_at, rows.c.task_id)
-    )
+def taken(dialect: Dialect, bounded: bool) -> sa.CTE:
+    """A claim as part of a statement: with what `started` and `shown` read."""
+    return _taking(dialect, bounded, *_TAKEN, "queue").cte("claimed")
 
 
-@statement
-def _take(dialect: Dialect, bounded: bool) -> sa.Update:
-    return _taking(dialect, bounded)
-
-
-@statement
-def _leases(dialect: Dialect) -> sa.Select[Any]:
-    return _shown(task_state).where(
-        dialect.is_any(task_state.c.task_id, "ids"), is_still(task_state.c.state, TaskState.RUNNING)
-    )
-
-
-@statement
-def _take_and_show(dialect: Dialect, bounded: bool) -> sa.Select[Any]:
-    return _shown(_taking(dialect, bounded, _TAKEN).cte("claimed"))
-
-
-@statement
-def _claim_at_once(dialect: Dialect, bounded: bool) -> sa.Select[Any]:
-    claimed = _taking(dialect, bounded, _TAKEN).cte("claimed")
-    changes = sa.select(
+def started(claimed: sa.CTE, place: sa.ColumnElement[int]) -> sa.Select[Any]:
+    """Its changes, for `Booked`; `place` orders them among others of one run."""
+    return sa.select(
         claimed.c.run_id,
-        claimed.c.task_id.label("place"),
+        place.label("place"),
         constant(Move.CLAIM).label("kind"),
         claimed.c.task_id,
         claimed.c.attempt,
         constant(TaskState.AVAILABLE).label("source"),
         constant(TaskState.RUNNING).label("target"),
         sa.cast(sa.null(), event.c.detail.type).label("detail"),
-    ).cte("changes")
-    return _shown(claimed).add_cte(*Booked(dialect, changes).parts)
+        claimed.c.queue,
+    )
+
+
+def shown(rows: sa.FromClause) -> sa.Select[Any]:
+    """Leases: `rows` of `task_state` with what was submitted."""
+    fields = {name: (task if name in _SUBMITTED else rows).c[name] for name in Lease._fields}
+    for name, kind in _READ_AS.items():
+        fields[name] = sa.type_coerce(fields[name], kind).label(name)
+    return sa.select(*fields.values()).join_from(rows, task, task.c.id == rows.c.task_id)
+
+
+def in_order(query: sa.Select[Any], rows: sa.FromClause) -> sa.Select[Any]:
+    """In the order of the queue."""
+    return query.order_by(rows.c.rank, rows.c.available_at, rows.c.task_id)
+
+
+def _leases_of(rows: sa.FromClause) -> sa.Select[Any]:
+    return in_order(shown(rows), rows).execution_options(row=Lease)
+
+
+@statement
+def _take(dialect: Dialect, bounded: bool) -> sa.Update:
+    return _taking(dialect, bounded, "task_id")
+
+
+@statement
+def _leases(dialect: Dialect) -> sa.Select[Any]:
+    return _leases_of(task_state).where(
+        dialect.is_any(task_state.c.task_id, "ids"), is_still(task_state.c.state, TaskState.RUNNING)
+    )
+
+
+@statement
+def _take_and_show(dialect: Dialect, bounded: bool) -> sa.Select[Any]:
+    return _leases_of(taken(dialect, bounded))
+
+
+@statement
+def _claim_at_once(dialect: Dialect, bounded: bool) -> sa.Select[Any]:
+    claimed = taken(dialect, bounded)
+    changes = started(claimed, claimed.c.task_id).cte("changes")
+    return _leases_of(claimed).add_cte(*Booked(dialect, changes).parts)
 
 
 # --- leases that are held
@@ -190,27 +222,13 @@ def _claim_at_once(dialect: Dialect, bounded: bool) -> sa.Select[Any]:
 
 def leases_of_session(tx: Transaction, session_id: int, token: str | None = None) -> list[Lease]:
     """What a session holds; with `token`, only what one claim took (to adopt it after a lost answer)."""
-    rows = tx.execute(_session_leases(tx.dialect), {"session": session_id})
-    leases = [_lease(row) for row in rows]
+    leases: list[Lease] = tx.execute(_session_leases(tx.dialect), {"session": session_id}).all()
     return leases if token is None else [lease for lease in leases if lease.token == token]
 
 
 @statement
 def _session_leases(dialect: Dialect) -> sa.Select[Any]:
-    return _shown(task_state).where(
+    return _leases_of(task_state).where(
         task_state.c.session_id == sa.bindparam("session", type_=Id),
         state_is(task_state.c.state, TaskState.RUNNING),
     )
-
-
-def _lease(row: Any) -> Lease:
-    """A row that begins with the fields of a lease."""
-    values = list(row[: len(Lease._fields)])
-    values[_RETRY] = RetryPolicy.from_json(row.retry)
-    values[_REACH] = _REACHES[row.reach]
-    return Lease._make(values)
-
-
-_RETRY = Lease._fields.index("retry")
-_REACH = Lease._fields.index("reach")
-_REACHES = {str(reach): reach for reach in Reach}

@@ -90,7 +90,8 @@ class Database:
         self.needs_recovery = self.is_private  # sessions of earlier processes are certainly dead
         self.engine = self.dialect.create_engine(self.url, pool_size=pool_size + 1, exclusive=exclusive)
         self._readers = self.engine.execution_options(read_only=True)
-        self._write_pool = ThreadPoolExecutor(1 if self._serial else pool_size, "engine-store")
+        self.writers = 1 if self._serial else pool_size  # transactions that may write at once
+        self._write_pool = ThreadPoolExecutor(self.writers, "engine-store")
         self._read_pool = self._write_pool
         if self._serial and not self._one_connection:
             self._read_pool = ThreadPoolExecutor(pool_size, "engine-read")

@@ -40,6 +40,14 @@ class Ending(NamedTuple):
         return self.decision.move is Move.SUCCEED and self.lease.reach is not Reach.SKIP
 
 
+def missing(endings: Sequence[Ending], written: Sequence[Fence]) -> list[Ending]:
+    """Those of `endings` that are not among `written`."""
+    if len(written) == len(endings):
+        return []
+    found = set(written)
+    return [ending for ending in endings if ending.fence not in found]
+
+
 # --- locks
 
 

@@ -9,14 +9,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from engine.model.records import Lease
 from engine.model.states import FINAL_TASK_STATES, TRANSITIONS, Move, TaskState
 from engine.model.tally import Change
 from engine.store import claims, successes
 from engine.store.bookkeeping import record
-from engine.store.claims import Claimed, ClaimRequest
+from engine.store.claims import ClaimRequest
 from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
-from engine.store.endings import Ending, Fence, end_running, lock, paused_among
+from engine.store.endings import Ending, Fence, end_running, lock, missing, paused_among
 from engine.store.moves import moved
 from engine.store.resolve import release_dependents
 from engine.store.schema import Id, attempt, task_state
@@ -28,61 +29,59 @@ def apart(dialect: Dialect, endings: Sequence[Ending]) -> list[Sequence[Ending]]
 
     Plain successes alone are one statement; one other outcome would send them all through the steps.
     """
-    endings = _firsts(endings)
-    if not dialect.writes_in_with:
-        return [endings]
-    plain = [ending for ending in endings if ending.is_plain]
-    others = [ending for ending in endings if not ending.is_plain]
-    return [group for group in (plain, others) if group]
-
-
-def finish(tx: Transaction, endings: Sequence[Ending]) -> set[Fence]:
-    """Record how attempts ended and release what was waiting for them, in one transaction.
-
-    Only rows that still carry the lease's token change; returns the fences of those. For the others nothing
-    at all is written. Of two endings of one attempt the first counts.
-    """
-    endings = _firsts(endings)
-    if tx.dialect.writes_in_with and all(ending.is_plain for ending in endings):
-        return successes.finish(tx, endings)
-    written, changes = _end(tx, endings)
-    record(tx, list(changes))
-    return written
-
-
-def finish_and_claim(
-    tx: Transaction, endings: Sequence[Ending], request: ClaimRequest
-) -> tuple[set[Fence], Claimed]:
-    """`finish`, then `claim`, in one transaction: what was released need not wait for another.
-
-    The rows of all runs concerned are locked together, in order: two such transactions could dead-lock.
-    """
-    endings = _firsts(endings)
-    if tx.dialect.writes_in_with and all(ending.is_plain for ending in endings):
-        written, ended, taken = successes.end_and_take(tx, endings, request)
-    else:
-        written, ended = _end(tx, endings)
-        taken = claims.take(tx, request)
-    claimed, started = taken()
-    changes = list(ended)
-    released = {change.task_id for change in changes if change.target is TaskState.AVAILABLE}
-    if released <= {lease.task_id for lease in claimed.leases}:
-        tx.wakes.discard(request.queue)  # nothing is left for anybody else
-    record(tx, [*changes, *started])
-    return written, claimed
-
-
-def _firsts(endings: Iterable[Ending]) -> list[Ending]:
     firsts: dict[Fence, Ending] = {}
     for ending in endings:
         firsts.setdefault(ending.fence, ending)
-    return list(firsts.values())
+    if not dialect.writes_in_with:
+        return [list(firsts.values())]
+    plain: list[Ending] = []
+    others: list[Ending] = []
+    for ending in firsts.values():
+        (plain if ending.is_plain else others).append(ending)
+    return [group for group in (others, plain) if group]
+
+
+def finish(tx: Transaction, endings: Sequence[Ending]) -> list[Ending]:
+    """Record how attempts, each another, ended and release what was waiting for them, in one transaction.
+
+    Only rows that still carry the lease's token change; returns the endings of all others, for which nothing
+    at all is written.
+    """
+    if tx.dialect.writes_in_with and all(ending.is_plain for ending in endings):
+        return successes.finish(tx, endings)
+    refused, changes = _end(tx, endings)
+    record(tx, list(changes))
+    return refused
+
+
+def finish_and_claim(
+    tx: Transaction, endings: Sequence[Ending], request: ClaimRequest, *, released: bool = True
+) -> tuple[list[Ending], list[Lease]]:
+    """`finish`, then `claim`, in one transaction. Without `released` the claim need not see what the endings
+    release, which costs a server less.
+
+    The rows of all runs concerned are locked together, in order: two such transactions could dead-lock.
+    """
+    if tx.dialect.writes_in_with and all(ending.is_plain for ending in endings):
+        if not released:
+            return successes.finish_and_claim(tx, endings, request)
+        refused, ended, taken = successes.end_and_take(tx, endings, request)
+    else:
+        refused, ended = _end(tx, endings)
+        taken = claims.take(tx, request)
+    claimed, started = taken()
+    changes = list(ended)
+    available = {change.task_id for change in changes if change.target is TaskState.AVAILABLE}
+    if available <= {lease.task_id for lease in claimed}:
+        tx.wakes.discard(request.queue)  # nothing is left for anybody else
+    record(tx, [*changes, *started])
+    return refused, claimed
 
 
 # --- any outcome, in steps
 
 
-def _end(tx: Transaction, endings: Sequence[Ending]) -> tuple[set[Fence], Iterable[Change]]:
+def _end(tx: Transaction, endings: Sequence[Ending]) -> tuple[list[Ending], Iterable[Change]]:
     concerned = lock(tx, endings)
     run_ids = tx.dialect.array({ending.lease.run_id for ending in endings})
     paused_runs = tx.execute(_paused_runs(tx.dialect), {"runs": run_ids})
@@ -93,15 +92,16 @@ def _end(tx: Transaction, endings: Sequence[Ending]) -> tuple[set[Fence], Iterab
         _write_attempts(tx, written)
         accepted += [ending for ending, _ in written]
         changes += [_change(kind, ending) for ending, _ in written]
+    refused = missing(endings, [ending.fence for ending in accepted])
     if not accepted:
-        return set(), []
+        return refused, []
     settled = {
         change.task_id: change.target
         for change in changes
         if change.task_id in concerned and change.target in FINAL_TASK_STATES
     }
     released = release_dependents(tx, settled, set(paused_runs.scalars()))
-    return {ending.fence for ending in accepted}, chain(changes, released)
+    return refused, chain(changes, released)
 
 
 @statement

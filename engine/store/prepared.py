@@ -15,7 +15,10 @@ import sqlalchemy as sa
 
 
 class Prepared:
-    """One statement for one kind of database. Not for IN lists and other SQL that depends on parameters."""
+    """One statement for one kind of database. Not for IN lists and other SQL that depends on parameters.
+
+    Its execution option `row` names the named tuple that its rows are to be.
+    """
 
     def __init__(self, source: sa.Executable, dialect: sa.Dialect, *, is_insertion: bool = False) -> None:
         self.source = source
@@ -34,8 +37,11 @@ class Prepared:
         self.parameters = len(compiled.positiontup or compiled.bind_names)
         columns = list(getattr(source, "exported_columns", ()))
         names = [column.key or "" for column in columns]
+        made: Any = source.get_execution_options().get("row")
+        assert not made or list(made._fields) == names, f"{names} are not the fields of {made}"
         make: Any = namedtuple
-        self._row = make("Row", names, rename=True)._make if names else tuple  # plain SQL text names none
+        row = made or make("Row", names, rename=True)
+        self._row = row._make if names else tuple  # plain SQL text names none
         decoders = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]
         self._decoders = [(at, decode) for at, decode in enumerate(decoders) if decode is not None]
 

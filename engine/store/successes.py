@@ -11,34 +11,53 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from engine.model.records import Lease
 from engine.model.states import TRANSITIONS, Move, TaskState
 from engine.model.tally import Change
 from engine.store import claims
 from engine.store.booked import Booked, booking, constant
 from engine.store.bookkeeping import wake_for_ends
-from engine.store.claims import Claimed, ClaimRequest
+from engine.store.claims import ClaimRequest
 from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
-from engine.store.endings import Ending, Fence, end_running, lock, paused_among
+from engine.store.endings import Ending, end_running, lock, missing, paused_among
 from engine.store.moves import fresh, move, moved
 from engine.store.schema import attempt, edge, event, is_still, task_state
 from engine.store.statement import document, moment_of, statement
 
 
-def finish(tx: Transaction, endings: Sequence[Ending]) -> set[Fence]:
+def finish(tx: Transaction, endings: Sequence[Ending]) -> list[Ending]:
     concerned = lock(tx, endings)
     query = _finished(tx.dialect, bool(concerned))
-    told = tx.execute(query, {**_plain(tx, endings), **booking(tx), "expected": len(endings)}).one()
+    values = {**_plain(tx, endings), **booking(tx), "expected": len(endings)}
+    return _told(tx, endings, tx.execute(query, values).one())
+
+
+def _told(tx: Transaction, endings: Sequence[Ending], told: Any) -> list[Ending]:
+    """What a row of `_telling` says: wakes, and returns the endings that were refused."""
     tx.wakes |= set(told.queues or ())
     wake_for_ends(tx, told.ends)
     if told.written == len(endings):
-        return {ending.fence for ending in endings}
-    return set(zip(told.task_ids or (), told.attempts or (), strict=True))
+        return []
+    return missing(endings, list(zip(told.ended_ids or (), told.ended_attempts or (), strict=True)))
+
+
+def finish_and_claim(
+    tx: Transaction, endings: Sequence[Ending], request: ClaimRequest
+) -> tuple[list[Ending], list[Lease]]:
+    """In one statement. What the endings release is not seen by the claim."""
+    concerned = lock(tx, endings)
+    query = _finished_and_claimed(tx.dialect, bool(concerned), request.after is not None)
+    values = {**_plain(tx, endings), **claims.binds(tx, request), **booking(tx)}
+    rows = tx.execute(query, {**values, "expected": len(endings)}).all()
+    refused = _told(tx, endings, rows[0])
+    leases = [Lease._make(row[_TOLD:]) for row in rows if row.task_id is not None]
+    return refused, claims.checked(request, leases)
 
 
 def end_and_take(
     tx: Transaction, endings: Sequence[Ending], request: ClaimRequest
-) -> tuple[set[Fence], Iterable[Change], Callable[[], tuple[Claimed, list[Change]]]]:
+) -> tuple[list[Ending], Iterable[Change], Callable[[], tuple[list[Lease], list[Change]]]]:
     """Both are sent before either is answered; their changes are still to be recorded."""
     concerned = lock(tx, endings)
     ended = tx.execute(_end_and_show(tx.dialect, bool(concerned)), _plain(tx, endings))
@@ -48,8 +67,8 @@ def end_and_take(
         for row in ended
     ]
     tx.wakes |= {row.queue for row in ended if row.target == TaskState.AVAILABLE}
-    written = {(row.task_id, row.attempt) for row in ended if row.kind == Move.SUCCEED}
-    return written, changes, taken
+    written = [(row.task_id, row.attempt) for row in ended if row.kind == Move.SUCCEED]
+    return missing(endings, written), changes, taken
 
 
 def _plain(tx: Transaction, endings: Iterable[Ending]) -> dict[str, Any]:
@@ -125,7 +144,7 @@ class _Ended:
         )
         self.parts.append(count_down.cte("counted_down"))
 
-    def changes(self) -> sa.CTE:
+    def changes(self, *more: sa.Select[Any]) -> sa.CTE:
         return sa.union_all(
             *(
                 sa.select(
@@ -140,7 +159,8 @@ class _Ended:
                     rows.c.queue,
                 )
                 for place, (kind, rows) in enumerate([(Move.SUCCEED, self.finished), *self.released])
-            )
+            ),
+            *more,
         ).cte("changes")
 
 
@@ -162,11 +182,31 @@ def _end_and_show(dialect: Dialect, releases: bool) -> sa.Select[Any]:
 
 @statement
 def _finished(dialect: Dialect, releases: bool) -> sa.Select[Any]:
-    """One row: how many were `written`, and if that is not all, their `task_ids` and `attempts`; `queues`
-    that have work now; `ends`, runs that are over."""
     ended = _Ended(dialect, releases)
     changes = ended.changes()
     booked = Booked(dialect, changes)
+    return _telling(ended, changes, booked).add_cte(*ended.parts, *booked.parts)
+
+
+@statement
+def _finished_and_claimed(dialect: Dialect, releases: bool, bounded: bool) -> sa.Select[Any]:
+    """What `_telling` tells, beside each lease of the claim or beside nulls."""
+    ended = _Ended(dialect, releases)
+    claimed = claims.taken(dialect, bounded)
+    changes = ended.changes(claims.started(claimed, sa.literal_column(str(_LAST), sa.Integer)))
+    booked = Booked(dialect, changes)
+    told = _telling(ended, changes, booked).subquery("told")
+    leases = claims.shown(claimed).subquery("leases")
+    query = sa.select(told, leases).join_from(told, leases, sa.true(), isouter=True)
+    return claims.in_order(query, leases).add_cte(*ended.parts, *booked.parts)
+
+
+_LAST = 9  # the place of what is neither an end nor a release
+
+
+def _telling(ended: _Ended, changes: sa.CTE, booked: Booked) -> sa.Select[Any]:
+    """One row: how many were `written`, and if that is not all, their `ended_ids` and `ended_attempts`;
+    `queues` that have more work now; `ends`, runs that are over."""
     finished = ended.finished.c
     is_less = sa.func.count() < sa.bindparam("expected", type_=sa.Integer)
     wakes = changes.c.target == constant(TaskState.AVAILABLE)
@@ -174,10 +214,15 @@ def _finished(dialect: Dialect, releases: bool) -> sa.Select[Any]:
     ends = (
         sa.select(sa.func.array_agg(booked.tallied.c.run_id)).where(booked.tallied.c.ends).scalar_subquery()
     )
-    return sa.select(
-        sa.func.count().label("written"),
-        sa.case((is_less, sa.func.array_agg(finished.task_id))).label("task_ids"),
-        sa.case((is_less, sa.func.array_agg(finished.attempt))).label("attempts"),
-        queues.label("queues"),
-        ends.label("ends"),
-    ).add_cte(*ended.parts, *booked.parts)
+    told = {
+        "written": sa.func.count(),
+        "ended_ids": sa.case((is_less, sa.func.array_agg(finished.task_id))),
+        "ended_attempts": sa.case((is_less, sa.func.array_agg(finished.attempt))),
+        "queues": queues,
+        "ends": ends,
+    }
+    assert len(told) == _TOLD
+    return sa.select(*(what.label(name) for name, what in told.items()))
+
+
+_TOLD = 5  # columns of `_telling`

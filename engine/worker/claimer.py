@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from engine.errors import StoreUnavailable
 from engine.model.outcomes import Outcome
-from engine.model.records import Lease
+from engine.model.records import Lease, Place
 from engine.operations import tasks, workers
-from engine.store.claims import Claimed, ClaimRequest, Mark
+from engine.store.claims import ClaimRequest
 from engine.store.database import Database
 from engine.telemetry import emit
 
 MAX_BATCH = 500
 _FULL_LOOK_SECONDS = 1.0
 _QUEUES_SECONDS = 1.0
+_MANY = 20  # for fewer it saves nothing to overlook what they release
 _DOUBT_SECONDS = 60.0  # twice what the server lets a statement take
 
 
@@ -26,6 +28,9 @@ class Claimer:
 
     Rows can become available behind that mark (late commits, higher priorities), so it looks from the
     start again every second, whenever a claim comes back short, and after any hint.
+
+    A busy worker claims along with its outcomes, each time from one queue. It goes through all of them when
+    it has nothing to write, or one came back short.
     """
 
     def __init__(
@@ -37,6 +42,8 @@ class Claimer:
         actor: str,
         room: Callable[[], int],
         on_leases: Callable[[list[Lease]], None],
+        on_more: Callable[[], None],
+        most: int = MAX_BATCH,
     ) -> None:
         self._database = database
         self.session_id = session_id
@@ -47,12 +54,14 @@ class Claimer:
         self._kinds = kinds
         self.actor = actor
         self._room = room
+        self._most = most  # leases of one claim
         self._on_leases = on_leases
+        self._on_more = on_more  # another claim may find something, and there is room for it
         self.has_more = True  # as far as we know, more is available than we had room for
-        self._asking = asyncio.Lock()  # two claims at once would share the same room
-        self._marks: dict[str, tuple[Mark, float]] = {}
+        self._expected = 0  # leases that claims under way may bring
+        self._marks: dict[str, tuple[Place, float]] = {}
         self._turn = 0
-        self._asked: str | None = None  # the token of the claim under way
+        self._asked: set[str] = set()  # the tokens of claims under way
         self._doubt_until = float("-inf")
         self._unknown: set[tuple[int, str]] = set()
 
@@ -63,11 +72,11 @@ class Claimer:
 
     async def claim(self) -> int:
         """Claim what there is room for, from the queues in turn. An unreachable database gives nothing."""
-        async with self._asking:
-            room = self._room()
-            self.has_more = True
-            if room <= 0:
-                return 0
+        room = self.room
+        self.has_more = True
+        if room <= 0:
+            return 0
+        with self._expecting(room):
             try:
                 if time.monotonic() - self._queues_read_at > _QUEUES_SECONDS:
                     await self._found_queues()
@@ -78,9 +87,23 @@ class Claimer:
             except StoreUnavailable:
                 await asyncio.sleep(0.2)
                 return 0
-            self.has_more = len(claimed) >= min(room, MAX_BATCH)
+        self.has_more = len(claimed) >= min(room, self._most)
         self._on_leases(claimed)
         return len(claimed)
+
+    @property
+    def room(self) -> int:
+        """How many more leases may be asked for."""
+        return self._room() - self._expected
+
+    @contextmanager
+    def _expecting(self, leases: int) -> Iterator[None]:
+        """Claims that are under way at the same time must not share the same room."""
+        self._expected += leases
+        try:
+            yield
+        finally:
+            self._expected -= leases
 
     async def _claim_from_all(self, room: int) -> list[Lease]:
         claimed: list[Lease] = []
@@ -89,32 +112,40 @@ class Claimer:
             if len(claimed) >= room:
                 break
             queue = self._queues[(self._turn + offset) % len(self._queues)]
-            claimed += await self._claim_from(queue, min(room - len(claimed), MAX_BATCH))
+            claimed += await self._claim_from(queue, room - len(claimed))
         return claimed
 
     @property
-    def is_resting(self) -> bool:
-        """Nothing more was available, so all that can be claimed is what our own outcomes release."""
-        return not (self.has_more or self._asking.locked()) and bool(self._queues) and self._room() > 0
+    def may_claim(self) -> bool:
+        """There is room, and a queue to claim from."""
+        return bool(self._queues) and self.room > 0
 
     async def claim_along(self, ended: Sequence[tuple[Lease, Outcome]]) -> list[Lease]:
         """Record outcomes and claim, in one transaction; as `tasks.finish`, returns the lost leases.
 
-        Whatever it raises, what the claim took is not forgotten.
+        If nothing more was available, all that can be claimed is what these outcomes release. Whatever it
+        raises, what the claim took is not forgotten.
         """
-        async with self._asking:
-            self._turn += 1
-            request = self._request(self._queues[self._turn % len(self._queues)], self._room(), None)
-            self._asked = request.token
+        self._turn += 1
+        queue = self._queues[self._turn % len(self._queues)]
+        mark, since = self._mark(queue) if self.has_more else (None, 0.0)
+        released = not self.has_more or self.room < _MANY
+        request = self._request(queue, self.room, mark)
+        with self._expecting(request.limit), self._asking(request):
             try:
-                lost, claimed = await tasks.finish_and_claim(self._database, ended, request, actor=self.actor)
+                lost, claimed = await tasks.finish_and_claim(
+                    self._database, ended, request, actor=self.actor, released=released
+                )
             except Exception as error:
                 self._on_leases(await self._unanswered(request, error))
                 raise
-            finally:
-                self._asked = None
-            self.has_more = len(claimed.leases) == request.limit
-        self._on_leases(claimed.leases)
+        self._reached(request, claimed, since)
+        is_full = len(claimed) == request.limit
+        if is_full or (mark is None and len(self._queues) == 1):
+            self.has_more = is_full
+        self._on_leases(claimed)
+        if self.has_more and self.room > 0:
+            self._on_more()
         return lost
 
     async def _found_queues(self) -> bool:
@@ -127,34 +158,47 @@ class Claimer:
         return self._queues != known
 
     async def _claim_from(self, queue: str, limit: int) -> list[Lease]:
-        mark, since = self._marks.get(queue, (None, 0.0))
-        if time.monotonic() - since > _FULL_LOOK_SECONDS:
-            mark = None
-        claimed = await self._ask(queue, limit, mark)
-        if mark is not None and len(claimed.leases) < limit:
-            rest = await self._ask(queue, limit - len(claimed.leases), None)
-            claimed = Claimed(claimed.leases + rest.leases, rest.reached or claimed.reached)
-            mark = None
-        if len(claimed.leases) == limit and claimed.reached is not None:
-            self._marks[queue] = (claimed.reached, since if mark is not None else time.monotonic())
-        else:
-            self._marks.pop(queue, None)
-        return claimed.leases
+        mark, since = self._mark(queue)
+        claimed = await self._ask(self._request(queue, limit, mark), since)
+        if mark is not None and len(claimed) < min(limit, self._most):
+            claimed += await self._ask(self._request(queue, limit - len(claimed), None))
+        return claimed
 
-    async def _ask(self, queue: str, limit: int, after: Mark | None) -> Claimed:
+    async def _ask(self, request: ClaimRequest, since: float = 0.0) -> list[Lease]:
         """Never raises: what earlier questions of the same round have claimed would be forgotten."""
-        request = self._request(queue, limit, after)
-        self._asked = request.token
-        try:
-            return await tasks.claim(self._database, request, actor=self.actor)
-        except Exception as error:
-            return Claimed(await self._unanswered(request, error), None)
-        finally:
-            self._asked = None
+        with self._asking(request):
+            try:
+                claimed = await tasks.claim(self._database, request, actor=self.actor)
+            except Exception as error:
+                claimed = await self._unanswered(request, error)
+        self._reached(request, claimed, since)
+        return claimed
 
-    def _request(self, queue: str, limit: int, after: Mark | None) -> ClaimRequest:
-        limit = min(limit, MAX_BATCH)
+    def _request(self, queue: str, limit: int, after: Place | None) -> ClaimRequest:
+        limit = min(limit, self._most)
         return ClaimRequest(self.session_id, uuid.uuid4().hex, queue, self._kinds, limit, after)
+
+    @contextmanager
+    def _asking(self, request: ClaimRequest) -> Iterator[None]:
+        self._asked.add(request.token)
+        try:
+            yield
+        finally:
+            self._asked.discard(request.token)
+
+    def _mark(self, queue: str) -> tuple[Place | None, float]:
+        """Where to go on, and when it was last looked for from the start."""
+        mark, since = self._marks.get(queue, (None, 0.0))
+        return (None, 0.0) if time.monotonic() - since > _FULL_LOOK_SECONDS else (mark, since)
+
+    def _reached(self, request: ClaimRequest, claimed: Sequence[Lease], since: float) -> None:
+        if len(claimed) == request.limit:
+            place = claimed[-1].place
+            if request.after and (mark := self._mark(request.queue)[0]):
+                place = max(place, mark)  # another claim may have come further meanwhile
+            self._marks[request.queue] = (place, since if request.after else time.monotonic())
+        else:
+            self._marks.pop(request.queue, None)
 
     # --- claims whose answer was lost
 
@@ -188,7 +232,7 @@ class Claimer:
         unknown = {
             (task_id, token)
             for task_id, token in held.items()
-            if task_id not in known and token != self._asked
+            if task_id not in known and token not in self._asked
         }
         lost, self._unknown = unknown & self._unknown, unknown
         found: list[Lease] = []

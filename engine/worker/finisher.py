@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from itertools import chain
 
 from engine.errors import StoreUnavailable
 from engine.model.outcomes import Failed, Outcome
@@ -22,6 +23,9 @@ _RETRY_SECONDS = 0.25
 class Finisher:
     """Writes outcomes in batches: at once when idle, and whatever has gathered while it was writing.
 
+    `lanes` writes may be under way at once: while the database is busy with one, what it answered to the
+    other is worked on.
+
     An unknown answer is repeated until the database says what happened; the fence makes that harmless.
     """
 
@@ -31,13 +35,15 @@ class Finisher:
         book: Logbook,
         claimer: Claimer,
         actor: str,
+        lanes: int,
     ) -> None:
         self._database = database
         self._claimer = claimer
         self._book = book
         self.actor = actor
         self._ended: list[tuple[Lease, Outcome]] = []
-        self._writing: list[tuple[Lease, Outcome]] = []
+        self._writing: list[list[tuple[Lease, Outcome]]] = []
+        self._lanes = lanes
         self._writing_logs = asyncio.Lock()
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
@@ -51,16 +57,28 @@ class Finisher:
     @property
     def task_ids(self) -> set[int]:
         """Tasks whose outcome is not known to be recorded yet."""
-        return {lease.task_id for lease, _ in (*self._ended, *self._writing)}
+        return {lease.task_id for batch in (self._ended, *self._writing) for lease, _ in batch}
 
     async def run(self) -> None:
-        while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            while self._ended:
-                self._writing, self._ended = self._ended[:MAX_BATCH], self._ended[MAX_BATCH:]
-                await self._write(self._writing)
-                self._writing = []
+        # If it failed before: to repeat what was recorded is harmless.
+        self._ended = [*chain.from_iterable(self._writing), *self._ended]
+        self._writing.clear()
+        self._wanted.set()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._wanted.wait()
+                self._wanted.clear()
+                while self._ended and len(self._writing) < self._lanes:
+                    batch, self._ended = self._ended[:MAX_BATCH], self._ended[MAX_BATCH:]
+                    self._writing.append(batch)
+                    group.create_task(self._write_all(batch))
+
+    async def _write_all(self, batch: list[tuple[Lease, Outcome]]) -> None:
+        await self._write(batch)
+        self._writing.remove(batch)
+        if self._ended:
+            self._wanted.set()
+        elif not self._writing:
             self._idle.set()
 
     async def _write(self, batch: list[tuple[Lease, Outcome]]) -> None:
@@ -83,7 +101,7 @@ class Finisher:
         tries = 0
         while True:
             try:
-                if not tries and self._claimer.is_resting:
+                if not tries and self._claimer.may_claim:
                     return await self._claimer.claim_along(batch)
                 return await tasks.finish(self._database, batch, actor=self.actor)
             except StoreUnavailable as error:

@@ -20,7 +20,7 @@ from engine.operations import workers
 from engine.store.database import CONTROL, ENDED, Database
 from engine.telemetry import emit
 from engine.worker import capture
-from engine.worker.claimer import Claimer
+from engine.worker.claimer import MAX_BATCH, Claimer
 from engine.worker.finisher import Finisher
 from engine.worker.lifeline import Lifeline
 from engine.worker.logbook import Logbook
@@ -28,6 +28,9 @@ from engine.worker.options import WorkerOptions
 from engine.worker.runner import Attempt, Stop
 from engine.worker.sweeper import Sweeper, end_processes
 
+# Two writes at once, each with a claim: while the database is busy with one, what the other brought is run.
+_LANES = 2
+_FEW = 20  # so many are not worth being claimed in halves
 _LOOP_PAUSE_SECONDS = 1.0
 _CATCH_UP_SECONDS = 0.2
 _PATIENCE_SECONDS = 10.0  # with a database that does not answer while we sign off
@@ -89,6 +92,8 @@ class Worker:
             self._database.needs_recovery = False
         self._session_id = await workers.register(self._database, self._registration())
         actor = f"worker:{self._session_id}"
+        lanes = min(_LANES, self._database.writers)
+        most = min(MAX_BATCH, max(options.concurrency // lanes, _FEW))
         self._claimer = Claimer(
             self._database,
             self._session_id,
@@ -97,8 +102,10 @@ class Worker:
             actor,
             self._room,
             self._take,
+            self._work.set,
+            most,
         )
-        self._finisher = Finisher(self._database, self._book, self._claimer, actor)
+        self._finisher = Finisher(self._database, self._book, self._claimer, actor, lanes)
         self._sweeper = Sweeper(
             self._database,
             self._session_id,
@@ -240,12 +247,10 @@ class Worker:
                 self._finisher.add(lease, Released())
             else:
                 self._begin(lease)
-        if leases and self._claimer.has_more:
-            self._work.set()
 
     def _begin(self, lease: Lease) -> None:
         assert self._loop is not None
-        attempt = Attempt(lease, self._database, self._registry, self._book, f"worker:{self._session_id}")
+        attempt = Attempt(lease, self._database, self._registry, self._book, self._claimer.actor)
         self._attempts[lease.task_id] = attempt
         # Asked for the running loop, as asyncio.create_task does, older Pythons make a system call.
         handle = self._loop.create_task(self._attend(attempt), name=f"task-{lease.task_id}")
@@ -259,8 +264,6 @@ class Worker:
             del self._handles[attempt]
             if self._attempts.get(lease.task_id) is attempt:
                 del self._attempts[lease.task_id]
-            if self._claimer.has_more:  # otherwise the finisher claims what this outcome releases
-                self._work.set()
         self._finisher.add(lease, outcome)
         if isinstance(outcome, Failed):
             self._wake_for_retry(lease, outcome)

@@ -94,7 +94,7 @@ class Scenario:
         request = ClaimRequest(session_id, uuid.uuid4().hex, self.name, ("noop",), limit)
         while True:
             try:
-                leases = (await tasks.claim(self.database, request, actor="worker")).leases
+                leases = await tasks.claim(self.database, request, actor="worker")
             except StoreUnavailable:
                 self.unanswered += 1
                 leases = await self._again(lambda: tasks.adopt(self.database, session_id, request.token))

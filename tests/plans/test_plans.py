@@ -127,8 +127,8 @@ def _claims(database: Database) -> None:
         asked = request(one, BATCH, queue=QUEUE, after=reached if after else None)
         claimed: list[Claimed] = []
         plans = plans_of(database, partial(_append_claim, claimed, database, asked))
-        assert len(claimed[0].leases) == BATCH
-        reached = claimed[0].reached
+        assert len(claimed[0]) == BATCH
+        reached = claimed[0][-1].place
         check(plans)
         used = indexes(plans, "UPDATE task_state")
         assert claim_index.name in used and used <= {claim_index.name, by_key(database)}, used

@@ -102,11 +102,11 @@ def test_a_bounded_claim_starts_after_its_bound(database: Database) -> None:
     submit(database, graph("a; b; c; d", b={"priority": 10}))
     one = session(database)
     first = do(tasks.claim(database, request(one, 2), actor="w"))
-    assert [lease.name for lease in first.leases] == ["b", "a"]
-    rest = do(tasks.claim(database, request(one, 9, after=first.reached), actor="w"))
-    assert [lease.name for lease in rest.leases] == ["c", "d"]
-    nothing = do(tasks.claim(database, request(one, 9, after=rest.reached), actor="w"))
-    assert nothing.leases == [] and nothing.reached is None
+    assert [lease.name for lease in first] == ["b", "a"]
+    rest = do(tasks.claim(database, request(one, 9, after=first[-1].place), actor="w"))
+    assert [lease.name for lease in rest] == ["c", "d"]
+    nothing = do(tasks.claim(database, request(one, 9, after=rest[-1].place), actor="w"))
+    assert nothing == []
 
 
 def test_a_lease_holds_all_that_an_attempt_needs(database: Database) -> None:
@@ -115,7 +115,7 @@ def test_a_lease_holds_all_that_an_attempt_needs(database: Database) -> None:
     )
     one = session(database)
     asked = request(one)
-    [lease] = do(tasks.claim(database, asked, actor="w")).leases
+    [lease] = do(tasks.claim(database, asked, actor="w"))
     assert (lease.run_id, lease.task_id) == (accepted.run_id, accepted.task_ids["a"])
     assert (lease.params, lease.timeout_ms, lease.client) == ({"x": [1, "é"]}, 5, {"k": 1})
     assert (lease.attempt, lease.token, lease.session_id) == (1, asked.token, one)
@@ -130,7 +130,7 @@ def test_a_claim_whose_answer_was_lost_is_adopted_by_its_token(database: Databas
     submit(database, "a; b; c")
     one, other = session(database), session(database)
     lost, next_one = request(one, 2), request(one, 1)
-    leases = do(tasks.claim(database, lost, actor="w")).leases
+    leases = do(tasks.claim(database, lost, actor="w"))
     do(tasks.claim(database, next_one, actor="w"))
     assert do(tasks.adopt(database, one, lost.token)) == leases
     assert do(tasks.adopt(database, one, "never used")) == []
@@ -202,12 +202,12 @@ def test_what_an_outcome_releases_is_claimed_with_it(database: Database) -> None
     lost, claimed = do(
         tasks.finish_and_claim(database, [(leases["a"], Succeeded(1))], request(one, 2), actor="w")
     )
-    assert lost == [] and sorted(lease.name for lease in claimed.leases) == ["b", "x"]
+    assert lost == [] and sorted(lease.name for lease in claimed) == ["b", "x"]
     assert woken == ["default"]  # "c" is left for others
     woken.clear()
-    ended = [(lease, Succeeded()) for lease in claimed.leases]
+    ended = [(lease, Succeeded()) for lease in claimed]
     lost, claimed = do(tasks.finish_and_claim(database, ended, request(one, 2), actor="w"))
-    assert [lease.name for lease in claimed.leases] == ["c"] and "default" not in woken
+    assert [lease.name for lease in claimed] == ["c"] and "default" not in woken
     numbers = [event.number for event in events(database, accepted.run_id)]
     assert numbers == list(range(1, len(numbers) + 1))
 
@@ -220,5 +220,5 @@ def test_nothing_is_claimed_with_an_outcome_that_comes_too_late(database: Databa
     write(database, "UPDATE task_state SET available_at = '2020-01-01' WHERE state = 'available'")
     ended = [(leases["a"], Succeeded())]
     lost, claimed = do(tasks.finish_and_claim(database, ended, request(one), actor="w"))
-    assert lost == [leases["a"]] and [lease.attempt for lease in claimed.leases] == [2]
+    assert lost == [leases["a"]] and [lease.attempt for lease in claimed] == [2]
     assert states(database, accepted.run_id) == {"a": "running", "b": "blocked"}
