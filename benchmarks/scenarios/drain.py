@@ -24,7 +24,7 @@ def case(place: str, workers: int) -> str:
 
 
 def cases(bench: Bench) -> Iterator[Case]:
-    count = bench.size(50_000, 2_000)
+    count = bench.size(100_000, 2_000)
     for place in bench.places:
         yield from (_on_sqlite if place.name == "sqlite" else _on_postgres)(bench, place, count)
 

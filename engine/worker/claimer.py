@@ -16,7 +16,7 @@ from engine.store.claims import ClaimRequest
 from engine.store.database import Database
 from engine.telemetry import emit
 
-MAX_BATCH = 500
+MAX_BATCH = 1_000
 _FULL_LOOK_SECONDS = 1.0
 _QUEUES_SECONDS = 1.0
 _MANY = 20  # for fewer it saves nothing to overlook what they release

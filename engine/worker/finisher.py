@@ -15,7 +15,7 @@ from engine.telemetry import emit
 from engine.worker.claimer import Claimer
 from engine.worker.logbook import Line, Logbook
 
-MAX_BATCH = 500
+MAX_BATCH = 1_000
 _LOG_SECONDS = 0.5
 _RETRY_SECONDS = 0.25
 
