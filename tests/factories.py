@@ -65,9 +65,7 @@ def request(session_id: int, limit: int = 100, **fields: Any) -> ClaimRequest:
 
 
 def claim(database: Database, session_id: int, limit: int = 100, **fields: Any) -> list[Lease]:
-    return do(
-        tasks.claim(database, request(session_id, limit, **fields), actor=f"worker:{session_id}")
-    )
+    return do(tasks.claim(database, request(session_id, limit, **fields), actor=f"worker:{session_id}"))
 
 
 def claim_all(database: Database, session_id: int, limit: int = 100) -> dict[str, Lease]:

@@ -63,19 +63,17 @@ async def finish_and_claim(
     request: ClaimRequest,
     *,
     actor: str,
-    released: bool = True,
 ) -> tuple[list[Lease], list[Lease]]:
     """`finish` and `claim` with one commit: returns the leases that were lost, and those that were won.
 
-    Without `released` the claim need not see what these outcomes release. After an unknown outcome repeat
-    `finish` and `adopt`.
+    After an unknown outcome repeat `finish` and `adopt`.
     """
     endings = [encode(lease, outcome) for lease, outcome in ended]
     *others, last = finishes.apart(database.dialect, endings)
     if not others:
-        return await database.run(_finish_and_claim, last, request, released, actor=actor)
+        return await database.run(_finish_and_claim, last, request, actor=actor)
     # Not interrupted between them: the attempts have ended.
-    return await asyncio.shield(_finish_all_and_claim(database, others, last, request, actor, released))
+    return await asyncio.shield(_finish_all_and_claim(database, others, last, request, actor))
 
 
 async def _finish_all_and_claim(
@@ -84,17 +82,16 @@ async def _finish_all_and_claim(
     last: Sequence[Ending],
     request: ClaimRequest,
     actor: str,
-    released: bool,
 ) -> tuple[list[Lease], list[Lease]]:
     earlier = await _finish_all(database, groups, actor)
-    lost, claimed = await database.run(_finish_and_claim, last, request, released, actor=actor)
+    lost, claimed = await database.run(_finish_and_claim, last, request, actor=actor)
     return earlier + lost, claimed
 
 
 def _finish_and_claim(
-    tx: Transaction, endings: Sequence[Ending], request: ClaimRequest, released: bool
+    tx: Transaction, endings: Sequence[Ending], request: ClaimRequest
 ) -> tuple[list[Lease], list[Lease]]:
-    refused, claimed = finishes.finish_and_claim(tx, endings, request, released=released)
+    refused, claimed = finishes.finish_and_claim(tx, endings, request)
     return _lost(tx, refused), claimed
 
 

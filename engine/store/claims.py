@@ -71,7 +71,7 @@ def take(tx: Transaction, request: ClaimRequest) -> Callable[[], tuple[list[Leas
 
 def checked(request: ClaimRequest, leases: list[Lease]) -> list[Lease]:
     # A sub-select that runs once per row would hand out the whole queue: stop before anything commits.
-    assert len(leases) <= request.limit, f"{len(leases)} rows claimed for a limit of {request.limit}"
+    assert len(leases) <= request.limit, f"{len(leases)} claimed for a limit of {request.limit}"
     return leases
 
 
@@ -91,21 +91,13 @@ def binds(tx: Transaction, request: ClaimRequest) -> dict[str, Any]:
 def _taking(dialect: Dialect, bounded: bool, *returning: str) -> sa.Update:
     """The guarded UPDATE for a claim."""
     waiting = task_state.alias("waiting")
-    now = moment_of(dialect, task_state.c.available_at)
     order = (waiting.c.rank, waiting.c.available_at, waiting.c.task_id)
-    alive = (
-        sa.select(sa.literal(1))
-        .where(worker_session.c.id == sa.bindparam("session", type_=Id), worker_session.c.ended_at.is_(None))
-        .exists()
-    )
     candidates = (
         sa.select(waiting.c.task_id)
         .where(
             state_is(waiting.c.state, TaskState.AVAILABLE),
-            waiting.c.queue == sa.bindparam("from_queue", type_=sa.Text),
-            waiting.c.available_at <= now,
-            dialect.is_any(waiting.c.kind, "kinds"),
-            alive,
+            waiting.c.available_at <= moment_of(dialect, task_state.c.available_at),
+            *is_wanted(dialect, waiting),
         )
         .order_by(*order)
         .limit(sa.bindparam("at_most", type_=sa.Integer))
@@ -122,16 +114,34 @@ def _taking(dialect: Dialect, bounded: bool, *returning: str) -> sa.Update:
         sa.update(task_state)
         .values(
             state=sa.literal_column(repr(str(TRANSITIONS[Move.CLAIM].target))),
-            attempt=task_state.c.attempt + 1,
-            token=sa.bindparam("fence", type_=sa.Text),
-            session_id=sa.bindparam("session", type_=Id),
-            started_at=now,
-            changed_at=now,
-            is_cancelling=sa.false(),
+            changed_at=moment_of(dialect, task_state.c.changed_at),
+            **leased(dialect),
         )
         .where(dialect.candidates(task_state.c.task_id, candidates))
         .returning(*(task_state.c[name] for name in returning))
     )
+
+
+def is_wanted(dialect: Dialect, rows: Any) -> tuple[sa.ColumnElement[bool], ...]:
+    """`rows` of `task_state` are what the request asks for, and its session is alive."""
+    alive = (
+        sa.select(sa.literal(1))
+        .where(worker_session.c.id == sa.bindparam("session", type_=Id), worker_session.c.ended_at.is_(None))
+        .exists()
+    )
+    from_queue = sa.bindparam("from_queue", type_=sa.Text)
+    return rows.c.queue == from_queue, dialect.is_any(rows.c.kind, "kinds"), alive
+
+
+def leased(dialect: Dialect) -> dict[str, Any]:
+    """What a claim writes besides the state."""
+    return {
+        "attempt": task_state.c.attempt + 1,
+        "token": sa.bindparam("fence", type_=sa.Text),
+        "session_id": sa.bindparam("session", type_=Id),
+        "started_at": moment_of(dialect, task_state.c.started_at),
+        "is_cancelling": sa.false(),
+    }
 
 
 class _Retry(sa.types.TypeDecorator[RetryPolicy]):
@@ -153,26 +163,25 @@ class _Reach(sa.types.TypeDecorator[Reach]):
 _REACHES = {str(reach): reach for reach in Reach}
 _READ_AS: dict[str, Any] = {"retry": _Retry, "reach": _Reach}
 _SUBMITTED = {"name", "kind", "params", "timeout_ms", "retry", "client", "reach"}
-_TAKEN = [name for name in Lease._fields if name not in _SUBMITTED]
+TAKEN = [name for name in Lease._fields if name not in _SUBMITTED]
 
 
 def taken(dialect: Dialect, bounded: bool) -> sa.CTE:
-    """A claim as part of a statement: with what `started` and `shown` read."""
-    return _taking(dialect, bounded, *_TAKEN, "queue").cte("claimed")
+    """A claim as part of a statement: with what `shown` reads."""
+    return _taking(dialect, bounded, *TAKEN).cte("claimed")
 
 
-def started(claimed: sa.CTE, place: sa.ColumnElement[int]) -> sa.Select[Any]:
-    """Its changes, for `Booked`; `place` orders them among others of one run."""
+def _started(claimed: sa.CTE) -> sa.Select[Any]:
+    """Its changes, for `Booked`."""
     return sa.select(
         claimed.c.run_id,
-        place.label("place"),
+        claimed.c.task_id.label("place"),
         constant(Move.CLAIM).label("kind"),
         claimed.c.task_id,
         claimed.c.attempt,
         constant(TaskState.AVAILABLE).label("source"),
         constant(TaskState.RUNNING).label("target"),
         sa.cast(sa.null(), event.c.detail.type).label("detail"),
-        claimed.c.queue,
     )
 
 
@@ -213,7 +222,7 @@ def _take_and_show(dialect: Dialect, bounded: bool) -> sa.Select[Any]:
 @statement
 def _claim_at_once(dialect: Dialect, bounded: bool) -> sa.Select[Any]:
     claimed = taken(dialect, bounded)
-    changes = started(claimed, claimed.c.task_id).cte("changes")
+    changes = _started(claimed).cte("changes")
     return _leases_of(claimed).add_cte(*Booked(dialect, changes).parts)
 
 

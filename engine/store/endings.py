@@ -79,21 +79,27 @@ def _works_alone(ending: Ending) -> bool:
 
 
 def _lock_rows(tx: Transaction, task_ids: Iterable[int]) -> None:
-    """Parents and children in id order, in a statement of its own: inside the UPDATE it would be lazy."""
+    """Parents, then children, both in id order as `successes` comes upon them.
+
+    In a statement of its own: inside the UPDATE it would be lazy.
+    """
     if task_ids and tx.dialect.locks_rows:
         tx.execute(_lock_family(tx.dialect), {"ids": tx.dialect.array(sorted(task_ids))})
 
 
 @statement
 def _lock_family(dialect: Dialect) -> sa.Select[Any]:
-    children = sa.select(edge.c.child_id).where(dialect.is_any(edge.c.parent_id, "ids"))
-    family = sa.union(
-        children, sa.select(task_state.c.task_id).where(dialect.is_any(task_state.c.task_id, "ids"))
+    one = task_state.alias("one")
+    parents = sa.select(one.c.task_id.label("id"), sa.literal_column("0").label("generation"))
+    children = sa.select(edge.c.child_id, sa.literal_column("1")).distinct()
+    both = sa.union_all(
+        parents.where(dialect.is_any(one.c.task_id, "ids")),
+        children.where(dialect.is_any(edge.c.parent_id, "ids")),
     ).subquery("family")
     return (
         sa.select(task_state.c.task_id)
-        .where(task_state.c.task_id.in_(sa.select(family.c[0])))
-        .order_by(task_state.c.task_id)
+        .join_from(both, task_state, task_state.c.task_id == both.c.id)
+        .order_by(both.c.generation, task_state.c.task_id)
         .with_for_update(of=task_state)
     )
 

@@ -55,21 +55,16 @@ def finish(tx: Transaction, endings: Sequence[Ending]) -> list[Ending]:
 
 
 def finish_and_claim(
-    tx: Transaction, endings: Sequence[Ending], request: ClaimRequest, *, released: bool = True
+    tx: Transaction, endings: Sequence[Ending], request: ClaimRequest
 ) -> tuple[list[Ending], list[Lease]]:
-    """`finish`, then `claim`, in one transaction. Without `released` the claim need not see what the endings
-    release, which costs a server less.
+    """`finish`, then `claim`, in one transaction: what was released need not wait for another.
 
     The rows of all runs concerned are locked together, in order: two such transactions could dead-lock.
     """
     if tx.dialect.writes_in_with and all(ending.is_plain for ending in endings):
-        if not released:
-            return successes.finish_and_claim(tx, endings, request)
-        refused, ended, taken = successes.end_and_take(tx, endings, request)
-    else:
-        refused, ended = _end(tx, endings)
-        taken = claims.take(tx, request)
-    claimed, started = taken()
+        return successes.finish_and_claim(tx, endings, request)
+    refused, ended = _end(tx, endings)
+    claimed, started = claims.take(tx, request)()
     changes = list(ended)
     available = {change.task_id for change in changes if change.target is TaskState.AVAILABLE}
     if available <= {lease.task_id for lease in claimed}:

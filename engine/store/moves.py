@@ -40,7 +40,7 @@ def move(
     return (
         sa.update(task_state)
         .values(
-            state=sa.literal_column(repr(str(transition.target))),
+            state=_target(move),
             changed_at=moment_of(dialect, task_state.c.changed_at),
             **values,
         )
@@ -57,6 +57,53 @@ def move(
             *returning,
         )
     )
+
+
+def release(
+    dialect: Dialect,
+    rows: sa.FromClause,
+    is_paused: sa.ColumnElement[bool],
+    takes: sa.ColumnElement[bool] | None = None,
+    leased: Mapping[str, Any] | None = None,
+    returning: Sequence[str] = (),
+) -> sa.Update:
+    """The guarded UPDATE for UNBLOCK and its held twin: `rows` are ids and the `successes` to count off.
+
+    Tasks that `takes` is true for are claimed on the way, with what `leased` says. It is one UPDATE for all,
+    so that of two who count down the same row the second sees what is left; it must come upon them in one
+    order. Returns task_id, run_id, queue and the state as it is then, and what `returning` adds.
+    """
+    row = task_state.c
+    now = moment_of(dialect, row.changed_at)
+    is_due = sa.and_(is_still(row.state, TaskState.BLOCKED), row.waiting_on == rows.c.successes)
+    at = fresh(dialect, Move.UNBLOCK)
+    is_taken: sa.ColumnElement[bool] = sa.false()
+    if takes is not None:
+        is_taken = sa.and_(is_due, sa.not_(is_paused), at <= now, takes)
+    state = sa.case(
+        (sa.not_(is_due), row.state),
+        (is_paused, _target(Move.UNBLOCK_HELD)),
+        (is_taken, _target(Move.CLAIM)),
+        else_=_target(Move.UNBLOCK),
+    )
+    told = dict.fromkeys(("task_id", "run_id", "queue", "state", *returning))
+    values = {name: sa.case((is_taken, value), else_=row[name]) for name, value in (leased or {}).items()}
+    return (
+        sa.update(task_state)
+        .values(
+            waiting_on=row.waiting_on - rows.c.successes,
+            state=state,
+            available_at=sa.case((is_due, at), else_=row.available_at),
+            changed_at=sa.case((is_due, now), else_=row.changed_at),
+            **values,
+        )
+        .where(row.task_id == rows.c.id)
+        .returning(*(row[name] for name in told))
+    )
+
+
+def _target(kind: Move) -> sa.ColumnElement[str]:
+    return sa.literal_column(repr(str(TRANSITIONS[kind].target)), sa.Text)
 
 
 @statement

@@ -6,29 +6,29 @@ server took twice as long and we four times. The order of locks is kept by what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
 
+from engine.model.graph import Reach
 from engine.model.records import Lease
 from engine.model.states import TRANSITIONS, Move, TaskState
-from engine.model.tally import Change
 from engine.store import claims
 from engine.store.booked import Booked, booking, constant
 from engine.store.bookkeeping import wake_for_ends
 from engine.store.claims import ClaimRequest
 from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
-from engine.store.endings import Ending, end_running, lock, missing, paused_among
-from engine.store.moves import fresh, move, moved
-from engine.store.schema import attempt, edge, event, is_still, task_state
+from engine.store.endings import Ending, end_running, missing, paused_among
+from engine.store.moves import moved, release
+from engine.store.schema import attempt, edge, event, task_state
 from engine.store.statement import document, moment_of, statement
 
 
 def finish(tx: Transaction, endings: Sequence[Ending]) -> list[Ending]:
-    concerned = lock(tx, endings)
-    query = _finished(tx.dialect, bool(concerned))
+    query = _finished(tx.dialect, _lock(tx, endings))
     values = {**_plain(tx, endings), **booking(tx), "expected": len(endings)}
     return _told(tx, endings, tx.execute(query, values).one())
 
@@ -45,9 +45,8 @@ def _told(tx: Transaction, endings: Sequence[Ending], told: Any) -> list[Ending]
 def finish_and_claim(
     tx: Transaction, endings: Sequence[Ending], request: ClaimRequest
 ) -> tuple[list[Ending], list[Lease]]:
-    """In one statement. What the endings release is not seen by the claim."""
-    concerned = lock(tx, endings)
-    query = _finished_and_claimed(tx.dialect, bool(concerned), request.after is not None)
+    """In one statement. If there is room for all that the endings release, the claim has them as well."""
+    query = _finished_and_claimed(tx.dialect, _lock(tx, endings), request.after is not None)
     values = {**_plain(tx, endings), **claims.binds(tx, request), **booking(tx)}
     rows = tx.execute(query, {**values, "expected": len(endings)}).all()
     refused = _told(tx, endings, rows[0])
@@ -55,20 +54,14 @@ def finish_and_claim(
     return refused, claims.checked(request, leases)
 
 
-def end_and_take(
-    tx: Transaction, endings: Sequence[Ending], request: ClaimRequest
-) -> tuple[list[Ending], Iterable[Change], Callable[[], tuple[list[Lease], list[Change]]]]:
-    """Both are sent before either is answered; their changes are still to be recorded."""
-    concerned = lock(tx, endings)
-    ended = tx.execute(_end_and_show(tx.dialect, bool(concerned)), _plain(tx, endings))
-    taken = claims.take(tx, request)
-    changes = [
-        Change(row.run_id, row.kind, row.task_id, row.attempt, TaskState(row.source), TaskState(row.target))
-        for row in ended
-    ]
-    tx.wakes |= {row.queue for row in ended if row.target == TaskState.AVAILABLE}
-    written = [(row.task_id, row.attempt) for row in ended if row.kind == Move.SUCCEED]
-    return missing(endings, written), changes, taken
+def _lock(tx: Transaction, endings: Iterable[Ending]) -> bool:
+    """Lock the runs, and say whether the end of one of the tasks concerns others.
+
+    Rows need no locks beforehand: nobody else counts down a row that ended by itself, and those below are
+    written in the order of their ids.
+    """
+    tx.dialect.share_runs(tx, sorted({ending.lease.run_id for ending in endings}))
+    return any(ending.lease.reach is not Reach.ITSELF for ending in endings)
 
 
 def _plain(tx: Transaction, endings: Iterable[Ending]) -> dict[str, Any]:
@@ -81,17 +74,21 @@ def _plain(tx: Transaction, endings: Iterable[Ending]) -> dict[str, Any]:
 
 
 class _Ended:
-    """The CTEs of plain successes: `finished`, and with `releases` also those of the tasks below."""
+    """The CTEs of plain successes: `finished`, with `releases` those below, and what is `claimed`."""
 
-    def __init__(self, dialect: Dialect, releases: bool) -> None:
+    def __init__(self, dialect: Dialect, releases: bool, claimed: sa.CTE | None = None) -> None:
         measured = {name: attempt.c[name].type for name in ("result", "cpu_ms", "max_rss_kib")}
         rows = moved(dialect, token=sa.Text(), branch=sa.Text(), **measured)
-        kept = (task_state.c.session_id, task_state.c.started_at, *(rows.c[name] for name in measured))
+        kept = (
+            task_state.c.state,
+            task_state.c.session_id,
+            task_state.c.started_at,
+            *(rows.c[name] for name in measured),
+        )
         self.finished = end_running(dialect, Move.SUCCEED, rows, kept, branch=rows.c.branch).cte("finished")
         self.parts: list[sa.CTE] = [self._attempts(dialect)]
-        self.released: list[tuple[Move, sa.CTE]] = []
-        if releases:
-            self._release(dialect)
+        self.claimed = claimed
+        self.released = self._release(dialect) if releases else None
 
     def _attempts(self, dialect: Dialect) -> sa.CTE:
         finished = self.finished.c
@@ -108,9 +105,8 @@ class _Ended:
         }
         return sa.insert(attempt).from_select(list(values), sa.select(*values.values())).cte("attempts")
 
-    def _release(self, dialect: Dialect) -> None:
-        """Count the successes off the tasks below. Each row is written by one of the parts: the rows are
-        locked, so all see the same."""
+    def _release(self, dialect: Dialect) -> sa.CTE:
+        """Count the successes off the tasks below, in the order of their ids."""
         # OFFSET 0: the children of one task at a time, by index. As a join the planner read all edges of the
         # database per task where nearly all had one parent.
         children = (
@@ -126,58 +122,62 @@ class _Ended:
             )
             .join_from(self.finished, children, sa.true())
             .group_by(children.c.child_id)
+            .order_by(children.c.child_id)
             .cte("below")
         )
         paused = paused_among(dialect).cte("paused")
         # Not as a join, see `booked`.
         is_paused = sa.func.coalesce(task_state.c.run_id.in_(sa.select(paused.c.id)), sa.false())
-        is_last = task_state.c.waiting_on == below.c.successes
-        for kind, is_due in ((Move.UNBLOCK, sa.not_(is_paused)), (Move.UNBLOCK_HELD, is_paused)):
-            at = fresh(dialect, kind)
-            unblock = move(dialect, kind, below, is_last, is_due, available_at=at, waiting_on=0)
-            self.released.append((kind, unblock.cte(str(kind))))
-        is_moved = sa.and_(is_still(task_state.c.state, TaskState.BLOCKED), is_last)
-        count_down = (
-            sa.update(task_state)
-            .values(waiting_on=task_state.c.waiting_on - below.c.successes)
-            .where(task_state.c.task_id == below.c.id, sa.not_(is_moved))
+        if self.claimed is None:
+            return release(dialect, below, is_paused).cte("released")
+        wanted = sa.select(sa.func.count()).select_from(below).scalar_subquery()
+        found = sa.select(sa.func.count()).select_from(self.claimed).scalar_subquery()
+        fits = wanted + found <= sa.bindparam("at_most", type_=sa.Integer)
+        takes = sa.and_(fits, *claims.is_wanted(dialect, task_state))
+        return release(dialect, below, is_paused, takes, claims.leased(dialect), claims.TAKEN).cte("released")
+
+    @cached_property
+    def leased(self) -> sa.FromClause:
+        """What is leased now, claimed or released: rows of `task_state`."""
+        assert self.claimed is not None
+        if self.released is None:
+            return self.claimed
+        handed_over = sa.select(*(self.released.c[name] for name in claims.TAKEN)).where(
+            self.released.c.state == constant(TaskState.RUNNING)
         )
-        self.parts.append(count_down.cte("counted_down"))
+        return sa.union_all(sa.select(self.claimed), handed_over).cte("leased")
 
-    def changes(self, *more: sa.Select[Any]) -> sa.CTE:
-        return sa.union_all(
-            *(
-                sa.select(
-                    rows.c.run_id,
-                    sa.literal_column(str(place), sa.Integer).label("place"),
-                    constant(kind).label("kind"),
-                    rows.c.task_id,
-                    _attempt(kind, rows).label("attempt"),
-                    constant(_source(kind)).label("source"),
-                    constant(TRANSITIONS[kind].target).label("target"),
-                    sa.cast(sa.null(), event.c.detail.type).label("detail"),
-                    rows.c.queue,
-                )
-                for place, (kind, rows) in enumerate([(Move.SUCCEED, self.finished), *self.released])
-            ),
-            *more,
-        ).cte("changes")
+    def changes(self) -> sa.CTE:
+        """In the order of events: ends, releases, starts."""
+        selects = [_changed(0, self.finished, Move.SUCCEED, TaskState.RUNNING, self.finished.c.attempt)]
+        if self.released is not None:
+            is_held = self.released.c.state == constant(TaskState.HELD)
+            is_free = _is(self.released.c.state, TaskState.AVAILABLE, TaskState.RUNNING)
+            for kind, is_it in ((Move.UNBLOCK_HELD, is_held), (Move.UNBLOCK, is_free)):
+                selects.append(_changed(1, self.released, kind, TaskState.BLOCKED).where(is_it))
+        if self.claimed is not None:
+            leased = self.leased
+            selects.append(_changed(2, leased, Move.CLAIM, TaskState.AVAILABLE, leased.c.attempt))
+        return sa.union_all(*selects).cte("changes")
 
 
-def _source(kind: Move) -> TaskState:
-    [source] = TRANSITIONS[kind].sources
-    return source
+def _is(column: sa.ColumnElement[str], *states: TaskState) -> sa.ColumnElement[bool]:
+    return sa.or_(*(column == constant(state) for state in states))
 
 
-def _attempt(kind: Move, rows: sa.CTE) -> sa.ColumnElement[int]:
-    return rows.c.attempt if kind is Move.SUCCEED else sa.cast(sa.null(), sa.Integer)
-
-
-@statement
-def _end_and_show(dialect: Dialect, releases: bool) -> sa.Select[Any]:
-    ended = _Ended(dialect, releases)
-    changes = ended.changes()
-    return sa.select(changes).add_cte(*ended.parts)
+def _changed(
+    place: int, rows: Any, kind: Move, source: TaskState, number: sa.ColumnElement[int] | None = None
+) -> sa.Select[Any]:
+    return sa.select(
+        rows.c.run_id,
+        sa.literal_column(str(place), sa.Integer).label("place"),
+        constant(kind).label("kind"),
+        rows.c.task_id,
+        (sa.cast(sa.null(), sa.Integer) if number is None else number).label("attempt"),
+        constant(source).label("source"),
+        constant(TRANSITIONS[kind].target).label("target"),
+        sa.cast(sa.null(), event.c.detail.type).label("detail"),
+    )
 
 
 @statement
@@ -185,32 +185,31 @@ def _finished(dialect: Dialect, releases: bool) -> sa.Select[Any]:
     ended = _Ended(dialect, releases)
     changes = ended.changes()
     booked = Booked(dialect, changes)
-    return _telling(ended, changes, booked).add_cte(*ended.parts, *booked.parts)
+    return _telling(ended, booked).add_cte(*ended.parts, *booked.parts)
 
 
 @statement
 def _finished_and_claimed(dialect: Dialect, releases: bool, bounded: bool) -> sa.Select[Any]:
-    """What `_telling` tells, beside each lease of the claim or beside nulls."""
-    ended = _Ended(dialect, releases)
-    claimed = claims.taken(dialect, bounded)
-    changes = ended.changes(claims.started(claimed, sa.literal_column(str(_LAST), sa.Integer)))
+    """What `_telling` tells, beside each lease or beside nulls."""
+    ended = _Ended(dialect, releases, claims.taken(dialect, bounded))
+    changes = ended.changes()
     booked = Booked(dialect, changes)
-    told = _telling(ended, changes, booked).subquery("told")
-    leases = claims.shown(claimed).subquery("leases")
+    told = _telling(ended, booked).subquery("told")
+    leases = claims.shown(ended.leased).subquery("leases")
     query = sa.select(told, leases).join_from(told, leases, sa.true(), isouter=True)
     return claims.in_order(query, leases).add_cte(*ended.parts, *booked.parts)
 
 
-_LAST = 9  # the place of what is neither an end nor a release
-
-
-def _telling(ended: _Ended, changes: sa.CTE, booked: Booked) -> sa.Select[Any]:
+def _telling(ended: _Ended, booked: Booked) -> sa.Select[Any]:
     """One row: how many were `written`, and if that is not all, their `ended_ids` and `ended_attempts`;
     `queues` that have more work now; `ends`, runs that are over."""
     finished = ended.finished.c
     is_less = sa.func.count() < sa.bindparam("expected", type_=sa.Integer)
-    wakes = changes.c.target == constant(TaskState.AVAILABLE)
-    queues = sa.select(sa.func.array_agg(changes.c.queue.distinct())).where(wakes).scalar_subquery()
+    queues: Any = sa.null()
+    if ended.released is not None:
+        released = ended.released.c
+        free = sa.select(sa.func.array_agg(released.queue.distinct()))
+        queues = free.where(released.state == constant(TaskState.AVAILABLE)).scalar_subquery()
     ends = (
         sa.select(sa.func.array_agg(booked.tallied.c.run_id)).where(booked.tallied.c.ends).scalar_subquery()
     )

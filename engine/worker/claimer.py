@@ -19,7 +19,6 @@ from engine.telemetry import emit
 MAX_BATCH = 1_000
 _FULL_LOOK_SECONDS = 1.0
 _QUEUES_SECONDS = 1.0
-_MANY = 20  # for fewer it saves nothing to overlook what they release
 _DOUBT_SECONDS = 60.0  # twice what the server lets a statement take
 
 
@@ -129,13 +128,10 @@ class Claimer:
         self._turn += 1
         queue = self._queues[self._turn % len(self._queues)]
         mark, since = self._mark(queue) if self.has_more else (None, 0.0)
-        released = not self.has_more or self.room < _MANY
         request = self._request(queue, self.room, mark)
         with self._expecting(request.limit), self._asking(request):
             try:
-                lost, claimed = await tasks.finish_and_claim(
-                    self._database, ended, request, actor=self.actor, released=released
-                )
+                lost, claimed = await tasks.finish_and_claim(self._database, ended, request, actor=self.actor)
             except Exception as error:
                 self._on_leases(await self._unanswered(request, error))
                 raise

@@ -48,9 +48,9 @@ GUARDS = [
     Guard(
         "promotion to held while paused, at once",
         "a paused run would go on with what its running tasks release",
-        f"{STORE}/successes.py",
-        "(Move.UNBLOCK, sa.not_(is_paused)), (Move.UNBLOCK_HELD, is_paused)",
-        "(Move.UNBLOCK, sa.true()), (Move.UNBLOCK_HELD, sa.false())",
+        f"{STORE}/moves.py",
+        "        (is_paused, _target(Move.UNBLOCK_HELD)),\n",
+        "",
         f"{RUNS}::test_nothing_starts_between_pause_and_resume",
     ),
     Guard(
@@ -181,7 +181,7 @@ GUARDS = [
         "counted off only for accepted rows",
         "a late outcome would count an upstream off a second time",
         f"{STORE}/finishes.py",
-        "    if not accepted:\n        return set(), []\n    settled = {\n"
+        "    if not accepted:\n        return refused, []\n    settled = {\n"
         "        change.task_id: change.target\n        for change in changes\n"
         "        if change.task_id in concerned and change.target in FINAL_TASK_STATES\n    }\n",
         "    settled = {\n"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engine.model.outcomes import Crashed, Succeeded
-from engine.operations import tasks, workers
+from engine.operations import runs, tasks, totals, workers
 from engine.store.claims import claim as claim_within
 from engine.store.database import Database, Transaction
 from tests.factories import (
@@ -20,6 +20,7 @@ from tests.factories import (
     make_due,
     request,
     rows,
+    run_of,
     running,
     session,
     states,
@@ -202,14 +203,65 @@ def test_what_an_outcome_releases_is_claimed_with_it(database: Database) -> None
     lost, claimed = do(
         tasks.finish_and_claim(database, [(leases["a"], Succeeded(1))], request(one, 2), actor="w")
     )
-    assert lost == [] and sorted(lease.name for lease in claimed) == ["b", "x"]
-    assert woken == ["default"]  # "c" is left for others
+    names = {lease.name for lease in claimed}
+    assert lost == [] and "x" in names and names < {"x", "b", "c"}
+    assert woken == ["default"]  # some are left for others
     woken.clear()
     ended = [(lease, Succeeded()) for lease in claimed]
     lost, claimed = do(tasks.finish_and_claim(database, ended, request(one, 2), actor="w"))
-    assert [lease.name for lease in claimed] == ["c"] and "default" not in woken
+    assert {lease.name for lease in claimed} == {"b", "c"} - names and "default" not in woken
     numbers = [event.number for event in events(database, accepted.run_id)]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_what_is_released_into_the_hands_of_its_finisher_says_so(database: Database) -> None:
+    accepted, leases = running(database, "a -> b -> c")
+    one = leases["a"].session_id
+    [_, [b]] = do(tasks.finish_and_claim(database, [(leases["a"], Succeeded(1))], request(one), actor="w"))
+    assert (b.name, b.attempt, b.session_id, b.rank) == ("b", 1, one, 0)
+    assert b == do(tasks.adopt(database, one, b.token))[0]
+    told = [(e.kind, e.task_id) for e in events(database, accepted.run_id)][-3:]
+    ids = accepted.task_ids
+    assert told == [("succeeded", ids["a"]), ("unblocked", ids["b"]), ("started", ids["b"])]
+    run = run_of(database, accepted.run_id)
+    assert (run.running, run.succeeded) == (1, 1)
+    assert do(totals.read(database))["running"] == 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"queue": "other"}, {"kind": "shell"}, {"delay_ms": 60_000}],
+    ids=["another queue", "another kind", "a delay"],
+)
+def test_what_the_finisher_did_not_ask_for_is_left_to_others(
+    database: Database, given: dict[str, Any]
+) -> None:
+    accepted, leases = running(database, graph("a -> b", b=given))
+    one = leases["a"].session_id
+    lost, claimed = do(
+        tasks.finish_and_claim(database, [(leases["a"], Succeeded())], request(one), actor="w")
+    )
+    assert lost == claimed == [] and states(database, accepted.run_id)["b"] == "available"
+
+
+def test_a_session_that_has_ended_is_handed_nothing(database: Database) -> None:
+    accepted, leases = running(database, "a -> b")
+    dead = session(database)
+    do(workers.end(database, dead, "worker lost"))
+    lost, claimed = do(
+        tasks.finish_and_claim(database, [(leases["a"], Succeeded())], request(dead), actor="w")
+    )
+    assert lost == claimed == [] and states(database, accepted.run_id)["b"] == "available"
+
+
+def test_what_is_released_in_a_paused_run_is_held(database: Database) -> None:
+    accepted, leases = running(database, "a -> b")
+    do(runs.hold(database, accepted.run_id))
+    one = leases["a"].session_id
+    lost, claimed = do(
+        tasks.finish_and_claim(database, [(leases["a"], Succeeded())], request(one), actor="w")
+    )
+    assert lost == claimed == [] and states(database, accepted.run_id)["b"] == "held"
 
 
 def test_nothing_is_claimed_with_an_outcome_that_comes_too_late(database: Database) -> None:
