@@ -31,6 +31,7 @@ class ClaimRequest:
     kinds: tuple[str, ...]
     limit: int
     after: Place | None = None  # the moving lower bound
+    room: int = 0  # if more than `limit`: for what its own outcomes release
 
 
 def claim(tx: Transaction, request: ClaimRequest) -> list[Lease]:
@@ -71,7 +72,8 @@ def take(tx: Transaction, request: ClaimRequest) -> Callable[[], tuple[list[Leas
 
 def checked(request: ClaimRequest, leases: list[Lease]) -> list[Lease]:
     # A sub-select that runs once per row would hand out the whole queue: stop before anything commits.
-    assert len(leases) <= request.limit, f"{len(leases)} claimed for a limit of {request.limit}"
+    most = max(request.room, request.limit)
+    assert len(leases) <= most, f"{len(leases)} claimed for a limit of {most}"
     return leases
 
 
@@ -80,6 +82,7 @@ def binds(tx: Transaction, request: ClaimRequest) -> dict[str, Any]:
         "from_queue": request.queue,
         "kinds": tx.dialect.array(request.kinds),
         "at_most": request.limit,
+        "room": max(request.room, request.limit),
         "session": request.session_id,
         "fence": request.token,
     }

@@ -132,7 +132,7 @@ class _Ended:
             return release(dialect, below, is_paused).cte("released")
         wanted = sa.select(sa.func.count()).select_from(below).scalar_subquery()
         found = sa.select(sa.func.count()).select_from(self.claimed).scalar_subquery()
-        fits = wanted + found <= sa.bindparam("at_most", type_=sa.Integer)
+        fits = wanted + found <= sa.bindparam("room", type_=sa.Integer)
         takes = sa.and_(fits, *claims.is_wanted(dialect, task_state))
         return release(dialect, below, is_paused, takes, claims.leased(dialect), claims.TAKEN).cte("released")
 

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from engine.errors import StoreUnavailable
 from engine.model.outcomes import Outcome
@@ -129,14 +130,16 @@ class Claimer:
         queue = self._queues[self._turn % len(self._queues)]
         mark, since = self._mark(queue) if self.has_more else (None, 0.0)
         request = self._request(queue, self.room, mark)
-        with self._expecting(request.limit), self._asking(request):
+        if not self.has_more:  # nobody else needs the rest of the room
+            request = replace(request, room=self.room)
+        with self._expecting(max(request.limit, request.room)), self._asking(request):
             try:
                 lost, claimed = await tasks.finish_and_claim(self._database, ended, request, actor=self.actor)
             except Exception as error:
                 self._on_leases(await self._unanswered(request, error))
                 raise
         self._reached(request, claimed, since)
-        is_full = len(claimed) == request.limit
+        is_full = len(claimed) >= request.limit
         if is_full or (mark is None and len(self._queues) == 1):
             self.has_more = is_full
         self._on_leases(claimed)
@@ -188,7 +191,7 @@ class Claimer:
         return (None, 0.0) if time.monotonic() - since > _FULL_LOOK_SECONDS else (mark, since)
 
     def _reached(self, request: ClaimRequest, claimed: Sequence[Lease], since: float) -> None:
-        if len(claimed) == request.limit:
+        if len(claimed) >= request.limit:
             place = claimed[-1].place
             if request.after and (mark := self._mark(request.queue)[0]):
                 place = max(place, mark)  # another claim may have come further meanwhile

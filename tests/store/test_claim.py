@@ -59,7 +59,7 @@ def test_more_rows_than_asked_for_are_refused_before_anything_commits(database: 
     submit(database, "a; b; c")
 
     asked = request(session(database), 2)
-    with pytest.raises(AssertionError, match="3 rows claimed for a limit of 2"):
+    with pytest.raises(AssertionError, match="3 claimed for a limit of 2"):
         database.run_sync(lambda tx: claim_within(Greedy(tx.connection, tx.dialect, tx.pipeline), asked))
     assert {row.state for row in rows(database, "SELECT state FROM task_state")} == {"available"}
 
