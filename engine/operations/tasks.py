@@ -44,8 +44,6 @@ async def finish(database: Database, ended: Sequence[tuple[Lease, Outcome]], *, 
     """
     endings = [encode(lease, outcome) for lease, outcome in ended]
     groups = finishes.apart(database.dialect, endings)
-    if len(groups) == 1:
-        return await database.run(finish_within, groups[0], actor=actor)
     # Not interrupted between them: the attempts have ended.
     return await asyncio.shield(_finish_all(database, groups, actor))
 
@@ -53,7 +51,8 @@ async def finish(database: Database, ended: Sequence[tuple[Lease, Outcome]], *, 
 async def _finish_all(database: Database, groups: Sequence[Sequence[Ending]], actor: str) -> list[Lease]:
     lost: list[Lease] = []
     for group in groups:
-        lost += await database.run(finish_within, group, actor=actor)
+        refused = await database.run(finishes.finish, group, actor=actor)
+        lost += await _lost(database, refused)
     return lost
 
 
@@ -70,9 +69,6 @@ async def finish_and_claim(
     """
     endings = [encode(lease, outcome) for lease, outcome in ended]
     *others, last = finishes.apart(database.dialect, endings)
-    if not others:
-        return await database.run(_finish_and_claim, last, request, actor=actor)
-    # Not interrupted between them: the attempts have ended.
     return await asyncio.shield(_finish_all_and_claim(database, others, last, request, actor))
 
 
@@ -83,25 +79,17 @@ async def _finish_all_and_claim(
     request: ClaimRequest,
     actor: str,
 ) -> tuple[list[Lease], list[Lease]]:
-    earlier = await _finish_all(database, groups, actor)
-    lost, claimed = await database.run(_finish_and_claim, last, request, actor=actor)
-    return earlier + lost, claimed
+    lost = await _finish_all(database, groups, actor)
+    refused, claimed = await database.run(finishes.finish_and_claim, last, request, actor=actor)
+    return lost + await _lost(database, refused), claimed
 
 
-def _finish_and_claim(
-    tx: Transaction, endings: Sequence[Ending], request: ClaimRequest
-) -> tuple[list[Lease], list[Lease]]:
-    refused, claimed = finishes.finish_and_claim(tx, endings, request)
-    return _lost(tx, refused), claimed
+async def _lost(database: Database, refused: Sequence[Ending]) -> list[Lease]:
+    return await database.run(_late, refused) if refused else []
 
 
-def finish_within(tx: Transaction, endings: Sequence[Ending]) -> list[Lease]:
-    return _lost(tx, finishes.finish(tx, endings))
-
-
-def _lost(tx: Transaction, refused: Sequence[Ending]) -> list[Lease]:
-    if not refused:
-        return []
+def _late(tx: Transaction, refused: Sequence[Ending]) -> list[Lease]:
+    """Of endings that were refused, the leases that were lost: counts them."""
     # Ours from before, if an attempt row with our number says what we say; only a holder can write one.
     earlier = finishes.recorded_attempts(tx, [ending.fence for ending in refused])
     lost = [e.lease for e in refused if earlier.get(e.fence) != e.decision.word]

@@ -113,4 +113,4 @@ def _take_back(tx: Transaction, session_id: int, outcome: Outcome) -> int:
     leases: list[Lease] = claims.leases_of_session(tx, session_id)
     if not leases:
         return 0
-    return len(leases) - len(finishes.finish(tx, [encode(lease, outcome) for lease in leases]))
+    return len(leases) - len(finishes.finish(tx, [encode(lease, outcome) for lease in leases]).read())

@@ -15,7 +15,7 @@ from engine.model.states import TRANSITIONS, Move, TaskState
 from engine.model.tally import Change
 from engine.store.booked import Booked, booking, constant
 from engine.store.bookkeeping import record
-from engine.store.database import Transaction
+from engine.store.database import Later, Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.schema import Id, event, is_still, state_is, task, task_state, worker_session
 from engine.store.statement import moment_of, statement
@@ -34,14 +34,15 @@ class ClaimRequest:
     room: int = 0  # if more than `limit`: for what its own outcomes release
 
 
-def claim(tx: Transaction, request: ClaimRequest) -> list[Lease]:
+def claim(tx: Transaction, request: ClaimRequest) -> Later[list[Lease]]:
     """Lease up to `limit` available tasks of one queue: highest priority first, then oldest."""
     if tx.dialect.writes_in_with:
         query = _claim_at_once(tx.dialect, request.after is not None)
-        return checked(request, tx.execute(query, {**binds(tx, request), **booking(tx)}).all())
+        rows = tx.execute(query, {**binds(tx, request), **booking(tx)})
+        return Later(rows.all)
     leases, changes = take(tx, request)()
     record(tx, changes)
-    return leases
+    return Later(lambda: leases)
 
 
 def take(tx: Transaction, request: ClaimRequest) -> Callable[[], tuple[list[Lease], list[Change]]]:
@@ -54,7 +55,7 @@ def take(tx: Transaction, request: ClaimRequest) -> Callable[[], tuple[list[Leas
         rows = tx.execute(_leases(tx.dialect), {"ids": tx.dialect.array(ids)})
 
     def answer() -> tuple[list[Lease], list[Change]]:
-        leases = checked(request, rows.all())
+        leases = _checked(request, rows.all())
         return leases, [
             Change(
                 lease.run_id,
@@ -70,10 +71,9 @@ def take(tx: Transaction, request: ClaimRequest) -> Callable[[], tuple[list[Leas
     return answer
 
 
-def checked(request: ClaimRequest, leases: list[Lease]) -> list[Lease]:
+def _checked(request: ClaimRequest, leases: list[Lease]) -> list[Lease]:
     # A sub-select that runs once per row would hand out the whole queue: stop before anything commits.
-    most = max(request.room, request.limit)
-    assert len(leases) <= most, f"{len(leases)} claimed for a limit of {most}"
+    assert len(leases) <= request.limit, f"{len(leases)} claimed for a limit of {request.limit}"
     return leases
 
 
@@ -196,6 +196,13 @@ def shown(rows: sa.FromClause) -> sa.Select[Any]:
     return sa.select(*fields.values()).join_from(rows, task, task.c.id == rows.c.task_id)
 
 
+def within_limit(leased: sa.FromClause) -> sa.ColumnElement[bool]:
+    """As `_checked`, where the answer comes with the commit: the statement fails."""
+    found = sa.select(sa.func.count()).select_from(leased).scalar_subquery()
+    is_within = found <= sa.bindparam("room", type_=sa.Integer)
+    return sa.literal_column("1") / sa.case((is_within, 1), else_=0) == sa.literal_column("1")
+
+
 def in_order(query: sa.Select[Any], rows: sa.FromClause) -> sa.Select[Any]:
     """In the order of the queue."""
     return query.order_by(rows.c.rank, rows.c.available_at, rows.c.task_id)
@@ -226,7 +233,8 @@ def _take_and_show(dialect: Dialect, bounded: bool) -> sa.Select[Any]:
 def _claim_at_once(dialect: Dialect, bounded: bool) -> sa.Select[Any]:
     claimed = taken(dialect, bounded)
     changes = _started(claimed).cte("changes")
-    return _leases_of(claimed).add_cte(*Booked(dialect, changes).parts)
+    leases = _leases_of(claimed).where(within_limit(claimed))
+    return leases.add_cte(*Booked(dialect, changes).parts)
 
 
 # --- leases that are held

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 import sqlalchemy as sa
 
@@ -63,6 +63,13 @@ class Transaction:
         return self.connection
 
 
+@dataclass(frozen=True, slots=True)
+class Later(Generic[T]):
+    """What a store function answers once it has been committed: nothing was waited for before."""
+
+    read: Callable[[], T]
+
+
 class LostRace(Exception):
     """Raised by store functions when another transaction was faster: the whole of the work runs again."""
 
@@ -108,7 +115,11 @@ class Database:
 
     # --- transactions
 
-    async def run(self, work: Callable[..., T], *args: Any, actor: str = "local") -> T:
+    @overload
+    async def run(self, work: Callable[..., Later[T]], *args: Any, actor: str = ...) -> T: ...
+    @overload
+    async def run(self, work: Callable[..., T], *args: Any, actor: str = ...) -> T: ...
+    async def run(self, work: Callable[..., Any], *args: Any, actor: str = "local") -> Any:
         """Run `work(transaction, *args)`, commit, and wake whoever it left work for.
 
         Lost races rerun the whole of `work`. `StoreUnavailable` means the database did not answer; if
@@ -133,21 +144,26 @@ class Database:
         return await asyncio.shield(asyncio.wrap_future(group.call(item)))
 
     def _run_items(self, work: Callable[..., Sequence[Any]], items: Sequence[Any]) -> Sequence[Any]:
-        return self._run(work, (items,), "local")
+        answers: Sequence[Any] = self._run(work, (items,), "local")
+        return answers
 
     async def read(self, work: Callable[..., T], *args: Any) -> T:
         """Run `work(transaction, *args)` in a transaction that only reads."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._read_pool, self._read, work, args)
 
-    def run_sync(self, work: Callable[..., T], *args: Any, actor: str = "local") -> T:
+    @overload
+    def run_sync(self, work: Callable[..., Later[T]], *args: Any, actor: str = ...) -> T: ...
+    @overload
+    def run_sync(self, work: Callable[..., T], *args: Any, actor: str = ...) -> T: ...
+    def run_sync(self, work: Callable[..., Any], *args: Any, actor: str = "local") -> Any:
         """As `run`, for callers without an event loop."""
         return self._write_pool.submit(self._run, work, args, actor).result()
 
     def read_sync(self, work: Callable[..., T], *args: Any) -> T:
         return self._read_pool.submit(self._read, work, args).result()
 
-    def _run(self, work: Callable[..., T], args: tuple[Any, ...], actor: str) -> T:
+    def _run(self, work: Callable[..., Any], args: tuple[Any, ...], actor: str) -> Any:
         reruns, give_up = 0, time.monotonic() + _RERUNS_SECONDS
         while True:
             committing = False
@@ -170,6 +186,8 @@ class Database:
                 if is_over or not self._may_rerun(error, committing, reruns):
                     raise self._translated(error) from error
             else:
+                if isinstance(result, Later):
+                    result = result.read()
                 if any(rows.all() for rows in tx.ended):
                     tx.wakes.add(ENDED)
                 self.wake(tx.wakes)

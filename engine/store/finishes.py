@@ -15,7 +15,7 @@ from engine.model.tally import Change
 from engine.store import claims, successes
 from engine.store.bookkeeping import record
 from engine.store.claims import ClaimRequest
-from engine.store.database import Transaction
+from engine.store.database import Later, Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.endings import Ending, Fence, end_running, lock, missing, paused_among
 from engine.store.moves import moved
@@ -41,7 +41,7 @@ def apart(dialect: Dialect, endings: Sequence[Ending]) -> list[Sequence[Ending]]
     return [group for group in (others, plain) if group]
 
 
-def finish(tx: Transaction, endings: Sequence[Ending]) -> list[Ending]:
+def finish(tx: Transaction, endings: Sequence[Ending]) -> Later[list[Ending]]:
     """Record how attempts, each another, ended and release what was waiting for them, in one transaction.
 
     Only rows that still carry the lease's token change; returns the endings of all others, for which nothing
@@ -51,12 +51,12 @@ def finish(tx: Transaction, endings: Sequence[Ending]) -> list[Ending]:
         return successes.finish(tx, endings)
     refused, changes = _end(tx, endings)
     record(tx, list(changes))
-    return refused
+    return Later(lambda: refused)
 
 
 def finish_and_claim(
     tx: Transaction, endings: Sequence[Ending], request: ClaimRequest
-) -> tuple[list[Ending], list[Lease]]:
+) -> Later[tuple[list[Ending], list[Lease]]]:
     """`finish`, then `claim`, in one transaction: what was released need not wait for another.
 
     The rows of all runs concerned are locked together, in order: two such transactions could dead-lock.
@@ -70,7 +70,7 @@ def finish_and_claim(
     if available <= {lease.task_id for lease in claimed}:
         tx.wakes.discard(request.queue)  # nothing is left for anybody else
     record(tx, [*changes, *started])
-    return refused, claimed
+    return Later(lambda: (refused, claimed))
 
 
 # --- any outcome, in steps

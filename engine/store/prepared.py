@@ -72,19 +72,19 @@ class Prepared:
 class Rows:
     """What a statement returned, with the verbs of SQLAlchemy's `Result`. Fetched at the first look."""
 
-    __slots__ = ("_cursor", "_pipeline", "_prepared", "_rows")
+    __slots__ = ("_pipeline", "_prepared", "_rows", "cursor")
 
     def __init__(self, prepared: Prepared, pipeline: Pipeline, cursor: Any) -> None:
         self._prepared = prepared
         self._pipeline = pipeline
-        self._cursor = cursor
+        self.cursor = cursor  # None as long as the statement has not been sent
         self._rows: list[Any] | None = None
 
     def all(self) -> list[Any]:
         if self._rows is None:
             self._pipeline.leave()
             try:
-                found = self._cursor.fetchall()
+                found = self.cursor.fetchall()
             except Exception as error:
                 self._pipeline.raised(error, self._prepared.sql)
             self._rows = self._prepared.rows(found)

@@ -19,7 +19,7 @@ from engine.store import claims
 from engine.store.booked import Booked, booking, constant
 from engine.store.bookkeeping import wake_for_ends
 from engine.store.claims import ClaimRequest
-from engine.store.database import Transaction
+from engine.store.database import Later, Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.endings import Ending, end_running, missing, paused_among
 from engine.store.moves import moved, release
@@ -27,10 +27,10 @@ from engine.store.schema import attempt, edge, event, task_state
 from engine.store.statement import document, moment_of, statement
 
 
-def finish(tx: Transaction, endings: Sequence[Ending]) -> list[Ending]:
+def finish(tx: Transaction, endings: Sequence[Ending]) -> Later[list[Ending]]:
     query = _finished(tx.dialect, _lock(tx, endings))
-    values = {**_plain(tx, endings), **booking(tx), "expected": len(endings)}
-    return _told(tx, endings, tx.execute(query, values).one())
+    rows = tx.execute(query, {**_plain(tx, endings), **booking(tx), "expected": len(endings)})
+    return Later(lambda: _told(tx, endings, rows.one()))
 
 
 def _told(tx: Transaction, endings: Sequence[Ending], told: Any) -> list[Ending]:
@@ -44,14 +44,18 @@ def _told(tx: Transaction, endings: Sequence[Ending], told: Any) -> list[Ending]
 
 def finish_and_claim(
     tx: Transaction, endings: Sequence[Ending], request: ClaimRequest
-) -> tuple[list[Ending], list[Lease]]:
+) -> Later[tuple[list[Ending], list[Lease]]]:
     """In one statement. If there is room for all that the endings release, the claim has them as well."""
     query = _finished_and_claimed(tx.dialect, _lock(tx, endings), request.after is not None)
     values = {**_plain(tx, endings), **claims.binds(tx, request), **booking(tx)}
-    rows = tx.execute(query, {**values, "expected": len(endings)}).all()
-    refused = _told(tx, endings, rows[0])
-    leases = [Lease._make(row[_TOLD:]) for row in rows if row.task_id is not None]
-    return refused, claims.checked(request, leases)
+    found = tx.execute(query, {**values, "expected": len(endings)})
+
+    def answer() -> tuple[list[Ending], list[Lease]]:
+        rows = found.all()
+        leases = [Lease._make(row[_TOLD:]) for row in rows if row.task_id is not None]
+        return _told(tx, endings, rows[0]), leases
+
+    return Later(answer)
 
 
 def _lock(tx: Transaction, endings: Iterable[Ending]) -> bool:
@@ -197,7 +201,8 @@ def _finished_and_claimed(dialect: Dialect, releases: bool, bounded: bool) -> sa
     told = _telling(ended, booked).subquery("told")
     leases = claims.shown(ended.leased).subquery("leases")
     query = sa.select(told, leases).join_from(told, leases, sa.true(), isouter=True)
-    return claims.in_order(query, leases).add_cte(*ended.parts, *booked.parts)
+    query = claims.in_order(query, leases).where(claims.within_limit(ended.leased))
+    return query.add_cte(*ended.parts, *booked.parts)
 
 
 def _telling(ended: _Ended, booked: Booked) -> sa.Select[Any]:

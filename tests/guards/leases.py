@@ -153,7 +153,7 @@ GUARDS = [
         "limit asserted after a claim",
         "a plan that runs the sub-select per row would hand out a whole queue",
         f"{STORE}/claims.py",
-        '    assert len(leases) <= most, f"{len(leases)} claimed for a limit of {most}"\n',
+        '    assert len(leases) <= request.limit, f"{len(leases)} claimed for a limit of {request.limit}"\n',
         "",
         f"{CLAIM}::test_more_rows_than_asked_for_are_refused_before_anything_commits",
     ),

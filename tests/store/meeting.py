@@ -16,8 +16,9 @@ import sqlalchemy as sa
 from engine.model.outcomes import Outcome
 from engine.model.records import Lease
 from engine.operations import runs
+from engine.store import claims
 from engine.store.database import Database
-from tests.factories import claim, do, finish
+from tests.factories import do, finish, request
 
 T = TypeVar("T")
 COMMIT = "^COMMIT$"
@@ -124,7 +125,9 @@ def cancelling(run_id: int) -> Any:
 
 
 def claiming(session_id: int, limit: int = 100) -> Any:
-    return lambda database: claim(database, session_id, limit)
+    """A claim that can be stopped before its commit: by itself, it has none of its own."""
+    asked = request(session_id, limit)
+    return lambda database: database.run_sync(lambda tx: claims.claim(tx, asked).read(), actor="w")
 
 
 def names(leases: list[Lease]) -> list[str]:

@@ -22,6 +22,7 @@ from engine.executors.process import run_process
 from engine.model.outcomes import Outcome, Succeeded
 from engine.operations import runs, tasks, workers
 from engine.store import claims as store
+from engine.store import finishes
 from engine.store.database import Database
 from engine.worker import capture, logbook, service
 from engine.worker.claimer import Claimer
@@ -372,7 +373,7 @@ async def test_outcome_whose_answer_is_lost_is_recorded_once(
 
     def run(work: Callable[..., Any], args: tuple[Any, ...], actor: str) -> Any:
         result = real(work, args, actor)
-        if work in (tasks.finish_within, tasks._finish_and_claim):
+        if work in (finishes.finish, finishes.finish_and_claim):
             calls.append(result)
             if len(calls) < 3:
                 raise StoreUnavailable("the answer is lost")

@@ -48,6 +48,7 @@ _SESSION = {
     "join_collapse_limit": "1",  # joins are written in the order in which they are to be made
     # A generic plan may look dear enough to be compiled, for seconds, to end one task.
     "jit": "off",
+    "default_transaction_isolation": "read committed",  # of what is a transaction by itself
     # Planning afresh for each execution took as long as executing, and came to the same plan.
     "plan_cache_mode": "force_generic_plan",
 }
@@ -301,7 +302,8 @@ class PostgresPipeline(Pipeline):
     """Sends statements one behind the other; their answers are collected when somebody looks.
 
     Small insertions wait for whatever comes next, and go as one statement: each costs 40 µs here, and as much
-    on the server, whatever it inserts.
+    on the server, whatever it inserts. The first statement waits for a second: if none comes before the
+    commit, it is a transaction by itself.
     """
 
     def __init__(self, connection: sa.Connection) -> None:
@@ -309,6 +311,7 @@ class PostgresPipeline(Pipeline):
         self._open: Any = None
         self._insertions: list[tuple[Prepared, list[Any]]] = []
         self._begin: str | None = None  # still to be sent
+        self._first: tuple[Rows, str, Any] | None = None  # waits, behind `_begin`
 
     def __exit__(self, *error: object) -> None:
         if self._open is not None:
@@ -332,7 +335,12 @@ class PostgresPipeline(Pipeline):
         if statement.is_insertion and length < _MAX_WAITING:
             self._insertions.append((statement, bound))
             return Rows(statement, self, None)
-        return Rows(statement, self, self.send(statement.sql, bound))
+        rows = Rows(statement, self, None)
+        if self._begin is None or self._first or self._insertions:
+            rows.cursor = self.send(statement.sql, bound)
+        else:
+            self._first = (rows, statement.sql, bound)
+        return rows
 
     def send(self, sql: str, parameters: Any = ()) -> Any:
         self._send_what_waits()
@@ -345,6 +353,10 @@ class PostgresPipeline(Pipeline):
         begin, self._begin = self._begin, None
         if begin is not None:
             self.send(begin)
+        first, self._first = self._first, None
+        if first is not None:
+            rows, sql, bound = first
+            rows.cursor = self.send(sql, bound)
         insertions, self._insertions = self._insertions, []
         if insertions:
             statements = tuple(statement for statement, _ in insertions)
@@ -365,7 +377,7 @@ class PostgresPipeline(Pipeline):
                 self.raised(error, "(sent before)")
 
     def commit(self, transaction: sa.Transaction) -> None:
-        if self._begin is not None:
+        if self._begin is not None and not (self._first and self._insertions):
             # Nothing was sent, and what waits is one statement: a transaction by itself.
             self._begin = None
             self.leave()
@@ -383,7 +395,7 @@ class PostgresPipeline(Pipeline):
         try:
             yield
         except BaseException:
-            self._begin = None
+            self._begin = self._first = None
             self._insertions.clear()
             opened, self._open = self._open, None
             if opened is not None and not self.driver.closed:
