@@ -30,6 +30,16 @@ def test_two_finishers_of_one_child_release_it_once(meeting: Meeting) -> None:
     assert [e.kind for e in events(database, accepted.run_id)].count("unblocked") == 1
 
 
+def test_a_finish_holds_its_share_of_the_run_until_it_is_committed(meeting: Meeting) -> None:
+    """The first of its statements is in the transaction as all others are."""
+    database = meeting.database()
+    _, leases = running(database, "a -> b")
+    locks = "SELECT mode FROM pg_locks WHERE locktype = 'advisory' AND granted"
+    with meeting.stopped(finishing((leases["a"], Succeeded()))) as finished:
+        assert [row.mode for row in rows(database, locks)] == ["ShareLock"]
+    assert finished.result() == [] and rows(database, locks) == []
+
+
 def test_what_successes_release_is_written_in_id_order(meeting: Meeting) -> None:
     database = meeting.database()
     parents, children = [f"p{i}" for i in range(12)], [f"c{i}" for i in range(12)]

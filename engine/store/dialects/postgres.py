@@ -350,14 +350,15 @@ class PostgresPipeline(Pipeline):
         return super().send(sql, parameters)
 
     def _send_what_waits(self) -> None:
+        # All are taken first: sending comes by here again.
         begin, self._begin = self._begin, None
+        first, self._first = self._first, None
+        insertions, self._insertions = self._insertions, []
         if begin is not None:
             self.send(begin)
-        first, self._first = self._first, None
         if first is not None:
             rows, sql, bound = first
             rows.cursor = self.send(sql, bound)
-        insertions, self._insertions = self._insertions, []
         if insertions:
             statements = tuple(statement for statement, _ in insertions)
             self.send(_as_one(statements), [value for _, bound in insertions for value in bound])
