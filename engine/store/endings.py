@@ -91,8 +91,8 @@ def _lock_rows(tx: Transaction, task_ids: Iterable[int]) -> None:
 def _lock_family(dialect: Dialect) -> sa.Select[Any]:
     one = task_state.alias("one")
     parents = sa.select(one.c.task_id.label("id"), sa.literal_column("0").label("generation"))
-    children = sa.select(edge.c.child_id, sa.literal_column("1")).distinct()
-    both = sa.union_all(
+    children = sa.select(edge.c.child_id, sa.literal_column("1"))
+    both = sa.union(
         parents.where(dialect.is_any(one.c.task_id, "ids")),
         children.where(dialect.is_any(edge.c.parent_id, "ids")),
     ).subquery("family")
