@@ -44,11 +44,18 @@ def plans_of(database: Database, operation: Callable[[], Any]) -> list[Plan]:
     """Perform `operation` and return the plan of each of its statements."""
     found: list[Plan] = []
     is_counting = database.dialect.locks_rows
+    within: dict[Any, bool] = {}  # connections in a transaction; a statement may also be one by itself
 
     def explain(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith(("BEGIN", "COMMIT")):
+            within[cursor.connection] = statement.startswith("BEGIN")
         if _EXPLAINED.match(statement):
             asking = type(cursor)(cursor.connection)  # understands the same kind of parameters
-            found.append((_counted if is_counting else _estimated)(asking, statement, parameters))
+            if is_counting:
+                is_within = within.get(cursor.connection, False)
+                found.append(_counted(asking, statement, parameters, is_within=is_within))
+            else:
+                found.append(_estimated(asking, statement, parameters))
 
     sa.event.listen(database.engine, "before_cursor_execute", explain)
     try:
@@ -59,13 +66,13 @@ def plans_of(database: Database, operation: Callable[[], Any]) -> list[Plan]:
     return found
 
 
-def _counted(cursor: Any, statement: str, parameters: Any) -> Plan:
-    changes_nothing = statement.lstrip().startswith("SELECT")  # and may be outside of a transaction
+def _counted(cursor: Any, statement: str, parameters: Any, *, is_within: bool) -> Plan:
+    changes_nothing = statement.lstrip().startswith("SELECT")
     if not changes_nothing:
-        cursor.execute("SAVEPOINT explained")
+        cursor.execute("SAVEPOINT explained" if is_within else "BEGIN")
     answer = cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters).fetchone()[0]
     if not changes_nothing:
-        cursor.execute("ROLLBACK TO SAVEPOINT explained")
+        cursor.execute("ROLLBACK TO SAVEPOINT explained" if is_within else "ROLLBACK")
     document = answer if isinstance(answer, list) else json.loads(answer)
     scans = [
         _scan(node)

@@ -18,7 +18,6 @@ from engine.model.outcomes import Failed, Succeeded
 from engine.model.records import Lease
 from engine.operations import runs, submits, tasks, workers
 from engine.store import beat
-from engine.store.claims import claim as claim_within
 from engine.store.database import Database
 from engine.store.schema import claim_index, lease_index
 from tests.factories import claim, do, finish, graph, request, rows, session, spec, submit, write
@@ -142,8 +141,7 @@ def _claims(database: Database) -> None:
 
 
 def _append_claim(claimed: list[list[Lease]], database: Database, asked: Any) -> None:
-    """In a transaction that also reads, so that the plan can be rolled back."""
-    claimed.append(database.run_sync(lambda tx: claim_within(tx, asked).read()))
+    claimed.append(do(tasks.claim(database, asked, actor="w")))
 
 
 def _finishes(database: Database) -> None:
