@@ -100,7 +100,9 @@ class SqliteDialect(Dialect):
         return sa.func.engine_now(type_=sa.DateTime(timezone=True))
 
     def later(self, milliseconds: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-        return sa.func.engine_later(milliseconds, type_=sa.DateTime(timezone=True))
+        # Asked once for all rows that need not wait: a call for each took a tenth of a submit.
+        later = sa.func.engine_later(milliseconds, type_=sa.DateTime(timezone=True))
+        return sa.case((milliseconds == 0, self.now()), else_=later)
 
     def recordset(self, name: str, columns: Mapping[str, sa.types.TypeEngine[Any]]) -> Any:
         rows = sa.func.json_each(sa.bindparam(name, type_=sa.Text)).table_valued("value", name=f"{name}_rows")
