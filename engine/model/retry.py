@@ -49,7 +49,9 @@ class RetryPolicy:
     def from_json(cls, document: dict[str, Any] | None) -> RetryPolicy:
         if not document:
             return _DEFAULT
-        return cls(**{**document, "backoff": Backoff(document.get("backoff", Backoff.EXPONENTIAL))})
+        # A newer release may have stored more: its tasks are to run here as well.
+        known = {key: value for key, value in document.items() if key in cls.__slots__}
+        return cls(**{**known, "backoff": Backoff(document.get("backoff", Backoff.EXPONENTIAL))})
 
 
 _DEFAULT = RetryPolicy()

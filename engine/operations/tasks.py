@@ -65,7 +65,7 @@ async def finish_and_claim(
 ) -> tuple[list[Lease], list[Lease]]:
     """`finish` and `claim` with one commit: returns the leases that were lost, and those that were won.
 
-    After an unknown outcome repeat `finish` and `adopt`.
+    After an unknown outcome repeat `finish` and `adopt`, after `Busy` only `finish`.
     """
     endings = [encode(lease, outcome) for lease, outcome in ended]
     *others, last = finishes.apart(database.dialect, endings)

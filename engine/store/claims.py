@@ -160,7 +160,8 @@ class _Reach(sa.types.TypeDecorator[Reach]):
     cache_ok = True
 
     def process_result_value(self, value: Any, dialect: Any) -> Reach | None:
-        return _REACHES.get(value)  # null: there is no lease
+        # Null: there is no lease. What a newer release may have stored is treated with most care.
+        return None if value is None else _REACHES.get(value, Reach.SKIP)
 
 
 _REACHES = {str(reach): reach for reach in Reach}

@@ -45,6 +45,12 @@ class Transaction:
     shard: int = 0  # of this process in `counter`
     wakes: set[str] = field(default_factory=set)  # queues that have work now; CONTROL, ENDED
     ended: list[Rows] = field(default_factory=list)  # runs that are over, to be looked at after the commit
+    gives_way: bool = False
+
+    def give_way(self) -> None:
+        """Rather end with `Busy` than wait long for a lock: the caller has another way."""
+        self.gives_way = True
+        self.dialect.limit_lock_waits(self)
 
     @overload
     def execute(self, statement: Prepared, parameters: Mapping[str, Any] = ...) -> Rows: ...
@@ -68,6 +74,10 @@ class Later(Generic[T]):
     """What a store function answers once it has been committed: nothing was waited for before."""
 
     read: Callable[[], T]
+
+
+class Busy(Exception):
+    """Somebody held a lock that a transaction which gives way needed. Nothing was committed."""
 
 
 class LostRace(Exception):
@@ -167,6 +177,7 @@ class Database:
         reruns, give_up = 0, time.monotonic() + _RERUNS_SECONDS
         while True:
             committing = False
+            tx: Transaction | None = None
             try:
                 with (
                     self._turn,
@@ -181,6 +192,8 @@ class Database:
                     committing = True
                     pipeline.commit(transaction)
             except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError, LostRace) as error:
+                if tx is not None and tx.gives_way and self.dialect.is_locked(error):
+                    raise Busy from error
                 reruns += 1
                 is_over = reruns > _RERUNS or time.monotonic() > give_up
                 if is_over or not self._may_rerun(error, committing, reruns):

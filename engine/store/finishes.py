@@ -59,8 +59,10 @@ def finish_and_claim(
 ) -> Later[tuple[list[Ending], list[Lease]]]:
     """`finish`, then `claim`, in one transaction: what was released need not wait for another.
 
+    Raises `Busy` if somebody owns one of the runs: a worker must not wait for that with everything it does.
     The rows of all runs concerned are locked together, in order: two such transactions could dead-lock.
     """
+    tx.give_way()
     if tx.dialect.writes_in_with and all(ending.is_plain for ending in endings):
         return successes.finish_and_claim(tx, endings, request)
     refused, ended = _end(tx, endings)

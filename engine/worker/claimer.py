@@ -6,7 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from engine.errors import StoreUnavailable
@@ -14,7 +14,7 @@ from engine.model.outcomes import Outcome
 from engine.model.records import Lease, Place
 from engine.operations import tasks, workers
 from engine.store.claims import ClaimRequest
-from engine.store.database import Database
+from engine.store.database import Busy, Database
 from engine.telemetry import emit
 
 MAX_BATCH = 1_000
@@ -59,6 +59,7 @@ class Claimer:
         self._on_more = on_more  # another claim may find something, and there is room for it
         self.has_more = True  # as far as we know, more is available than we had room for
         self._expected = 0  # leases that claims under way may bring
+        self._was_refused = False  # somebody wanted to claim meanwhile
         self._marks: dict[str, tuple[Place, float]] = {}
         self._turn = 0
         self._asked: set[str] = set()  # the tokens of claims under way
@@ -75,6 +76,10 @@ class Claimer:
         room = self.room
         self.has_more = True
         if room <= 0:
+            self._was_refused = self._expected > 0
+            if self._may_be_elsewhere or time.monotonic() - self._queues_read_at > _QUEUES_SECONDS:
+                with suppress(StoreUnavailable):  # a busy worker claims along from queues that it knows
+                    await self._found_queues()
             return 0
         with self._expecting(room):
             try:
@@ -104,6 +109,9 @@ class Claimer:
             yield
         finally:
             self._expected -= leases
+            if self._was_refused:
+                self._was_refused = False
+                self._on_more()
 
     async def _claim_from_all(self, room: int) -> list[Lease]:
         claimed: list[Lease] = []
@@ -135,6 +143,8 @@ class Claimer:
         with self._expecting(max(request.limit, request.room)), self._asking(request):
             try:
                 lost, claimed = await tasks.finish_and_claim(self._database, ended, request, actor=self.actor)
+            except Busy:
+                raise
             except Exception as error:
                 self._on_leases(await self._unanswered(request, error))
                 raise
@@ -143,9 +153,13 @@ class Claimer:
         if is_full or (mark is None and len(self._queues) == 1):
             self.has_more = is_full
         self._on_leases(claimed)
+        self.look_again()
+        return lost
+
+    def look_again(self) -> None:
+        """Have the rest of the room claimed by itself, if there may be something for it."""
         if self.has_more and self.room > 0:
             self._on_more()
-        return lost
 
     async def _found_queues(self) -> bool:
         """Look which queues there are; whether there are new ones."""

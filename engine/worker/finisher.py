@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from itertools import chain
 
 from engine.errors import StoreUnavailable
 from engine.model.outcomes import Failed, Outcome
 from engine.model.records import Lease
 from engine.operations import tasks
-from engine.store.database import Database
+from engine.store.database import Busy, Database
 from engine.telemetry import emit
 from engine.worker.claimer import Claimer
 from engine.worker.logbook import Line, Logbook
@@ -60,10 +59,6 @@ class Finisher:
         return {lease.task_id for batch in (self._ended, *self._writing) for lease, _ in batch}
 
     async def run(self) -> None:
-        # If it failed before: to repeat what was recorded is harmless.
-        self._ended = [*chain.from_iterable(self._writing), *self._ended]
-        self._writing.clear()
-        self._wanted.set()
         async with asyncio.TaskGroup() as group:
             while True:
                 await self._wanted.wait()
@@ -74,7 +69,12 @@ class Finisher:
                     group.create_task(self._write_all(batch))
 
     async def _write_all(self, batch: list[tuple[Lease, Outcome]]) -> None:
-        await self._write(batch)
+        try:
+            await self._write(batch)
+        except Exception as error:  # a defect of ours; what was recorded is recognised
+            emit("worker.loop_failed", level="error", loop="write", error=repr(error))
+            await asyncio.sleep(_RETRY_SECONDS)
+            self._ended += batch
         self._writing.remove(batch)
         if self._ended:
             self._wanted.set()
@@ -99,11 +99,15 @@ class Finisher:
 
     async def _finish(self, batch: list[tuple[Lease, Outcome]]) -> list[Lease]:
         tries = 0
+        alone = not self._claimer.may_claim
         while True:
             try:
-                if not tries and self._claimer.may_claim:
+                if not tries and not alone:
                     return await self._claimer.claim_along(batch)
+                self._claimer.look_again()
                 return await tasks.finish(self._database, batch, actor=self.actor)
+            except Busy:
+                alone = True
             except StoreUnavailable as error:
                 tries += 1
                 if tries == 1:

@@ -250,6 +250,9 @@ class Worker:
 
     def _begin(self, lease: Lease) -> None:
         assert self._loop is not None
+        held = self._attempts.get(lease.task_id)
+        if held is not None and held.lease.token == lease.token:  # found by its token as well
+            return
         attempt = Attempt(lease, self._database, self._registry, self._book, self._claimer.actor)
         self._attempts[lease.task_id] = attempt
         # Asked for the running loop, as asyncio.create_task does, older Pythons make a system call.

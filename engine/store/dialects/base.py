@@ -99,6 +99,13 @@ class Dialect:
     def own_runs(self, tx: Executes, run_ids: Sequence[int]) -> None:
         """Be the only one who finishes, pauses, cancels or retries in these runs. Ids sorted."""
 
+    def limit_lock_waits(self, tx: Executes) -> None:
+        """Let the transaction fail, as `is_locked` recognises, rather than wait long for a lock."""
+
+    def is_locked(self, error: BaseException) -> bool:
+        """Somebody else held a lock for longer than we would wait. Nothing was committed."""
+        return False
+
     def end_stalled(self, tx: Executes) -> int:
         """End transactions of stopped processes that the database itself would let wait. Returns how many."""
         return 0

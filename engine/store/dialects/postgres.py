@@ -148,6 +148,12 @@ class PostgresDialect(Dialect):
     def own_runs(self, tx: Executes, run_ids: Sequence[int]) -> None:
         tx.execute(_OWN_RUNS, {"ids": self.array(run_ids)})
 
+    def limit_lock_waits(self, tx: Executes) -> None:
+        tx.execute(_LIMIT_LOCK_WAITS)
+
+    def is_locked(self, error: BaseException) -> bool:
+        return _sqlstate(error) == "55P03"
+
     def allocate(self, tx: Executes, name: str, count: int) -> list[int]:
         # Sequences do not roll back, so what is left of a block may serve the next transaction.
         database = (tx.connection.engine.url, name)
@@ -451,6 +457,7 @@ _FROM_IDS = f"FROM (SELECT id FROM {_IDS} AS id) AS ids"  # noqa: S608 — const
 _SHARE_RUNS = Prepared(
     sa.text(f"SELECT count(pg_advisory_xact_lock_shared({_KEY})) {_FROM_IDS}"), PostgresDialect.sql
 )
+_LIMIT_LOCK_WAITS = Prepared(sa.text("SELECT set_config('lock_timeout', '100ms', true)"), PostgresDialect.sql)
 _OWN_RUNS = Prepared(sa.text(f"SELECT count(pg_advisory_xact_lock({_KEY})) {_FROM_IDS}"), PostgresDialect.sql)
 # The server's own limit for idle transactions does not count after a pipeline: not before its sync, and the
 # driver sends a flush behind the sync, which takes the limit away again.

@@ -1,0 +1,64 @@
+"""Claims beside outcomes: what keeps a worker from one of them must not keep it from the other."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from engine.executors.base import TaskContext
+from engine.model.outcomes import Outcome, Succeeded
+from engine.operations import runs
+from engine.store.database import Database
+from tests.factories import rows, spec
+from tests.worker.bench import ended, submit, submit_one, until, working
+
+pytestmark = pytest.mark.anyio
+
+
+async def short(context: TaskContext, params: Any) -> Outcome:
+    await asyncio.sleep(0.02)
+    return Succeeded()
+
+
+async def test_a_run_that_somebody_owns_does_not_hold_up_the_others(database: Database) -> None:
+    go_on = asyncio.Event()
+
+    async def waits(context: TaskContext, params: Any) -> Outcome:
+        await go_on.wait()
+        return Succeeded()
+
+    async with working(database, waits, short, concurrency=4):
+        held = await submit(database, *(spec(f"w{i}", kind="waits") for i in range(3)))
+        await until(lambda: len(_running(database)) == 3)
+        [run_id] = {row.run_id for row in _running(database)}
+        others = await submit(database, *(spec(f"s{i}", kind="short") for i in range(40)))
+        with ExitStack() as stack:
+            if database.dialect.locks_rows:
+                connection = stack.enter_context(database.engine.connect())
+                connection.exec_driver_sql(
+                    "SELECT pg_advisory_lock((x'72756e73'::bit(32)::bigint << 32) # %(id)s)", {"id": run_id}
+                )
+                stack.callback(connection.invalidate)
+            go_on.set()
+            for task_id in others:
+                await ended(database, task_id)
+            if database.dialect.locks_rows:
+                assert (await runs.get(database, run_id)).succeeded == 0
+        for task_id in held:
+            await ended(database, task_id)
+
+
+def _running(database: Database) -> list[Any]:
+    return rows(database, "SELECT run_id FROM task_state WHERE state = 'running' AND kind = 'waits'")
+
+
+async def test_a_queue_that_is_new_to_a_busy_worker_gets_its_turn(database: Database) -> None:
+    async with working(database, short, concurrency=1, poll_seconds=0.1):
+        backlog = await submit(database, *(spec(f"s{i}", kind="short") for i in range(400)))
+        await ended(database, backlog[0])
+        await ended(database, await submit_one(database, "short", queue="new"))
+        left = rows(database, "SELECT 1 FROM task_state WHERE state = 'available' AND queue = 'default'")
+        assert left
