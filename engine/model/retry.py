@@ -49,9 +49,7 @@ class RetryPolicy:
     def from_json(cls, document: dict[str, Any] | None) -> RetryPolicy:
         if not document:
             return _DEFAULT
-        # A newer release may have stored more: its tasks are to run here as well.
-        known = {key: value for key, value in document.items() if key in cls.__slots__}
-        return cls(**{**known, "backoff": Backoff(document.get("backoff", Backoff.EXPONENTIAL))})
+        return cls(**{**document, "backoff": Backoff(document.get("backoff", Backoff.EXPONENTIAL))})
 
 
 _DEFAULT = RetryPolicy()

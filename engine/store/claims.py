@@ -152,7 +152,10 @@ class _Retry(sa.types.TypeDecorator[RetryPolicy]):
     cache_ok = True
 
     def process_result_value(self, value: Any, dialect: Any) -> RetryPolicy:
-        return RetryPolicy.from_json(value)
+        if not value:
+            return RetryPolicy.from_json(None)
+        # A newer release may have stored more: its tasks are to run here as well.
+        return RetryPolicy.from_json({key: value[key] for key in value.keys() & set(RetryPolicy.__slots__)})
 
 
 class _Reach(sa.types.TypeDecorator[Reach]):

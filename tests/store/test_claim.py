@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from engine.model.outcomes import Crashed, Succeeded
+from engine.model.retry import RetryPolicy
 from engine.operations import runs, tasks, totals, workers
 from engine.store.claims import claim as claim_within
 from engine.store.database import Database, Transaction
@@ -191,6 +192,13 @@ def test_times_are_utc_whatever_the_zone_of_the_session(database: Database) -> N
     [attempt] = do(tasks.attempts(database, lease.task_id))
     assert attempt.started_at.tzinfo is UTC
     assert abs(attempt.started_at - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+def test_a_retry_policy_of_a_newer_release_does_not_keep_a_task_from_being_run(database: Database) -> None:
+    submit(database, graph("a", a={"retry": RetryPolicy(max_attempts=3)}))
+    write(database, """UPDATE task SET retry = '{"max_attempts": 3, "moon_phase": "full"}'""")
+    [lease] = claim(database, session(database))
+    assert lease.retry == RetryPolicy(max_attempts=3)
 
 
 # --- together with outcomes
