@@ -16,9 +16,9 @@ GUARDS = [
     Guard(
         "advisory share in finish",
         "a pause would miss what a finisher is releasing",
-        f"{STORE}/endings.py",
-        "        tx.dialect.share_runs(tx, run_ids)\n",
-        "        pass\n",
+        f"{STORE}/successes.py",
+        "    tx.dialect.share_runs(tx, sorted({ending.lease.run_id for ending in endings}))\n",
+        "    endings = list(endings)\n",
         f"{CONTROLS}::test_a_pause_waits_for_a_finisher_and_holds_what_it_released",
     ),
     Guard(
