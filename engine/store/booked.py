@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from engine.model.states import FINAL_RUN_STATES, FINAL_TASK_STATES, RunState, TaskState
+from engine.model.states import FINAL_RUN_STATES, FINAL_TASK_STATES, TRANSITIONS, Move, RunState, TaskState
 from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.schema import counter, event, run
@@ -37,6 +37,26 @@ class Booked:
         self.parts = (events, totals)
 
 
+def changed(
+    place: sa.ColumnElement[int],
+    rows: Any,
+    kind: Move,
+    source: TaskState,
+    number: sa.ColumnElement[int] | None = None,
+) -> sa.Select[Any]:
+    """Changes of `rows`, all by one move; `place` orders them among others of their run."""
+    return sa.select(
+        rows.c.run_id,
+        place.label("place"),
+        constant(kind).label("kind"),
+        rows.c.task_id,
+        (sa.cast(sa.null(), sa.Integer) if number is None else number).label("attempt"),
+        constant(source).label("source"),
+        constant(TRANSITIONS[kind].target).label("target"),
+        sa.cast(sa.null(), event.c.detail.type).label("detail"),
+    )
+
+
 _SHOWN = (TaskState.RUNNING, TaskState.SUCCEEDED, TaskState.FAILED, TaskState.SKIPPED, TaskState.CANCELLED)
 
 
@@ -45,7 +65,7 @@ def constant(word: str) -> sa.ColumnElement[str]:
     return sa.literal_column(repr(str(word)), sa.Text)
 
 
-def _is(column: sa.ColumnElement[Any], *words: str) -> sa.ColumnElement[bool]:
+def is_one_of(column: sa.ColumnElement[Any], *words: str) -> sa.ColumnElement[bool]:
     return sa.or_(*(column == constant(word) for word in words))
 
 
@@ -61,12 +81,12 @@ def _counted(changes: sa.CTE, moves: sa.ColumnElement[bool]) -> sa.CTE:
     """Per run: how many events, and by how much each count of its tally changes."""
     shifts = [
         (
-            _how_many(sa.and_(moves, _is(changes.c.target, state)))
-            - _how_many(sa.and_(moves, _is(changes.c.source, state)))
+            _how_many(sa.and_(moves, is_one_of(changes.c.target, state)))
+            - _how_many(sa.and_(moves, is_one_of(changes.c.source, state)))
         ).label(state)
         for state in _SHOWN
     ]
-    starts = sa.func.coalesce(sa.func.bool_or(_is(changes.c.target, TaskState.RUNNING)), sa.false())
+    starts = sa.func.coalesce(sa.func.bool_or(is_one_of(changes.c.target, TaskState.RUNNING)), sa.false())
     events = sa.cast(sa.func.count(), sa.Integer).label("events")
     return (
         sa.select(changes.c.run_id, events, starts.label("starts"), *shifts)
@@ -128,9 +148,9 @@ def _due(locked: sa.CTE, counted: sa.CTE) -> sa.CTE:
     final = (added[state] for state in _SHOWN[2:])
     is_open = added["total"] != sum(final, added[TaskState.SUCCEEDED])
     state = sa.func.max(both.c.state)
-    was_final = _is(state, *sorted(FINAL_RUN_STATES))
+    was_final = is_one_of(state, *sorted(FINAL_RUN_STATES))
     runs = sa.func.bool_or(both.c.starts)
-    starts = sa.and_(runs, _is(state, RunState.PENDING))
+    starts = sa.and_(runs, is_one_of(state, RunState.PENDING))
     started_at = sa.func.max(both.c.started_at)
     return (
         sa.select(
@@ -180,11 +200,11 @@ def _events(dialect: Dialect, changes: sa.CTE, tallied: sa.CTE) -> sa.CTE:
 def _totals(dialect: Dialect, changes: sa.CTE, moves: sa.ColumnElement[bool], tallied: sa.CTE) -> sa.CTE:
     """As `_counts`. Reads `tallied`, so that run rows are locked before counters."""
     finals = sorted(FINAL_TASK_STATES)
-    to_running = _is(changes.c.target, TaskState.RUNNING)
-    from_running = _is(changes.c.source, TaskState.RUNNING)
-    ends, reopens = _is(changes.c.target, *finals), _is(changes.c.source, *finals)
+    to_running = is_one_of(changes.c.target, TaskState.RUNNING)
+    from_running = is_one_of(changes.c.source, TaskState.RUNNING)
+    ends, reopens = is_one_of(changes.c.target, *finals), is_one_of(changes.c.source, *finals)
     gains = {
-        **{str(state): _how_many(_is(changes.c.target, state)) for state in finals},
+        **{str(state): _how_many(is_one_of(changes.c.target, state)) for state in finals},
         "started": _how_many(to_running),
         "retried": _how_many(sa.and_(from_running, sa.not_(sa.or_(ends, to_running)))),
         "running": _how_many(to_running) - _how_many(from_running),

@@ -13,11 +13,11 @@ from engine.model.records import Lease, Place
 from engine.model.retry import RetryPolicy
 from engine.model.states import TRANSITIONS, Move, TaskState
 from engine.model.tally import Change
-from engine.store.booked import Booked, booking, constant
+from engine.store.booked import Booked, booking, changed
 from engine.store.bookkeeping import record
 from engine.store.database import Later, Transaction
 from engine.store.dialects.base import Dialect
-from engine.store.schema import Id, event, is_still, state_is, task, task_state, worker_session
+from engine.store.schema import Id, is_still, state_is, task, task_state, worker_session
 from engine.store.statement import moment_of, statement
 
 
@@ -178,20 +178,6 @@ def taken(dialect: Dialect, bounded: bool) -> sa.CTE:
     return _taking(dialect, bounded, *TAKEN).cte("claimed")
 
 
-def _started(claimed: sa.CTE) -> sa.Select[Any]:
-    """Its changes, for `Booked`."""
-    return sa.select(
-        claimed.c.run_id,
-        claimed.c.task_id.label("place"),
-        constant(Move.CLAIM).label("kind"),
-        claimed.c.task_id,
-        claimed.c.attempt,
-        constant(TaskState.AVAILABLE).label("source"),
-        constant(TaskState.RUNNING).label("target"),
-        sa.cast(sa.null(), event.c.detail.type).label("detail"),
-    )
-
-
 def shown(rows: sa.FromClause) -> sa.Select[Any]:
     """Leases: `rows` of `task_state` with what was submitted."""
     fields = {name: (task if name in _SUBMITTED else rows).c[name] for name in Lease._fields}
@@ -236,7 +222,9 @@ def _take_and_show(dialect: Dialect, bounded: bool) -> sa.Select[Any]:
 @statement
 def _claim_at_once(dialect: Dialect, bounded: bool) -> sa.Select[Any]:
     claimed = taken(dialect, bounded)
-    changes = _started(claimed).cte("changes")
+    changes = changed(claimed.c.task_id, claimed, Move.CLAIM, TaskState.AVAILABLE, claimed.c.attempt).cte(
+        "changes"
+    )
     leases = _leases_of(claimed).where(within_limit(claimed))
     return leases.add_cte(*Booked(dialect, changes).parts)
 

@@ -14,16 +14,16 @@ import sqlalchemy as sa
 
 from engine.model.graph import Reach
 from engine.model.records import Lease
-from engine.model.states import TRANSITIONS, Move, TaskState
+from engine.model.states import Move, TaskState
 from engine.store import claims
-from engine.store.booked import Booked, booking, constant
+from engine.store.booked import Booked, booking, changed, constant, is_one_of
 from engine.store.bookkeeping import wake_for_ends
 from engine.store.claims import ClaimRequest
 from engine.store.database import Later, Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.endings import Ending, end_running, missing, paused_among
 from engine.store.moves import moved, release
-from engine.store.schema import attempt, edge, event, task_state
+from engine.store.schema import attempt, edge, task_state
 from engine.store.statement import document, moment_of, statement
 
 
@@ -83,12 +83,7 @@ class _Ended:
     def __init__(self, dialect: Dialect, releases: bool, claimed: sa.CTE | None = None) -> None:
         measured = {name: attempt.c[name].type for name in ("result", "cpu_ms", "max_rss_kib")}
         rows = moved(dialect, token=sa.Text(), branch=sa.Text(), **measured)
-        kept = (
-            task_state.c.state,
-            task_state.c.session_id,
-            task_state.c.started_at,
-            *(rows.c[name] for name in measured),
-        )
+        kept = (task_state.c.session_id, task_state.c.started_at, *(rows.c[name] for name in measured))
         self.finished = end_running(dialect, Move.SUCCEED, rows, kept, branch=rows.c.branch).cte("finished")
         self.parts: list[sa.CTE] = [self._attempts(dialect)]
         self.claimed = claimed
@@ -153,35 +148,21 @@ class _Ended:
 
     def changes(self) -> sa.CTE:
         """In the order of events: ends, releases, starts."""
-        selects = [_changed(0, self.finished, Move.SUCCEED, TaskState.RUNNING, self.finished.c.attempt)]
+        ended = self.finished
+        selects = [changed(_place(0), ended, Move.SUCCEED, TaskState.RUNNING, ended.c.attempt)]
         if self.released is not None:
             is_held = self.released.c.state == constant(TaskState.HELD)
-            is_free = _is(self.released.c.state, TaskState.AVAILABLE, TaskState.RUNNING)
+            is_free = is_one_of(self.released.c.state, TaskState.AVAILABLE, TaskState.RUNNING)
             for kind, is_it in ((Move.UNBLOCK_HELD, is_held), (Move.UNBLOCK, is_free)):
-                selects.append(_changed(1, self.released, kind, TaskState.BLOCKED).where(is_it))
+                selects.append(changed(_place(1), self.released, kind, TaskState.BLOCKED).where(is_it))
         if self.claimed is not None:
             leased = self.leased
-            selects.append(_changed(2, leased, Move.CLAIM, TaskState.AVAILABLE, leased.c.attempt))
+            selects.append(changed(_place(2), leased, Move.CLAIM, TaskState.AVAILABLE, leased.c.attempt))
         return sa.union_all(*selects).cte("changes")
 
 
-def _is(column: sa.ColumnElement[str], *states: TaskState) -> sa.ColumnElement[bool]:
-    return sa.or_(*(column == constant(state) for state in states))
-
-
-def _changed(
-    place: int, rows: Any, kind: Move, source: TaskState, number: sa.ColumnElement[int] | None = None
-) -> sa.Select[Any]:
-    return sa.select(
-        rows.c.run_id,
-        sa.literal_column(str(place), sa.Integer).label("place"),
-        constant(kind).label("kind"),
-        rows.c.task_id,
-        (sa.cast(sa.null(), sa.Integer) if number is None else number).label("attempt"),
-        constant(source).label("source"),
-        constant(TRANSITIONS[kind].target).label("target"),
-        sa.cast(sa.null(), event.c.detail.type).label("detail"),
-    )
+def _place(number: int) -> sa.ColumnElement[int]:
+    return sa.literal_column(str(number), sa.Integer)
 
 
 @statement

@@ -97,7 +97,7 @@ GUARDS = [
         f"{STORE}/endings.py",
         "        .order_by(both.c.generation, task_state.c.task_id)\n"
         "        .with_for_update(of=task_state)\n    )\n\n\n# --- shared parts",
-        "        .order_by((task_state.c.task_id * sa.func.pg_backend_pid()) % 997)\n"
+        "        .order_by(task_state.c.task_id.desc())\n"
         "        .with_for_update(of=task_state)\n    )\n\n\n# --- shared parts",
         f"{FINISHES}::test_parents_then_children_are_locked_in_id_order_before_anything_is_written",
     ),
@@ -106,7 +106,7 @@ GUARDS = [
         "two batches that share children would dead-lock",
         f"{STORE}/successes.py",
         "            .order_by(children.c.child_id)\n",
-        "",
+        "            .order_by(children.c.child_id.desc())\n",
         f"{FINISHES}::test_what_successes_release_is_written_in_id_order",
     ),
     Guard(

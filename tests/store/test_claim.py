@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from engine.model.outcomes import Crashed, Succeeded
+from engine.model.records import Lease
 from engine.model.retry import RetryPolicy
 from engine.operations import runs, tasks, totals, workers
 from engine.store.claims import claim as claim_within
@@ -223,10 +224,14 @@ def test_what_an_outcome_releases_is_claimed_with_it(database: Database) -> None
     assert numbers == list(range(1, len(numbers) + 1))
 
 
+def end(database: Database, lease: Lease, session_id: int) -> tuple[list[Lease], list[Lease]]:
+    return do(tasks.finish_and_claim(database, [(lease, Succeeded())], request(session_id), actor="w"))
+
+
 def test_what_is_released_into_the_hands_of_its_finisher_says_so(database: Database) -> None:
     accepted, leases = running(database, "a -> b -> c")
     one = leases["a"].session_id
-    [_, [b]] = do(tasks.finish_and_claim(database, [(leases["a"], Succeeded(1))], request(one), actor="w"))
+    _, [b] = end(database, leases["a"], one)
     assert (b.name, b.attempt, b.session_id, b.rank) == ("b", 1, one, 0)
     assert b == do(tasks.adopt(database, one, b.token))[0]
     told = [(e.kind, e.task_id) for e in events(database, accepted.run_id)][-3:]
@@ -246,31 +251,23 @@ def test_what_the_finisher_did_not_ask_for_is_left_to_others(
     database: Database, given: dict[str, Any]
 ) -> None:
     accepted, leases = running(database, graph("a -> b", b=given))
-    one = leases["a"].session_id
-    lost, claimed = do(
-        tasks.finish_and_claim(database, [(leases["a"], Succeeded())], request(one), actor="w")
-    )
-    assert lost == claimed == [] and states(database, accepted.run_id)["b"] == "available"
+    assert end(database, leases["a"], leases["a"].session_id) == ([], [])
+    assert states(database, accepted.run_id)["b"] == "available"
 
 
 def test_a_session_that_has_ended_is_handed_nothing(database: Database) -> None:
     accepted, leases = running(database, "a -> b")
     dead = session(database)
     do(workers.end(database, dead, "worker lost"))
-    lost, claimed = do(
-        tasks.finish_and_claim(database, [(leases["a"], Succeeded())], request(dead), actor="w")
-    )
-    assert lost == claimed == [] and states(database, accepted.run_id)["b"] == "available"
+    assert end(database, leases["a"], dead) == ([], [])
+    assert states(database, accepted.run_id)["b"] == "available"
 
 
 def test_what_is_released_in_a_paused_run_is_held(database: Database) -> None:
     accepted, leases = running(database, "a -> b")
     do(runs.hold(database, accepted.run_id))
-    one = leases["a"].session_id
-    lost, claimed = do(
-        tasks.finish_and_claim(database, [(leases["a"], Succeeded())], request(one), actor="w")
-    )
-    assert lost == claimed == [] and states(database, accepted.run_id)["b"] == "held"
+    assert end(database, leases["a"], leases["a"].session_id) == ([], [])
+    assert states(database, accepted.run_id)["b"] == "held"
 
 
 def test_nothing_is_claimed_with_an_outcome_that_comes_too_late(database: Database) -> None:
