@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from engine.store.prepared import Pipeline
-from engine.store.schema import BLOCK_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +110,6 @@ class Dialect:
 
     # --- ids
 
-    def __init__(self) -> None:
-        self._blocks: dict[tuple[sa.URL, str], tuple[int, int]] = {}
-        self._blocks_lock = threading.Lock()
-
     def allocate(self, tx: Executes, name: str, count: int) -> list[int]:
         """`count` fresh ids of sequence `name`, ascending."""
         raise NotImplementedError
@@ -162,12 +156,6 @@ class Dialect:
     def facts(self, connection: sa.Connection) -> dict[str, Any]:
         """What `doctor` prints: versions, modes, oldest transaction."""
         raise NotImplementedError
-
-
-def cut_block(first: int, count: int, name: str) -> tuple[list[int], int, int]:
-    """Ids of one block: those used now, and the (next, end) of what is left."""
-    size = BLOCK_SIZE[name]
-    return list(range(first, first + min(count, size))), first + min(count, size), first + size
 
 
 @contextmanager

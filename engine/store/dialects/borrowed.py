@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from engine.errors import ConfigError, InvalidInput, SchemaMismatch, StoreUnavailable
 from engine.store.dialects.base import Dialect, Executes
-from engine.store.dialects.postgres import BLOCKS, PostgresDialect
+from engine.store.dialects.postgres import PostgresDialect, draw
 from engine.store.dialects.sqlite import FileClaim, SqliteDialect, _add_functions, wal_is_safe_for_many
 from engine.store.schema import BLOCK_SIZE
 
@@ -45,8 +45,7 @@ class BorrowedPostgres(PostgresDialect, Borrowed):
     def allocate(self, tx: Executes, name: str, count: int) -> list[int]:
         # The rest of a block is not kept: two databases may hide behind the same URL of a caller's engine.
         size = BLOCK_SIZE[name]
-        blocks = tx.execute(BLOCKS[name], {"blocks": -(-count // size)}).scalars()
-        return [start + i for start in sorted(blocks) for i in range(size)][:count]
+        return [first + i for first in sorted(draw(tx, name, -(-count // size))) for i in range(size)][:count]
 
     def explained(self, error: sa.exc.DBAPIError) -> Exception:
         if getattr(error.orig, "sqlstate", None) == "42P01":

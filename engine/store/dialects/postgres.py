@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import psycopg as sa_psycopg
 
-from engine.store.dialects.base import Dialect, Durability, Executes, cut_block
+from engine.store.dialects.base import Dialect, Durability, Executes
+from engine.store.dialects.stock import Stock
 from engine.store.prepared import Pipeline, Prepared, Rows
 from engine.store.schema import BLOCK_SIZE, UtcDateTime
 
@@ -75,6 +76,10 @@ class PostgresDialect(Dialect):
     sql: sa.Dialect = sa_psycopg.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
     listens = True
     writes_in_with = True
+
+    def __init__(self) -> None:
+        self._stocks: dict[tuple[sa.URL, str], Stock] = {}
+        self._stocks_lock = threading.Lock()
 
     def create_engine(self, url: sa.URL, *, pool_size: int, exclusive: bool) -> sa.Engine:
         engine = sa.create_engine(
@@ -155,24 +160,16 @@ class PostgresDialect(Dialect):
         return _sqlstate(error) == "55P03"
 
     def allocate(self, tx: Executes, name: str, count: int) -> list[int]:
-        # Sequences do not roll back, so what is left of a block may serve the next transaction.
-        database = (tx.connection.engine.url, name)
-        with self._blocks_lock:
-            first, end = self._blocks.get(database, (0, 0))
-            ids = list(range(first, min(end, first + count)))
-            self._blocks[database] = (first + len(ids), end)
-        missing = count - len(ids)
-        if not missing:
-            return ids
-        size = cut_block(0, 0, name)[2]
-        blocks = tx.execute(BLOCKS[name], {"blocks": -(-missing // size)}).scalars()
-        for block in sorted(blocks):
-            taken, rest, end = cut_block(block, count - len(ids), name)
-            ids += taken
-        if rest < end:
-            with self._blocks_lock:
-                self._blocks[database] = (rest, end)
-        return ids
+        stock = self._stock(tx.connection.engine.url, name)
+        ids = stock.take(count)
+        while missing := count - len(ids):
+            stock.add(draw(tx, name, stock.due(missing)))
+            ids += stock.take(missing)
+        return sorted(ids)
+
+    def _stock(self, url: sa.URL, name: str) -> Stock:
+        with self._stocks_lock:
+            return self._stocks.setdefault((url, name), Stock(name))
 
     def is_rerunnable(self, error: BaseException) -> bool:
         return _sqlstate(error) in _RERUNNABLE
@@ -470,10 +467,16 @@ _END_STALLED = Prepared(
     ),
     PostgresDialect.sql,
 )
-BLOCKS = {
+_DRAW = {
     name: Prepared(
         sa.text(f"SELECT nextval('{name}_id_block') FROM generate_series(1, :blocks)"),  # noqa: S608 — a name of ours
         PostgresDialect.sql,
     )
     for name in BLOCK_SIZE
 }
+
+
+def draw(tx: Executes, name: str, blocks: int) -> list[int]:
+    """The first ids of so many fresh blocks."""
+    firsts: list[int] = tx.execute(_DRAW[name], {"blocks": blocks}).scalars()
+    return firsts
