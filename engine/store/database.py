@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -189,8 +189,9 @@ class Database:
                     pipeline.begin()
                     tx = Transaction(connection, self.dialect, pipeline, actor, self._shard())
                     result = work(tx, *args)
+                    told = self._notifier.at_once(tx.wakes) if self._notifier is not None else set()
                     committing = True
-                    pipeline.commit(transaction)
+                    pipeline.commit(transaction, told)
             except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError, LostRace) as error:
                 if tx is not None and tx.gives_way and self.dialect.is_locked(error):
                     raise Busy from error
@@ -203,7 +204,7 @@ class Database:
                     result = result.read()
                 if any(rows.all() for rows in tx.ended):
                     tx.wakes.add(ENDED)
-                self.wake(tx.wakes)
+                self.wake(tx.wakes, told)
                 return result
             time.sleep(_RERUN_SECONDS * reruns * random.uniform(0.5, 1.5))
 
@@ -249,13 +250,13 @@ class Database:
 
     # --- wake-ups
 
-    def wake(self, queues: set[str]) -> None:
-        """Hint that `queues` have work: at once to this process, gathered to the others."""
+    def wake(self, queues: set[str], told: Collection[str] = ()) -> None:
+        """Hint that `queues` have work: at once to this process, gathered to the others except for `told`."""
         for queue in queues:
             for callback in self._on_wake:
                 callback(queue)
-        if self._notifier is not None and queues - {ENDED}:
-            self._notifier.add(queues - {ENDED})
+        if self._notifier is not None and (untold := queues - {ENDED, *told}):
+            self._notifier.add(untold)
 
     def on_wake(self, callback: Callable[[str], None]) -> None:
         """Call `callback(queue)` from any thread after each commit, of any process, that left work.
@@ -314,7 +315,8 @@ class Database:
 class _Notifier:
     """Gathers wake-ups for other processes and sends them outside of any transaction.
 
-    Commits that notify take a lock on the whole database; one small connection of its own does not.
+    Commits that notify take a lock on the whole database; one small connection of its own does not. After a
+    pause the first wake-ups need not wait for it: they go behind the COMMIT of what they are about.
     """
 
     def __init__(self, dialect: Dialect, url: sa.URL) -> None:
@@ -325,6 +327,16 @@ class _Notifier:
         self._stopped = False
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._told_at = 0.0
+
+    def at_once(self, queues: set[str]) -> set[str]:
+        """Those of `queues` that the caller is to tell of, right behind its COMMIT."""
+        with self._lock:
+            now = time.monotonic()
+            is_quiet = not self._pending and now - self._told_at > _HINT_SECONDS
+            if is_quiet and queues:
+                self._told_at = now
+            return queues - {ENDED} if is_quiet else set()
 
     def add(self, queues: set[str]) -> None:
         with self._lock:
@@ -341,6 +353,7 @@ class _Notifier:
             self._wanted.clear()
             with self._lock:
                 queues, self._pending = self._pending, set()
+                self._told_at = time.monotonic()
             try:
                 connection = connection or self._dialect.open_notifier(self._url)
                 for queue in queues:

@@ -7,7 +7,7 @@ than the database needs to perform it. On Postgres nobody waits for an answer be
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, Self
 
@@ -166,8 +166,8 @@ class Pipeline:
     def leave(self) -> None:
         """Wait for everything that was sent; what follows is answered at once."""
 
-    def commit(self, transaction: sa.Transaction) -> None:
-        """Returns when the transaction is durable."""
+    def commit(self, transaction: sa.Transaction, hints: Collection[str] = ()) -> None:
+        """Returns when the transaction is durable. `hints` are for processes that listen."""
         try:
             transaction.commit()
         except sa.exc.DBAPIError:

@@ -48,17 +48,6 @@ GUARDS = [
         f"{DATABASE}::test_a_commit_that_postgres_turned_into_a_rollback_is_no_success",
     ),
     Guard(
-        "commit as a statement",
-        "the driver would not commit while a pipeline is open, and say nothing",
-        f"{STORE}/dialects/postgres.py",
-        '            cursor = self.send("COMMIT")\n'
-        "            self.leave()\n"
-        "            # Postgres answers the COMMIT of a failed transaction with ROLLBACK.\n"
-        '            if cursor.statusmessage != "COMMIT":',
-        "            transaction.commit()\n            self.leave()\n            if False:",
-        f"{DATABASE}::test_a_transaction_whose_last_statement_was_answered_is_committed",
-    ),
-    Guard(
         "order of insertions in one statement",
         "a submit would lock counters before names, and a delete that meets it names before counters",
         f"{STORE}/dialects/postgres.py",
@@ -98,6 +87,26 @@ GUARDS = [
         "            answers = [error] * len(calls)\n",
         "",
         "tests/store/test_together.py::test_nothing_is_tried_again_when_nobody_knows_what_happened",
+    ),
+    Guard(
+        "hints outside of the transaction",
+        "what a hint is about would be committed without waiting for the disk",
+        f"{STORE}/dialects/postgres.py",
+        "        if self._begin is not None and not hints and not (self._first and self._insertions):\n"
+        "            # Nothing was sent, and what waits is one statement: a transaction by itself.\n"
+        "            self._begin = None\n",
+        "        if self._begin is not None and not (self._first and self._insertions):\n"
+        "            self._begin = None\n"
+        "            self.send(_NOTIFY, (CHANNEL, *hints)) if hints else None\n",
+        f"{DATABASE}::test_a_hint_goes_behind_the_commit_and_not_into_the_transaction",
+    ),
+    Guard(
+        "hints may fail",
+        "a submit that was committed would be answered with an error",
+        f"{STORE}/dialects/postgres.py",
+        '                if not hints or cursor.statusmessage != "COMMIT":\n',
+        "                if True:\n",
+        f"{DATABASE}::test_a_hint_that_cannot_be_given_does_not_undo_the_commit",
     ),
     Guard(
         "no rerun after an unknown commit",

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,69 @@ def test_wake_ups_come_after_the_commit_only(database: Database) -> None:
     database.off_wake(heard.append)
     database.run_sync(work, False)
     assert heard == ["q"]
+
+
+@pytest.fixture
+def telling(row_locking_url: str) -> Iterator[Database]:
+    """A database that tells other processes of work."""
+    database = Database(row_locking_url)
+    yield database
+    database.close()
+
+
+def test_a_hint_goes_behind_the_commit_and_not_into_the_transaction(telling: Database) -> None:
+    """It is not waited for to be durable; what it is about has to be."""
+
+    def work(tx: Transaction) -> None:
+        insert_rows(tx, queue, [["kept"]], ("name",))  # alone: it would be a transaction by itself
+        tx.wakes.add("kept")
+
+    with _told(telling) as heard, _statements(telling) as sent:
+        telling.run_sync(work)
+        wait_until(lambda: "kept" in heard, 10)
+    begin, insertion, commit, hint = (
+        sql for sql in sent if "set_config('lock" not in sql and "DISCARD" not in sql
+    )
+    assert (begin.split()[0], commit) == ("BEGIN", "COMMIT")
+    assert "INSERT" in insertion and "pg_notify" in hint
+    assert names(telling) == {"kept"}
+
+
+def test_a_hint_that_cannot_be_given_does_not_undo_the_commit(telling: Database) -> None:
+    def work(tx: Transaction) -> str:
+        tx.wakes.add("too long " * 1_000)
+        return remember(tx, "kept")
+
+    assert telling.run_sync(work) == "kept"
+    assert names(telling) == {"kept"}
+    assert telling.run_sync(remember, "next") == "next"  # over the same connection
+
+
+@contextmanager
+def _told(database: Database) -> Iterator[list[str]]:
+    """What a process hears that is not the one that writes."""
+    other = Database(database.url.render_as_string(hide_password=False))
+    heard: list[str] = []
+    other.on_wake(heard.append)
+    wait_until(lambda: "" in heard, 10)  # it listens
+    try:
+        yield heard
+    finally:
+        other.close()
+
+
+@contextmanager
+def _statements(database: Database) -> Iterator[list[str]]:
+    sent: list[str] = []
+
+    def note(connection: Any, cursor: Any, sql: str, *_: Any) -> None:
+        sent.append(sql)
+
+    sa.event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        sa.event.remove(database.engine, "before_cursor_execute", note)
 
 
 def test_durability_is_full(database: Database) -> None:
@@ -244,6 +308,15 @@ def test_a_transaction_whose_last_statement_was_answered_is_committed(database: 
 
     assert database.run_sync(work) == ["kept"]
     assert names(database) == {"kept"}
+
+
+def test_a_transaction_whose_statements_nobody_looked_at_is_committed(database: Database) -> None:
+    def work(tx: Transaction) -> None:
+        insert_rows(tx, queue, [["one"]], ("name",))
+        tx.execute(_names(tx.dialect), {"names": tx.dialect.array(["one"])})
+
+    database.run_sync(work)
+    assert names(database) == {"one"}
 
 
 @statement

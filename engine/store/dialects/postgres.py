@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
@@ -193,13 +193,10 @@ class PostgresDialect(Dialect):
 
     def open_notifier(self, url: sa.URL) -> Any:
         connection = psycopg.connect(**_connect_arguments(url), autocommit=True)
-        connection.execute(
-            "SET synchronous_commit = off"
-        )  # a hint may be lost, and should not wait for the disk
         return connection
 
     def notify(self, connection: Any, payload: str) -> None:
-        connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
+        psycopg.RawCursor(connection).execute(_NOTIFY, (CHANNEL, payload))
 
     def subscribe(self, url: sa.URL, on_hint: Callable[[str], None]) -> Listener:
         return Listener(url, on_hint)
@@ -380,15 +377,21 @@ class PostgresPipeline(Pipeline):
             except psycopg.Error as error:
                 self.raised(error, "(sent before)")
 
-    def commit(self, transaction: sa.Transaction) -> None:
-        if self._begin is not None and not (self._first and self._insertions):
+    def commit(self, transaction: sa.Transaction, hints: Collection[str] = ()) -> None:
+        if self._begin is not None and not hints and not (self._first and self._insertions):
             # Nothing was sent, and what waits is one statement: a transaction by itself.
             self._begin = None
             self.leave()
         else:
-            # Not the driver's commit(): until the pipeline is left it believes that there is no transaction.
+            # Not the driver's commit(), which neither travels with the others nor says what it came to.
             cursor = self.send("COMMIT")
-            self.leave()
+            for hint in hints:
+                self.send(_NOTIFY, (CHANNEL, hint))
+            try:
+                self.leave()
+            except sa.exc.DBAPIError:
+                if not hints or cursor.statusmessage != "COMMIT":
+                    raise  # otherwise only a hint was lost
             # Postgres answers the COMMIT of a failed transaction with ROLLBACK.
             if cursor.statusmessage != "COMMIT":
                 raise RuntimeError(f"the transaction ended in {cursor.statusmessage}")
@@ -458,6 +461,8 @@ _LIMIT_LOCK_WAITS = Prepared(sa.text("SELECT set_config('lock_timeout', '100ms',
 _OWN_RUNS = Prepared(sa.text(f"SELECT count(pg_advisory_xact_lock({_KEY})) {_FROM_IDS}"), PostgresDialect.sql)
 # The server's own limit for idle transactions does not count after a pipeline: not before its sync, and the
 # driver sends a flush behind the sync, which takes the limit away again.
+# A transaction of its own: a hint may be lost, and should not wait for the disk.
+_NOTIFY = "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, $2)"
 _END_STALLED = Prepared(
     sa.text(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
