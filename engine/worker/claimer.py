@@ -72,8 +72,11 @@ class Claimer:
         self._may_be_elsewhere = self._may_be_elsewhere or hinted not in self._queues
 
     async def claim(self) -> int:
-        """Claim what there is room for, from the queues in turn. An unreachable database gives nothing."""
-        room = self.room
+        """Claim what there is room for, from the queues in turn. An unreachable database gives nothing.
+
+        At most as much as one claim may bring: what is left of the room is for those with outcomes to write.
+        """
+        room = min(self.room, self._most)
         self.has_more = True
         if room <= 0:
             self._was_refused = self._expected > 0
@@ -92,7 +95,7 @@ class Claimer:
             except StoreUnavailable:
                 await asyncio.sleep(0.2)
                 return 0
-        self.has_more = len(claimed) >= min(room, self._most)
+        self.has_more = len(claimed) >= room
         self._on_leases(claimed)
         return len(claimed)
 

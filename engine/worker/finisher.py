@@ -58,12 +58,17 @@ class Finisher:
         """Tasks whose outcome is not known to be recorded yet."""
         return {lease.task_id for batch in (self._ended, *self._writing) for lease, _ in batch}
 
+    @property
+    def is_due(self) -> bool:
+        """A write is about to begin."""
+        return bool(self._ended) and len(self._writing) < self._lanes
+
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             while True:
                 await self._wanted.wait()
                 self._wanted.clear()
-                while self._ended and len(self._writing) < self._lanes:
+                while self.is_due:
                     batch, self._ended = self._ended[:MAX_BATCH], self._ended[MAX_BATCH:]
                     self._writing.append(batch)
                     group.create_task(self._write_all(batch))

@@ -223,6 +223,10 @@ class Worker:
     async def _claim_loop(self) -> None:
         while True:
             self._work.clear()
+            if self._finisher.is_due and self._claimer.may_claim:
+                self._claimer.has_more = True  # the write that is about to begin looks, and has us look again
+                await self._wait_for_work()
+                continue
             claimed = await self._claimer.claim()
             if self._is_draining:
                 return

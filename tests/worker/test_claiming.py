@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from engine.executors.base import TaskContext
 from engine.model.outcomes import Outcome, Succeeded
-from engine.operations import runs
+from engine.model.records import Lease
+from engine.operations import runs, tasks
 from engine.store.database import Database
 from tests.factories import rows, spec
 from tests.worker.bench import ended, submit, submit_one, until, working
@@ -62,3 +64,31 @@ async def test_a_queue_that_is_new_to_a_busy_worker_gets_its_turn(database: Data
         await ended(database, await submit_one(database, "short", queue="new"))
         left = rows(database, "SELECT 1 FROM task_state WHERE state = 'available' AND queue = 'default'")
         assert left
+
+
+async def instant(context: TaskContext, params: Any) -> Outcome:
+    return Succeeded()
+
+
+async def test_what_outcomes_release_is_claimed_with_them(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim of its own would only be in the way of the write that brings the next tasks."""
+    claims: list[int] = []
+    claim = tasks.claim
+
+    async def counted(*args: Any, **named: Any) -> list[Lease]:
+        leases = await claim(*args, **named)
+        claims.append(len(leases))
+        return leases
+
+    monkeypatch.setattr(tasks, "claim", counted)
+    layers = [[f"t{layer}-{number}" for number in range(10)] for layer in range(30)]
+    graph = [spec(name, kind="instant") for name in layers[0]]
+    for above, below in pairwise(layers):
+        graph += [spec(name, *(above * 2)[at : at + 2], kind="instant") for at, name in enumerate(below)]
+    async with working(database, instant, concurrency=20, poll_seconds=60):
+        last = (await submit(database, *graph))[-1]
+        await ended(database, last)
+    assert sum(claims) < 30, claims
+    assert len(claims) < 15, claims
