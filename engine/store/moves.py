@@ -79,7 +79,8 @@ def release(
     at = fresh(dialect, Move.UNBLOCK)
     is_taken: sa.ColumnElement[bool] = sa.false()
     if takes is not None:
-        is_taken = sa.and_(is_due, sa.not_(is_paused), at <= now, takes)
+        # First what holds for none when there is no room: it is looked at for each column of each row.
+        is_taken = sa.and_(takes, is_due, sa.not_(is_paused), at <= now)
     state = sa.case(
         (sa.not_(is_due), row.state),
         (is_paused, _target(Move.UNBLOCK_HELD)),
