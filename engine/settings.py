@@ -172,6 +172,11 @@ class Settings(BaseSettings):
     workers: Annotated[int, Field(ge=0, le=256)] = _setting(
         1, "of a server: 1 works in its own process, more start processes, 0 only serves", flag="--workers"
     )
+    functions: Listed = _setting(
+        (),
+        "Python functions that tasks may call: modules whose `@task`s are registered, or `module:name`",
+        flag="--functions",
+    )
     queues: Listed = _setting((), "queues that a worker takes from; none named: all", flag="--queues")
     worker_name: str | None = _setting(None, "name of this worker in lists; without it, host and process id")
     shutdown_timeout: Seconds = _setting(

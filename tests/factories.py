@@ -55,8 +55,11 @@ def submit(database: Database, submitted: Graph | str, **options: Any) -> submit
 
 
 def session(database: Database, name: str = "worker") -> int:
-    registration = workers.Registration(name, "host", 1, "0", [], 100)
-    return do(workers.register(database, registration))
+    return do(session_async(database, name))
+
+
+async def session_async(database: Database, name: str = "worker") -> int:
+    return await workers.register(database, workers.Registration(name, "host", 1, "0", [], 100))
 
 
 def request(session_id: int, limit: int = 100, **fields: Any) -> ClaimRequest:

@@ -89,7 +89,7 @@ def _writes_state(node: ast.AST) -> bool:
 def test_a_task_s_state_is_written_by_move_and_by_claim_alone() -> None:
     writers = {(name_of(path), name) for path in MODULES for name in state_writers(path)}
     moves = ("store/moves.py", "move"), ("store/moves.py", "release")
-    assert writers == {*moves, ("store/claims.py", "_taking")}
+    assert writers == {*moves, ("store/claims.py", "_lease")}
 
 
 def test_a_new_task_s_state_is_written_where_graphs_are() -> None:

@@ -1,4 +1,5 @@
-"""How refusals look: `{"error": …}` for the ExecGo contract, RFC 9457 problem details everywhere else.
+"""How refusals look: `{"error": …}` for the ExecGo contract, `{code, message}` for that of task-engine, RFC
+9457 problem details everywhere else.
 
 One table from our errors to statuses. No text of a driver or of an unexpected exception gets out.
 """
@@ -27,6 +28,7 @@ from engine.errors import (
     TooLarge,
 )
 
+_WORKFLOW_ROOTS = ("/api/v1/workflows", "/api/v1/instances", "/api/v1/ws")
 EXECGO_ROOTS = frozenset({"tasks", "health", "metrics", "mcp", "adapters"})
 MAX_DETAIL = 500
 MAX_ERRORS = 20
@@ -43,6 +45,13 @@ class FieldError(msgspec.Struct):
 
 class ErrorBody(msgspec.Struct):
     error: str
+
+
+class EnvelopeBody(msgspec.Struct):
+    """A refusal of the task-engine contract: `code` repeats the status."""
+
+    code: int
+    message: str
 
 
 class Problem(msgspec.Struct, omit_defaults=True):
@@ -137,9 +146,12 @@ def _retry_after(seconds: int) -> dict[str, str]:
 def body_of(refusal: Refusal, path: str, trace_id: str) -> tuple[int, str, bytes]:
     """Status, media type and body in the shape of the contract that owns `path`."""
     detail = shorten(refusal.detail, MAX_DETAIL)
+    # Two of the contracts know no 422.
+    status = 400 if refusal.status == 422 and refusal.code != "idempotency_mismatch" else refusal.status
     if is_execgo(path):
-        status = 400 if refusal.status == 422 and refusal.code != "idempotency_mismatch" else refusal.status
         return status, "application/json", msgspec.json.encode(ErrorBody(detail))
+    if is_workflows(path):
+        return status, "application/json", msgspec.json.encode(EnvelopeBody(status, detail))
     problem = Problem(
         type=f"/problems/{refusal.code}",
         title=refusal.code.replace("_", " ").capitalize(),
@@ -153,6 +165,10 @@ def body_of(refusal: Refusal, path: str, trace_id: str) -> tuple[int, str, bytes
 
 def is_execgo(path: str) -> bool:
     return path.split("/", 2)[1] in EXECGO_ROOTS if path.startswith("/") else False
+
+
+def is_workflows(path: str) -> bool:
+    return path.startswith(_WORKFLOW_ROOTS)
 
 
 def answer_error(request: ApiRequest, error: Exception) -> Response[bytes]:

@@ -10,9 +10,10 @@ from litestar.datastructures import State
 from litestar.exceptions import ValidationException
 from litestar.openapi.config import OpenAPIConfig
 
-from engine.api import operators, runs
+from engine.api import continuations, operators, runs
 from engine.api.access import Access
 from engine.api.answers import answer_error
+from engine.api.continuations import SignalIn, SignOffIn
 from engine.api.documents import Completion, DocumentFile, OfflinePage, struct_schemas
 from engine.api.edge import Edge
 from engine.api.execgo import adapters, mcp, system, tasks
@@ -22,6 +23,8 @@ from engine.api.execgo.wire import AdapterRequestIn, GraphIn, McpCallIn
 from engine.api.options import ApiOptions, Services
 from engine.api.parameters import answer_parameters
 from engine.api.run_wire import RunIn, TokenIn
+from engine.api.workflows import instances, workflows
+from engine.api.workflows.wire import ExecuteIn, UploadIn
 from engine.executors.registry import ExecutorRegistry
 from engine.model.graph import MAX_NAME
 from engine.operations.totals import Admission
@@ -33,7 +36,10 @@ ROUTES: list[Any] = [
     *mcp.ROUTES,
     *adapters.ROUTES,
     *runs.ROUTES,
+    *continuations.ROUTES,
     *operators.ROUTES,
+    *workflows.ROUTES,
+    *instances.ROUTES,
 ]
 
 
@@ -71,7 +77,7 @@ def _openapi(options: ApiOptions, registry: ExecutorRegistry) -> OpenAPIConfig:
 
 
 def _body_schemas(kinds: Sequence[str]) -> dict[str, Any]:
-    schemas = struct_schemas([GraphIn, McpCallIn, AdapterRequestIn])
+    schemas = struct_schemas([GraphIn, McpCallIn, AdapterRequestIn, UploadIn, ExecuteIn, SignalIn, SignOffIn])
     for model in (RunIn, TokenIn):
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(schema.pop("$defs", {}))

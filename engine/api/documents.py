@@ -12,7 +12,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 from litestar.openapi.spec import OpenAPIMediaType, Operation, Reference, RequestBody
 
-from engine.api.answers import Problem, is_execgo
+from engine.api.answers import Problem, is_execgo, is_workflows
 from engine.api.options import ApiRequest
 
 _REFERENCE = "#/components/schemas/{}"
@@ -97,7 +97,7 @@ class Completion:
 
 
 def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
-    name, media_type = ("ErrorBody", "application/json") if is_execgo(path) else ("Problem", PROBLEM_TYPE)
+    name, media_type = _refusal_of(path)
     refusal = {"schema": {"$ref": _REFERENCE.format(name)}}
     operation["responses"]["default"] = {
         "description": "Refused: host or origin, token, size, method",
@@ -112,6 +112,12 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
         parameters.append(_IDEMPOTENCY_KEY)
 
 
+def _refusal_of(path: str) -> tuple[str, str]:
+    if is_execgo(path):
+        return "ErrorBody", "application/json"
+    return ("EnvelopeBody", "application/json") if is_workflows(path) else ("Problem", PROBLEM_TYPE)
+
+
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     """A query parameter is there or not; it is never null."""
     options = [option for option in schema.get("oneOf", []) if option != {"type": "null"}]
@@ -119,7 +125,9 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     return {**rest, **options[0]} if len(options) == 1 else schema
 
 
-_KEYED = frozenset({("post", "/tasks"), ("post", "/api/v1/runs")})
+_KEYED = frozenset(
+    {("post", "/tasks"), ("post", "/api/v1/runs"), ("post", "/api/v1/workflows/{workflow_id}/execute")}
+)
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",

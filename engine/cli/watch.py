@@ -19,7 +19,7 @@ from engine.model.records import Event, Run
 from engine.model.states import FINAL_RUN_STATES
 
 _SHOWN_RUNNING = 10
-_ENDINGS = {"succeeded", "failed", "skipped", "cancelled"}
+_ENDINGS = {"succeeded", "failed", "skipped", "declined", "cancelled"}
 _RETRIES = {"retried", "retried_held"}
 _AGAIN = {  # by the outcome of the attempt
     "failed": "failed, will retry",

@@ -123,4 +123,6 @@ def executor_settings(
             output_bytes=settings.process_output_bytes,
         ),
         protected_files=tuple(Path(name).absolute() for name in protected),
+        functions=settings.functions,
+        threads=settings.max_concurrency,
     )

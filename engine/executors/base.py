@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from engine.functions.ports import DurableSteps
 from engine.model.graph import TaskSpec
 from engine.model.json import JSON
 from engine.model.outcomes import Outcome
@@ -39,6 +40,8 @@ class ExecutorSettings:
     protected_files: tuple[Path, ...] = ()  # all of the database, the settings file
     http_body_bytes: int = 1024 * 1024
     kill_grace_seconds: float = 2.0
+    functions: tuple[str, ...] = ()  # "package.module" or "package.module:name": what tasks may call
+    threads: int = 10  # for functions that block; the worker's concurrency
 
 
 class Spawn(Protocol):
@@ -51,6 +54,12 @@ class Report(Protocol):
     """Stores a progress document on the running task, fenced by its lease."""
 
     async def __call__(self, document: JSON, /) -> None: ...
+
+
+class Upstream(Protocol):
+    """Reads what upstream tasks returned, by name: the direct ones that succeeded, or those of `names`."""
+
+    async def __call__(self, names: Sequence[str] | None = None, /) -> dict[str, JSON]: ...
 
 
 class Interruption:
@@ -90,6 +99,8 @@ class TaskContext:
     log: Callable[[str, str], None]  # (stream, text): stdout, stderr or log
     spawn: Spawn
     report: Report
+    upstream: Upstream
+    steps: Callable[[], DurableSteps]  # what the task has done so far
 
     @property
     def environment(self) -> dict[str, str]:

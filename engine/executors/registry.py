@@ -31,7 +31,8 @@ class ExecutorRegistry:
         """Make every installed executor once. Raises `ConfigError` naming the package at fault."""
         registry = cls()
         for entry_point in sorted(entry_points(group=GROUP), key=lambda found: (_origin(found), found.name)):
-            registry.add(_make(entry_point, settings), _origin(entry_point))
+            if (executor := _make(entry_point, settings)) is not None:
+                registry.add(executor, _origin(entry_point))
         if not registry._executors:
             raise ConfigError(
                 f"no executors are installed (entry-point group {GROUP}); install the engine with pip, "
@@ -111,10 +112,14 @@ def _near(name: str, known: Iterable[str]) -> str:
     return f'; did you mean "{close[0]}"?' if close else f" (known: {', '.join(known)})"
 
 
-def _make(entry_point: EntryPoint, settings: ExecutorSettings) -> Executor:
+def _make(entry_point: EntryPoint, settings: ExecutorSettings) -> Executor | None:
+    """None if there is nothing for it to do with these settings."""
     try:
-        executor: Executor = entry_point.load()(settings)
-        _check_shape(executor)
+        executor: Executor | None = entry_point.load()(settings)
+        if executor is not None:
+            _check_shape(executor)
+    except ConfigError:
+        raise
     except (Exception, SystemExit) as error:  # a plug-in's import and constructor can raise anything
         raise ConfigError(
             f'executor "{entry_point.name}" of {_origin(entry_point)} cannot be loaded '

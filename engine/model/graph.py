@@ -14,6 +14,8 @@ from engine.model.retry import RetryPolicy
 MAX_TASKS = 100_000
 MAX_EDGES = 1_000_000
 MAX_NAME = 200
+MAX_LIMITS = 8  # of one task
+MAX_AT_MOST = 1_000_000
 DEFAULT_QUEUE = "default"
 
 
@@ -23,6 +25,11 @@ class Reach(StrEnum):
     ITSELF = "itself"  # nobody waits for it
     RELEASE = "release"  # others may become available
     SKIP = "skip"  # its success can skip others: by its branch, or where a failure is awaited
+    SAGA = "saga"  # likewise; and with it a run may end that has to be compensated
+
+    @property
+    def can_skip(self) -> bool:
+        return self is Reach.SKIP or self is Reach.SAGA
 
 
 class Rule(StrEnum):
@@ -69,6 +76,24 @@ class Dependency:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """At most so many tasks that name this key run at once, anywhere. The newest number given counts."""
+
+    key: str
+    at_most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compensation:
+    """How what a task did is undone if its run fails: a task of another run, see `model.sagas`."""
+
+    kind: str
+    params: JSON = None
+    timeout_ms: int | None = None
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+
+
+@dataclass(frozen=True, slots=True)
 class TaskSpec:
     """One task as submitted. `name` is unique within its graph; `timeout_ms` holds per attempt."""
 
@@ -84,6 +109,9 @@ class TaskSpec:
     timeout_ms: int | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     client: JSON = None  # what the submitting contract wants back; the core never looks inside
+    inputs: JSON = None  # what each attempt has to put together first: see `model.inputs`
+    compensation: Compensation | None = None
+    limits: tuple[Limit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +130,11 @@ class Plan:
     graph: Graph
     edges: list[tuple[int, int, str | None]]
     waiting_on: list[int]  # distinct upstream tasks of each task
+
+    @property
+    def is_saga(self) -> bool:
+        """Some task has a compensation."""
+        return any(task.compensation is not None for task in self.graph.tasks)
 
 
 def plan(graph: Graph) -> Plan:
@@ -148,9 +181,26 @@ def _positions(tasks: Sequence[TaskSpec]) -> dict[str, int]:
             raise GraphError(f'task "{task.name}": type is required')
         if task.available_at is not None and task.delay_ms:  # when the run is retried, one would be forgotten
             raise GraphError(f'task "{task.name}": available_at and delay_ms cannot be given together')
+        if task.limits:
+            _check_limits(task)
         if position.setdefault(task.name, index) != index:
             raise GraphError(f'duplicate task id: "{task.name}"')
     return position
+
+
+def _check_limits(task: TaskSpec) -> None:
+    if len(task.limits) > MAX_LIMITS:
+        raise GraphError(
+            f'task "{task.name}" has {len(task.limits)} limits, at most {MAX_LIMITS} are possible'
+        )
+    for limit in task.limits:
+        check_name(limit.key, f'limit of task "{task.name}"')
+        if not 1 <= limit.at_most <= MAX_AT_MOST:
+            raise GraphError(
+                f'limit "{limit.key}" of task "{task.name}": {limit.at_most} is outside 1 to {MAX_AT_MOST}'
+            )
+    if len({limit.key for limit in task.limits}) < len(task.limits):
+        raise GraphError(f'task "{task.name}" names the same limit twice')
 
 
 def _edges(tasks: Sequence[TaskSpec], position: dict[str, int]) -> list[tuple[int, int, str | None]]:

@@ -39,6 +39,7 @@ class Failed:
     source: str = "executor"
     retryable: bool = False
     is_permanent: bool = False
+    delay_ms: int | None = None  # before the next attempt, in place of what the task's policy says
     result: JSON = None
     details: JSON = None
     usage: Usage = _UNKNOWN
@@ -61,6 +62,14 @@ class Cancelled:
 
 
 @dataclass(frozen=True, slots=True)
+class Declined:
+    """The task was not performed because its condition does not hold. What waits for it is decided as by any
+    skipped task."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Released:
     """The worker gives the task back unfinished (drain); no attempt of the budget is used."""
 
@@ -74,7 +83,7 @@ class Crashed:
     reason: str = "worker lost"
 
 
-Outcome = Succeeded | Failed | Cancelled | Released | Crashed
+Outcome = Succeeded | Failed | Declined | Cancelled | Released | Crashed
 
 
 class Decision(NamedTuple):
@@ -102,6 +111,8 @@ def decide(lease: Lease, outcome: Outcome) -> Decision:
         case Cancelled(message=message):
             error = {"code": "cancelled", "message": message, "source": "scheduler"}
             return Decision(Move.CANCEL, "cancelled", error=error)
+        case Declined(reason=reason):
+            return Decision(Move.DECLINE, "skipped", error={"code": "condition", "message": reason})
         case Released():
             return Decision(Move.RETRY, "released")
         case Failed():
@@ -110,9 +121,8 @@ def decide(lease: Lease, outcome: Outcome) -> Decision:
                 return Decision(Move.CANCEL, "cancelled", failures=1, error=outcome.error())
             if outcome.is_permanent or failures >= lease.retry.max_attempts:
                 return Decision(Move.FAIL, "failed", failures=1, error=outcome.error())
-            return Decision(
-                Move.RETRY, "failed", lease.retry.delay_ms(failures), failures=1, error=outcome.error()
-            )
+            delay_ms = lease.retry.delay_ms(failures) if outcome.delay_ms is None else outcome.delay_ms
+            return Decision(Move.RETRY, "failed", delay_ms, failures=1, error=outcome.error())
         case Crashed(reason=reason):
             crashes = lease.crashes + 1
             error = dict[str, Any](code="worker_lost", message=reason, source="scheduler", retryable=True)

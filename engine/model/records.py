@@ -34,6 +34,7 @@ class Lease(NamedTuple):  # of all records the one that is made for every task: 
     failures: int
     crashes: int
     client: JSON = None
+    inputs: JSON = None
     is_cancelling: bool = False
     reach: Reach = Reach.RELEASE
     rank: int = 0  # -priority
@@ -152,6 +153,34 @@ class WorkerSession:
     end_reason: str | None
     queues: list[str] = field(default_factory=list)
     concurrency: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SavedWorkflow:
+    """One version of a workflow. `definition` is what was given to `save`."""
+
+    id: str
+    name: str
+    version: int
+    is_enabled: bool
+    description: str
+    task_count: int
+    created_at: datetime  # of the workflow
+    changed_at: datetime  # of this version
+    definition: JSON
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowRun:
+    """A run of a workflow. `error` is that of the first task that failed, if the run did."""
+
+    run: Run
+    workflow_id: str
+    workflow_name: str
+    version: int
+    params: JSON
+    rerun_of: int | None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

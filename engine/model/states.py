@@ -53,6 +53,7 @@ class Move(StrEnum):
     RETRY = "retried"
     RETRY_HELD = "retried_held"
     SKIP = "skipped"
+    DECLINE = "declined"  # its condition does not hold
     CANCEL = "cancelled"
     RERUN = "rerun"
 
@@ -78,6 +79,7 @@ TRANSITIONS: dict[Move, Transition] = {
     Move.RETRY: _from(TaskState.RUNNING, to=TaskState.AVAILABLE),
     Move.RETRY_HELD: _from(TaskState.RUNNING, to=TaskState.HELD),
     Move.SKIP: _from(TaskState.BLOCKED, to=TaskState.SKIPPED),
+    Move.DECLINE: _from(TaskState.RUNNING, to=TaskState.SKIPPED),
     Move.CANCEL: _from(
         TaskState.BLOCKED, TaskState.AVAILABLE, TaskState.HELD, TaskState.RUNNING, to=TaskState.CANCELLED
     ),

@@ -7,7 +7,7 @@ from typing import Any
 from engine.errors import Conflict, NotFound
 from engine.model.records import Event, LogLine, Run, Task
 from engine.model.states import FINAL_RUN_STATES, RunState
-from engine.store import keys, queries, removal
+from engine.store import keys, queries, removal, sagas
 from engine.store import runs as store
 from engine.store.database import Database, Transaction
 from engine.store.workers import forget
@@ -88,7 +88,7 @@ async def cancel(
     database: Database, run_id: int, *, reason: str = "context canceled", actor: str = "local"
 ) -> Run:
     """After this returns no further task of the run starts; running attempts are told to stop."""
-    return await database.run(_cancel, run_id, reason, actor=actor)
+    return await database.run(cancel_within, run_id, reason, actor=actor)
 
 
 async def retry(database: Database, run_id: int, *, actor: str = "local") -> Run:
@@ -126,7 +126,8 @@ def _resume(tx: Transaction, run_id: int) -> Run:
     return _current(tx, run_id)
 
 
-def _cancel(tx: Transaction, run_id: int, reason: str) -> Run:
+def cancel_within(tx: Transaction, run_id: int, reason: str) -> Run:
+    """`cancel` inside a transaction that somebody else commits."""
     row = _own(tx, run_id)
     if row.state in (RunState.SUCCEEDED, RunState.FAILED):
         raise Conflict(f"run {run_id} is {row.state}; only an unfinished run can be cancelled")
@@ -139,6 +140,8 @@ def _retry(tx: Transaction, run_id: int) -> Run:
     state = _own(tx, run_id).state
     if state not in (RunState.FAILED, RunState.CANCELLED):
         raise Conflict(f"run {run_id} is {state}; only a failed or cancelled run can be retried")
+    if (compensations := sagas.compensating(tx, run_id)) is not None:
+        raise Conflict(f"run {run_id} is undone by run {compensations}; start it anew instead of retrying it")
     store.rerun(tx, run_id)
     return _current(tx, run_id)
 

@@ -13,7 +13,8 @@ from engine.model.json import JSON, Unstorable, check_storable, is_storable, sto
 from engine.model.outcomes import Cancelled, Failed, Outcome, Succeeded, decide
 from engine.model.records import Attempt, Lease, Task
 from engine.model.states import FINAL_TASK_STATES
-from engine.store import aliases, claims, finishes, queries, runs, submits, workers
+from engine.store import aliases, claims, finishes, limits, queries, runs, submits, workers
+from engine.store import upstream as store_upstream
 from engine.store.bookkeeping import count
 from engine.store.claims import ClaimRequest
 from engine.store.database import Database, LostRace, Transaction
@@ -29,6 +30,18 @@ MAX_RESULT_BYTES = 8 * 1024 * 1024  # 1 MiB of an HTTP answer or of each output 
 async def claim(database: Database, request: ClaimRequest, *, actor: str) -> list[Lease]:
     """Lease available tasks of one queue; see `store.claims.claim`."""
     return await database.run(claims.claim, request, actor=actor)
+
+
+async def claim_limited(
+    database: Database, request: ClaimRequest, start: str, *, actor: str
+) -> tuple[list[Lease], str]:
+    """Lease tasks that have limits; see `store.limits.claim`."""
+    return await database.run(limits.claim, request, start, actor=actor)
+
+
+async def has_limits(database: Database) -> bool:
+    """Whether there may be tasks that `claim` passes over."""
+    return await database.read(limits.are_there)
 
 
 async def adopt(database: Database, session_id: int, token: str) -> list[Lease]:
@@ -172,6 +185,13 @@ def _spawn(tx: Transaction, lease: Lease, specs: list[TaskSpec]) -> list[int]:
     if submits.is_cancelling(tx, lease.run_id):
         raise Conflict(f"run {lease.run_id} is being cancelled; nothing can be added to it")
     return submits.add_children(tx, lease.run_id, lease.task_id, checked).task_ids
+
+
+async def upstream(database: Database, lease: Lease, names: Sequence[str] | None = None) -> dict[str, JSON]:
+    """Results by task name: of the direct upstream tasks that succeeded, or of those of `names` that did."""
+    if names is None:
+        return await database.read(store_upstream.direct, lease.task_id)
+    return await database.read(store_upstream.named, lease.run_id, list(names))
 
 
 async def report(database: Database, lease: Lease, progress: JSON) -> None:

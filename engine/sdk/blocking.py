@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from functools import wraps
 from types import TracebackType
@@ -44,6 +44,8 @@ class SyncEngine:
         concurrency: int = 10,
         queues: Iterable[str] = (),
         executors: Iterable[Executor] = (),
+        functions: Iterable[Any] = (),
+        services: Mapping[str, Any] | None = None,
         registry: ExecutorRegistry | None = None,
         options: WorkerOptions | None = None,
         shared: bool = False,
@@ -55,6 +57,8 @@ class SyncEngine:
             concurrency=concurrency,
             queues=queues,
             executors=executors,
+            functions=functions,
+            services=services,
             registry=registry,
             options=options,
             shared=shared,
@@ -128,3 +132,24 @@ class SyncEngine:
     cancel = _blocking(Engine.cancel)
     retry = _blocking(Engine.retry)
     delete = _blocking(Engine.delete)
+
+    save = _blocking(Engine.save)
+    workflow = _blocking(Engine.workflow)
+    list_workflows = _blocking(Engine.list_workflows)
+    delete_workflow = _blocking(Engine.delete_workflow)
+    enable_workflow = _blocking(Engine.enable_workflow)
+    execute = _blocking(Engine.execute)
+    rerun = _blocking(Engine.rerun)
+    history = _blocking(Engine.history)
+    instance = _blocking(Engine.instance)
+    signal = _blocking(Engine.signal)
+    saga = _blocking(Engine.saga)
+    retry_saga = _blocking(Engine.retry_saga)
+    sign_off_saga = _blocking(Engine.sign_off_saga)
+    schedule = _blocking(Engine.schedule)
+    list_schedules = _blocking(Engine.list_schedules)
+    pause_schedule = _blocking(Engine.pause_schedule)
+    resume_schedule = _blocking(Engine.resume_schedule)
+    trigger_schedule = _blocking(Engine.trigger_schedule)
+    delete_schedule = _blocking(Engine.delete_schedule)
+    missing_functions = _blocking(Engine.missing_functions)

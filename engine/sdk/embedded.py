@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from engine.errors import Conflict
 from engine.executors.base import Executor, ExecutorSettings
+from engine.executors.function import FunctionExecutor
 from engine.executors.registry import ExecutorRegistry
+from engine.functions.registry import FunctionRegistry
 from engine.model.graph import Graph
 from engine.model.records import Event, LogLine, Run, Task
+from engine.operations import functions as registrations
 from engine.operations import runs
 from engine.operations.submits import Accepted
 from engine.sdk.checks import Kinds
 from engine.sdk.opening import store_errors
 from engine.sdk.requests import SubmitMany, SubmitOne
 from engine.sdk.waiting import Watch
+from engine.sdk.workflows import Workflows
 from engine.store import migrate
 from engine.store.database import Database
 from engine.store.dialects import parse_url
@@ -29,12 +33,13 @@ from engine.worker.service import Worker
 DEFAULT_URL = "sqlite:///task-engine.db"
 
 
-class Engine:
+class Engine(Workflows):
     """`async with Engine(url) as engine:` opens the database and works until the block ends.
 
     SQLite: the file is this program's alone unless `shared`, and gets its schema by itself. Postgres: the
     schema must be there (`task-engine db upgrade`). `workers=0` only submits and looks. Tasks are
-    performed by the installed executors, or by those of `registry`, and besides by `executors`.
+    performed by the installed executors, or by those of `registry`, and besides by `executors`; tasks of the
+    kind `function` by `functions` (`@task`s, plain functions, registries), which find `services` by key.
     `options` replaces `concurrency` and `queues`. Methods may be called from the loop that opened it.
 
     Opening raises `ConfigError` (URL, executor, a file in use), `StoreUnavailable`, `SchemaMismatch`.
@@ -48,6 +53,8 @@ class Engine:
         concurrency: int = 10,
         queues: Iterable[str] = (),
         executors: Iterable[Executor] = (),
+        functions: Iterable[Any] = (),
+        services: Mapping[str, Any] | None = None,
         registry: ExecutorRegistry | None = None,
         options: WorkerOptions | None = None,
         shared: bool = False,
@@ -56,6 +63,8 @@ class Engine:
         self._url = url
         self._workers = workers
         self._executors = tuple(executors)
+        self._functions = FunctionRegistry(functions)
+        self._services = dict(services or {})
         self._registry = registry
         self._options = options or WorkerOptions(concurrency=concurrency, queues=tuple(queues))
         self._exclusive = not shared
@@ -72,10 +81,10 @@ class Engine:
             stack.push_async_callback(asyncio.to_thread, database.close)
             watch = Watch(database)
             stack.push_async_callback(watch.close)
+            await registrations.register(database, self._functions.describe())
             if self._workers:
                 workers: list[Worker] = []
-                stack.push_async_callback(_drain, workers)
-                await self._start(workers, database)
+                await self._start(workers, database, stack)
             self._opened = database, watch
             stack.callback(self._forget)
             self._stack = stack.pop_all()
@@ -103,8 +112,9 @@ class Engine:
             raise
         return database
 
-    async def _start(self, workers: list[Worker], database: Database) -> None:
-        registry = self._make_registry(database)
+    async def _start(self, workers: list[Worker], database: Database, stack: AsyncExitStack) -> None:
+        registry = self._make_registry(database, stack)
+        stack.push_async_callback(_drain, workers)
         # With others on the database, a kind unknown here may be known there.
         self._kinds = Kinds(registry, are_all=database.is_private)
         for _ in range(self._workers):
@@ -112,14 +122,25 @@ class Engine:
             workers.append(worker)
             await worker.start()
 
-    def _make_registry(self, database: Database) -> ExecutorRegistry:
+    def _make_registry(self, database: Database, stack: AsyncExitStack) -> ExecutorRegistry:
         registry = self._registry
         if registry is None:
             settings = ExecutorSettings(protected_files=tuple(map(Path, database.files)))
             registry = ExecutorRegistry.from_entry_points(settings)
-        if self._executors:
-            registry = ExecutorRegistry.from_executors([*registry, *self._executors])
-        return registry
+        others = list(self._executors)
+        if len(self._functions):
+            performer = self._function_executor(database)
+            stack.push_async_callback(performer.close)
+            others.append(performer)
+        return ExecutorRegistry.from_executors([*registry, *others]) if others else registry
+
+    def _function_executor(self, database: Database) -> FunctionExecutor:
+        return FunctionExecutor(
+            self._functions,
+            services=self._services,
+            threads=self._options.concurrency * self._workers,
+            is_alone=database.is_private,
+        )
 
     def _forget(self) -> None:
         self._opened = None

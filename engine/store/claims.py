@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,16 @@ def take(tx: Transaction, request: ClaimRequest) -> Callable[[], tuple[list[Leas
     return answer
 
 
+def take_chosen(tx: Transaction, request: ClaimRequest, task_ids: Sequence[int]) -> list[Lease]:
+    """Lease these tasks, if they are available still. Their changes are to be recorded."""
+    if not task_ids:
+        return []
+    given = {"ids": tx.dialect.array(task_ids), "session": request.session_id, "fence": request.token}
+    taken = tx.execute(_take_chosen(tx.dialect), given).scalars()
+    leases: list[Lease] = tx.execute(_leases(tx.dialect), {"ids": tx.dialect.array(taken)}).all()
+    return _checked(request, leases)
+
+
 def _checked(request: ClaimRequest, leases: list[Lease]) -> list[Lease]:
     # A sub-select that runs once per row would hand out the whole queue: stop before anything commits.
     assert len(leases) <= request.limit, f"{len(leases)} claimed for a limit of {request.limit}"
@@ -113,27 +123,29 @@ def _taking(dialect: Dialect, bounded: bool, *returning: str) -> sa.Update:
             sa.bindparam("after_id", type_=Id),
         )
         candidates = candidates.where(sa.tuple_(*order) > bound)
-    return (
-        sa.update(task_state)
-        .values(
-            state=sa.literal_column(repr(str(TRANSITIONS[Move.CLAIM].target))),
-            changed_at=moment_of(dialect, task_state.c.changed_at),
-            **leased(dialect),
-        )
-        .where(dialect.candidates(task_state.c.task_id, candidates))
-        .returning(*(task_state.c[name] for name in returning))
+    is_candidate = dialect.candidates(task_state.c.task_id, candidates)
+    return _lease(dialect).where(is_candidate).returning(*(task_state.c[name] for name in returning))
+
+
+def _lease(dialect: Dialect) -> sa.Update:
+    return sa.update(task_state).values(
+        state=sa.literal_column(repr(str(TRANSITIONS[Move.CLAIM].target))),
+        changed_at=moment_of(dialect, task_state.c.changed_at),
+        **leased(dialect),
     )
 
 
 def is_wanted(dialect: Dialect, rows: Any) -> tuple[sa.ColumnElement[bool], ...]:
-    """`rows` of `task_state` are what the request asks for, and its session is alive."""
-    alive = (
-        sa.select(sa.literal(1))
-        .where(worker_session.c.id == sa.bindparam("session", type_=Id), worker_session.c.ended_at.is_(None))
-        .exists()
+    """`rows` of `task_state` are what the request asks for, without limits, and its session is alive."""
+    from_queue = rows.c.queue == sa.bindparam("from_queue", type_=sa.Text)
+    return from_queue, rows.c.limit_keys.is_(None), dialect.is_any(rows.c.kind, "kinds"), _is_alive()
+
+
+def _is_alive() -> sa.ColumnElement[bool]:
+    session = sa.select(sa.literal(1)).where(
+        worker_session.c.id == sa.bindparam("session", type_=Id), worker_session.c.ended_at.is_(None)
     )
-    from_queue = sa.bindparam("from_queue", type_=sa.Text)
-    return rows.c.queue == from_queue, dialect.is_any(rows.c.kind, "kinds"), alive
+    return session.exists()
 
 
 def leased(dialect: Dialect) -> dict[str, Any]:
@@ -169,7 +181,7 @@ class _Reach(sa.types.TypeDecorator[Reach]):
 
 _REACHES = {str(reach): reach for reach in Reach}
 _READ_AS: dict[str, Any] = {"retry": _Retry, "reach": _Reach}
-_SUBMITTED = {"name", "kind", "params", "timeout_ms", "retry", "client", "reach"}
+_SUBMITTED = {"name", "kind", "params", "timeout_ms", "retry", "client", "inputs", "reach"}
 TAKEN = [name for name in Lease._fields if name not in _SUBMITTED]
 
 
@@ -205,6 +217,13 @@ def _leases_of(rows: sa.FromClause) -> sa.Select[Any]:
 @statement
 def _take(dialect: Dialect, bounded: bool) -> sa.Update:
     return _taking(dialect, bounded, "task_id")
+
+
+@statement
+def _take_chosen(dialect: Dialect) -> sa.Update:
+    chosen = dialect.is_any(task_state.c.task_id, "ids")
+    is_free = is_still(task_state.c.state, TaskState.AVAILABLE)
+    return _lease(dialect).where(chosen, is_free, _is_alive()).returning(task_state.c.task_id)
 
 
 @statement

@@ -30,6 +30,7 @@ _RERUNS_SECONDS = 10.0  # each rerun may wait for a lock; a caller has to get an
 _RERUN_SECONDS = 0.005  # grows with each rerun, with jitter
 CONTROL = "!"  # a hint that running work is to stop; queues cannot be named like this
 ENDED = "."  # a hint that a run has ended
+SIGNALLED = "?"  # a hint that a run was sent a signal
 SHARDS = 256  # of the counters; more would make the totals dearer to read
 _HINT_SECONDS = 0.002  # wake-ups of other processes are gathered this long
 

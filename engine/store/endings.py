@@ -37,7 +37,7 @@ class Ending(NamedTuple):
     @property
     def is_plain(self) -> bool:
         """A success that can skip nobody."""
-        return self.decision.move is Move.SUCCEED and self.lease.reach is not Reach.SKIP
+        return self.decision.move is Move.SUCCEED and not self.lease.reach.can_skip
 
 
 def missing(endings: Sequence[Ending], written: Sequence[Fence]) -> list[Ending]:
@@ -75,7 +75,7 @@ def _lock_runs(tx: Transaction, run_ids: Sequence[int], endings: Iterable[Ending
 
 def _works_alone(ending: Ending) -> bool:
     reach = ending.lease.reach
-    return reach is Reach.SKIP or (reach is Reach.RELEASE and ending.decision.move is not Move.SUCCEED)
+    return reach.can_skip or (reach is Reach.RELEASE and ending.decision.move is not Move.SUCCEED)
 
 
 def _lock_rows(tx: Transaction, task_ids: Iterable[int]) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from engine.model.graph import Reach
 from engine.model.records import Lease
 from engine.model.states import FINAL_TASK_STATES, TRANSITIONS, Move, TaskState
 from engine.model.tally import Change
-from engine.store import claims, successes
+from engine.store import claims, sagas, successes
 from engine.store.bookkeeping import record
 from engine.store.claims import ClaimRequest
 from engine.store.database import Later, Transaction
@@ -51,6 +52,7 @@ def finish(tx: Transaction, endings: Sequence[Ending]) -> Later[list[Ending]]:
         return successes.finish(tx, endings)
     refused, changes = _end(tx, endings)
     record(tx, list(changes))
+    _compensate(tx, endings)
     return Later(lambda: refused)
 
 
@@ -72,7 +74,13 @@ def finish_and_claim(
     if available <= {lease.task_id for lease in claimed}:
         tx.wakes.discard(request.queue)  # nothing is left for anybody else
     record(tx, [*changes, *started])
+    _compensate(tx, endings)
     return Later(lambda: (refused, claimed))
+
+
+def _compensate(tx: Transaction, endings: Sequence[Ending]) -> None:
+    if run_ids := {e.lease.run_id for e in endings if e.lease.reach is Reach.SAGA}:
+        sagas.settle(tx, run_ids)
 
 
 # --- any outcome, in steps

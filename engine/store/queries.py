@@ -31,7 +31,7 @@ from engine.store.schema import (
 
 def get_run(tx: Transaction, run_id: int) -> Run | None:
     row = tx.execute(sa.select(run).where(run.c.id == run_id)).one_or_none()
-    return None if row is None else _run(row)
+    return None if row is None else run_of(row)
 
 
 def list_runs(
@@ -50,10 +50,10 @@ def list_runs(
         query = query.where(run.c.name == name)
     if before is not None:
         query = query.where(run.c.id < before)
-    return [_run(row) for row in tx.execute(query)]
+    return [run_of(row) for row in tx.execute(query)]
 
 
-def _run(row: Any) -> Run:
+def run_of(row: Any) -> Run:
     return Run(
         id=row.id,
         state=RunState(row.state),

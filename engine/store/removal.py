@@ -12,14 +12,19 @@ from engine.store.dialects.base import Dialect
 from engine.store.schema import (
     alias,
     attempt,
+    compensation,
     edge,
     event,
     idempotency_key,
     run,
+    saga,
+    signal,
+    step,
     task,
     task_log,
     task_progress,
     task_state,
+    workflow_run,
 )
 from engine.store.statement import statement
 
@@ -35,6 +40,8 @@ def delete(tx: Transaction, run_ids: Sequence[int]) -> int:
         (task_log, task_log.c.task_id),
         (task_progress, task_progress.c.task_id),
         (alias, alias.c.task_id),
+        (compensation, compensation.c.task_id),
+        (step, step.c.task_id),
         (task_state, task_state.c.task_id),
         (task, task.c.id),
     ):
@@ -42,6 +49,9 @@ def delete(tx: Transaction, run_ids: Sequence[int]) -> int:
     for table, column in (
         (event, event.c.run_id),
         (idempotency_key, idempotency_key.c.run_id),
+        (workflow_run, workflow_run.c.run_id),
+        (saga, saga.c.run_id),
+        (signal, signal.c.run_id),
         (run, run.c.id),
     ):
         tx.execute(sa.delete(table).where(tx.dialect.is_any(column, "ids")), binds)

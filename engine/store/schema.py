@@ -116,6 +116,7 @@ task = sa.Table(
     sa.Column("timeout_ms", sa.BigInteger),
     sa.Column("retry", Json),
     sa.Column("client", Json),
+    sa.Column("inputs", Json),  # what is put together from upstream results before an attempt
     sa.Column("reach", sa.Text, nullable=False, server_default="release"),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.UniqueConstraint("run_id", "name"),
@@ -146,24 +147,51 @@ task_state = sa.Table(
     sa.Column("is_cancelling", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("branch", sa.Text),
     sa.Column("reason", sa.Text),
+    sa.Column("limit_keys", sa.Text),  # those of `concurrency_limit`, one a line, sorted; null: unlimited
     sa.CheckConstraint(_one_of("state", TaskState), name="state"),
     sa.CheckConstraint("waiting_on >= 0", name="waiting_on"),
     postgresql_with=_HOT,
 )
+is_limited = task_state.c.limit_keys.is_not(None)
+
+
+def _partial(where: sa.ColumnElement[bool]) -> dict[str, Any]:
+    return {"postgresql_where": where, "sqlite_where": where}
+
+
 claim_index = sa.Index(
     "ix_task_state_claim",
     task_state.c.queue,
     task_state.c.rank,
     task_state.c.available_at,
     task_state.c.task_id,
-    postgresql_where=state_is(task_state.c.state, TaskState.AVAILABLE),
-    sqlite_where=state_is(task_state.c.state, TaskState.AVAILABLE),
+    **_partial(sa.and_(state_is(task_state.c.state, TaskState.AVAILABLE), task_state.c.limit_keys.is_(None))),
+)
+limited_index = sa.Index(
+    "ix_task_state_limited",
+    task_state.c.queue,
+    task_state.c.limit_keys,
+    task_state.c.rank,
+    task_state.c.available_at,
+    task_state.c.task_id,
+    **_partial(sa.and_(state_is(task_state.c.state, TaskState.AVAILABLE), is_limited)),
+)
+slot_index = sa.Index(
+    "ix_task_state_slot",
+    task_state.c.limit_keys,
+    **_partial(sa.and_(state_is(task_state.c.state, TaskState.RUNNING), is_limited)),
 )
 lease_index = sa.Index(
     "ix_task_state_lease",
     task_state.c.session_id,
-    postgresql_where=state_is(task_state.c.state, TaskState.RUNNING),
-    sqlite_where=state_is(task_state.c.state, TaskState.RUNNING),
+    **_partial(state_is(task_state.c.state, TaskState.RUNNING)),
+)
+
+concurrency_limit = sa.Table(
+    "concurrency_limit",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("at_most", sa.Integer, nullable=False),
 )
 
 edge = sa.Table(
@@ -287,6 +315,136 @@ counter = sa.Table(
     sa.Column("shard", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("value", sa.BigInteger, nullable=False),
     postgresql_with={"fillfactor": "50"},
+)
+
+workflow = sa.Table(
+    "workflow",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("version", sa.Integer, nullable=False),  # the newest
+    sa.Column("is_enabled", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+)
+
+workflow_version = sa.Table(
+    "workflow_version",
+    metadata,
+    sa.Column("workflow_id", sa.Text, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("description", sa.Text, nullable=False),
+    sa.Column("task_count", sa.Integer, nullable=False),
+    sa.Column("definition", Json, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+# Which workflow a run is a run of. It keeps the name: the workflow may be deleted before its runs.
+workflow_run = sa.Table(
+    "workflow_run",
+    metadata,
+    sa.Column("run_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("workflow_id", sa.Text, nullable=False),
+    sa.Column("workflow_name", sa.Text, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("params", Json),
+    sa.Column("rerun_of", Id),
+)
+sa.Index("ix_workflow_run_workflow_id_run_id", workflow_run.c.workflow_id, workflow_run.c.run_id)
+
+saga = sa.Table(
+    "saga",
+    metadata,
+    # A run with compensations. What they come to is read off the state of the run that performs them.
+    sa.Column("run_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("compensation_run_id", Id),  # set by the transaction that makes the run fail
+    sa.Column("signed_off_at", UtcDateTime),
+    sa.Column("signed_off_by", sa.Text),
+    sa.Column("reason", sa.Text),
+)
+sa.Index("ix_saga_compensation_run_id", saga.c.compensation_run_id)
+
+compensation = sa.Table(
+    "compensation",
+    metadata,
+    sa.Column("task_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("params", Json),
+    sa.Column("timeout_ms", sa.BigInteger),
+    sa.Column("retry", Json),
+)
+
+schedule = sa.Table(
+    "schedule",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("workflow_id", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("expression", sa.Text, nullable=False),
+    sa.Column("zone", sa.Text, nullable=False),
+    sa.Column("params", Json),
+    sa.Column("overlap", sa.Text, nullable=False),
+    sa.Column("catch_up", sa.Text, nullable=False),
+    sa.Column("catch_up_limit", sa.Integer, nullable=False),
+    sa.Column("is_paused", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("anchor_at", UtcDateTime, nullable=False),  # what `@every` counts from
+    sa.Column("next_at", UtcDateTime),  # the next nominal time; null: it never fires again
+    sa.Column("last_at", UtcDateTime),  # the nominal time that fired last
+    sa.Column("queued_at", UtcDateTime),  # a nominal time that waits for the run before it
+    sa.Column("error", sa.Text),  # why the last firing started no run
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+)
+sa.Index("ix_schedule_workflow_id", schedule.c.workflow_id)
+
+# One row for each nominal time that was decided about: nobody decides twice.
+firing = sa.Table(
+    "firing",
+    metadata,
+    sa.Column("schedule_id", sa.Text, primary_key=True),
+    sa.Column("nominal_at", UtcDateTime, primary_key=True),
+    sa.Column("outcome", sa.Text, nullable=False),  # started, skipped, missed, queued, replaced, failed
+    sa.Column("run_id", Id),
+    sa.Column("detail", sa.Text),
+    sa.Column("at", UtcDateTime, nullable=False),
+)
+sa.Index("ix_firing_run_id", firing.c.run_id)
+
+step = sa.Table(
+    "step",
+    metadata,
+    # What a task has done so far; later attempts find it and do not do it again.
+    sa.Column("task_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("result", Json),
+    sa.Column("due_at", UtcDateTime),  # of a sleep or a wait: when it is over
+    sa.Column("at", UtcDateTime, nullable=False),
+)
+
+signal = sa.Table(
+    "signal",
+    metadata,
+    sa.Column("run_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("payload", Json),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("taken_by", Id),  # the task whose wait it ended
+)
+
+function = sa.Table(
+    "function",
+    metadata,
+    # Functions that some process has registered; code is found by name.
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("description", sa.Text, nullable=False),
+    sa.Column("origin", sa.Text, nullable=False),  # module:qualified.name
+    sa.Column("schema", Json),  # JSON Schema of the parameters
+    sa.Column("registered_at", UtcDateTime, nullable=False),
 )
 
 # Ids are drawn in blocks, so that a graph knows the ids of its rows before it writes them. Databases

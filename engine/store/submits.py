@@ -14,6 +14,7 @@ from engine.model.graph import Plan, Reach, Rule, TaskSpec
 from engine.model.retry import RetryPolicy
 from engine.model.states import Move, RunState, TaskState
 from engine.model.tally import Change
+from engine.store import compensations, limits
 from engine.store.bookkeeping import count, lock_tallies, record, write_tallies
 from engine.store.database import LostRace, Transaction
 from engine.store.dialects.base import Dialect
@@ -38,11 +39,13 @@ def insert_graphs(tx: Transaction, plans: Sequence[Plan], actors: Sequence[str])
         size = len(plan.waiting_on)
         submitted.append(Submitted(run_id, task_ids[taken : taken + size]))
         taken += size
+    limits.remember(tx, plans)
     _insert_runs(tx, plans, actors, submitted)
     for plan, written in zip(plans, submitted, strict=True):
         _wake_for(tx, plan)
         assert len(written.task_ids) == len(plan.waiting_on)
     _insert_tasks(tx, list(zip(plans, submitted, strict=True)))
+    compensations.insert(tx, ((p, s.run_id, s.task_ids) for p, s in zip(plans, submitted, strict=True)))
     return submitted
 
 
@@ -111,6 +114,8 @@ def _insert_tasks(
 
 def _reaches(plan: Plan) -> list[Reach]:
     tasks = plan.graph.tasks
+    if plan.is_saga:
+        return [Reach.SAGA] * len(tasks)
     # With another rule than the default, upstreams may still count down its row while it runs.
     reaches = [Reach.ITSELF if spec.rule is Rule.ALL_SUCCESS else Reach.RELEASE for spec in tasks]
     for parent, child, condition in plan.edges:
@@ -137,6 +142,7 @@ _TASK_COLUMNS = (
     "timeout_ms",
     "retry",
     "client",
+    "inputs",
     "reach",
 )
 
@@ -152,6 +158,7 @@ def _task_row(task_id: int, run_id: int, parent_id: int | None, spec: TaskSpec, 
         spec.timeout_ms,
         _retry_text(spec.retry),
         json_text(spec.client),
+        json_text(spec.inputs),
         reach,
     ]
 
@@ -172,6 +179,7 @@ _STATE_COLUMNS = (
     "delay_ms",
     "rule",
     "waiting_on",
+    "limit_keys",
 )
 
 
@@ -189,6 +197,7 @@ def _state_row(task_id: int, run_id: int, spec: TaskSpec, waiting_on: int) -> li
         spec.delay_ms,
         rule,
         waiting_on,
+        limits.text_of(spec) if spec.limits else None,
     ]
 
 
@@ -231,6 +240,7 @@ def add_children(tx: Transaction, run_id: int, parent_id: int, plan: Plan) -> Su
     """
     task_ids = tx.dialect.allocate(tx, "task", len(plan.waiting_on))
     written = Submitted(run_id, task_ids)
+    limits.remember(tx, [plan])
     try:
         _insert_tasks(tx, [(plan, written)], parent_id)
         tx.pipeline.leave()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
@@ -50,7 +50,7 @@ class Claimer:
         self._only = queues
         self._queues: list[str] = list(queues)
         self._queues_read_at = float("-inf")
-        self._may_be_elsewhere = False  # a hint may have meant a queue that we do not know yet
+        self._may_be_elsewhere = False  # a hint may have meant a queue, or limits, that we do not know yet
         self._kinds = kinds
         self.actor = actor
         self._room = room
@@ -61,6 +61,9 @@ class Claimer:
         self._expected = 0  # leases that claims under way may bring
         self._was_refused = False  # somebody wanted to claim meanwhile
         self._marks: dict[str, tuple[Place, float]] = {}
+        self._has_limits = False  # there are tasks with limits, which are claimed apart from the others
+        self._starts: dict[str, str] = {}  # by queue, where to go on among those
+        self._limited: set[int] = set()  # ids of those that we hold
         self._turn = 0
         self._asked: set[str] = set()  # the tokens of claims under way
         self._doubt_until = float("-inf")
@@ -69,7 +72,8 @@ class Claimer:
     def start_over(self, hinted: str = "") -> None:
         """Look from the start of every queue at the next claim. `hinted` has work; "" if it is not known."""
         self._marks.clear()
-        self._may_be_elsewhere = self._may_be_elsewhere or hinted not in self._queues
+        is_new = hinted not in self._queues or not self._has_limits
+        self._may_be_elsewhere = self._may_be_elsewhere or is_new
 
     async def claim(self) -> int:
         """Claim what there is room for, from the queues in turn. An unreachable database gives nothing.
@@ -124,6 +128,8 @@ class Claimer:
                 break
             queue = self._queues[(self._turn + offset) % len(self._queues)]
             claimed += await self._claim_from(queue, room - len(claimed))
+            if self._has_limits and len(claimed) < room:
+                claimed += await self._claim_limited_from(queue, room - len(claimed))
         return claimed
 
     @property
@@ -165,13 +171,14 @@ class Claimer:
             self._on_more()
 
     async def _found_queues(self) -> bool:
-        """Look which queues there are; whether there are new ones."""
+        """Look which queues there are, and whether there are limits; whether there is something new."""
         self._may_be_elsewhere = False
-        if self._only:
-            return False
-        known, self._queues = self._queues, await workers.queue_names(self._database)
+        had_limits, self._has_limits = self._has_limits, await tasks.has_limits(self._database)
         self._queues_read_at = time.monotonic()
-        return self._queues != known
+        if self._only:
+            return self._has_limits and not had_limits
+        known, self._queues = self._queues, await workers.queue_names(self._database)
+        return self._queues != known or (self._has_limits and not had_limits)
 
     async def _claim_from(self, queue: str, limit: int) -> list[Lease]:
         mark, since = self._mark(queue)
@@ -189,6 +196,27 @@ class Claimer:
                 claimed = await self._unanswered(request, error)
         self._reached(request, claimed, since)
         return claimed
+
+    async def _claim_limited_from(self, queue: str, limit: int) -> list[Lease]:
+        request = self._request(queue, limit, None)
+        start = self._starts.get(queue, "")
+        with self._asking(request):
+            try:
+                claimed, self._starts[queue] = await tasks.claim_limited(
+                    self._database, request, start, actor=self.actor
+                )
+            except Exception as error:
+                claimed = await self._unanswered(request, error)
+        self._limited.update(lease.task_id for lease in claimed)
+        return claimed
+
+    def ended(self, leases: Iterable[Lease]) -> None:
+        """Their ends have been recorded: where one had a limit, another may start now."""
+        if self._limited:
+            freed = self._limited.intersection(lease.task_id for lease in leases)
+            self._limited -= freed
+            if freed:
+                self._on_more()
 
     def _request(self, queue: str, limit: int, after: Place | None) -> ClaimRequest:
         limit = min(limit, self._most)

@@ -99,6 +99,7 @@ class Finisher:
                 await self._write(batch[middle:])
                 return
             lost = await self._give_up(batch[0], error)
+        self._claimer.ended(lease for lease, _ in batch)
         for lease in lost:
             emit("task.outcome_late", level="warning", task=lease.task_id, attempt=lease.attempt)
 

@@ -45,6 +45,7 @@ class PoolSpec:
         settings = fields["executor_settings"]
         settings["limits"] = ProcessLimits(**settings["limits"])
         settings["file_root"] = Path(settings["file_root"])
+        settings["functions"] = tuple(settings["functions"])
         settings["protected_files"] = tuple(Path(path) for path in settings["protected_files"])
         fields["options"] = WorkerOptions(**fields["options"])
         fields["executor_settings"] = ExecutorSettings(**settings)

@@ -13,13 +13,16 @@ from typing import Any, TypeVar
 from engine.errors import LeaseLost, StoreUnavailable, UnknownKind
 from engine.executors.base import Interruption, TaskContext
 from engine.executors.registry import ExecutorRegistry
+from engine.expressions.evaluator import Evaluator
 from engine.model.graph import TaskSpec
 from engine.model.json import JSON, storable_text
-from engine.model.outcomes import Cancelled, Crashed, Failed, Outcome, Released, Succeeded
+from engine.model.outcomes import Cancelled, Crashed, Declined, Failed, Outcome, Released, Succeeded
 from engine.model.records import Lease
 from engine.operations import tasks
 from engine.store.database import Database
 from engine.worker import capture
+from engine.worker.durable import DatabaseSteps
+from engine.worker.inputs import prepare
 from engine.worker.logbook import AttemptLog, Logbook
 
 T = TypeVar("T")
@@ -40,11 +43,18 @@ class Attempt:
     """One attempt under way. `run` returns its outcome, also when the lease is lost: the fence refuses it."""
 
     def __init__(
-        self, lease: Lease, database: Database, registry: ExecutorRegistry, book: Logbook, actor: str
+        self,
+        lease: Lease,
+        database: Database,
+        registry: ExecutorRegistry,
+        evaluator: Evaluator,
+        book: Logbook,
+        actor: str,
     ) -> None:
         self.lease = lease
         self._database = database
         self._registry = registry
+        self._evaluator = evaluator
         self._actor = actor
         self._log: AttemptLog = book.open(lease)
         self._stop: Stop | None = None
@@ -92,10 +102,15 @@ class Attempt:
         capture.current.set(self._log.write)
         try:
             executor = self._registry.get(lease.kind)
+            params = lease.params
+            if lease.inputs is not None:
+                params = await prepare(lease, self._upstream, self._evaluator)
+                if isinstance(params, Declined | Failed):
+                    return params
             if seconds is None:
-                return _checked(await executor.execute(self._context(seconds), lease.params))
+                return _checked(await executor.execute(self._context(seconds), params))
             async with asyncio.timeout(seconds) as limit:
-                return _checked(await executor.execute(self._context(seconds), lease.params))
+                return _checked(await executor.execute(self._context(seconds), params))
         except TimeoutError as error:
             if limit is not None and limit.expired():
                 return Failed("context deadline exceeded", code="timeout", source="scheduler", retryable=True)
@@ -120,6 +135,8 @@ class Attempt:
             log=self._log.write,
             spawn=self._spawn,
             report=self._report,
+            upstream=self._upstream,
+            steps=self._steps,
         )
 
     async def _spawn(self, specs: Sequence[TaskSpec]) -> list[int]:
@@ -128,6 +145,12 @@ class Attempt:
 
     async def _report(self, document: JSON) -> None:
         await self._insist(lambda: tasks.report(self._database, self.lease, document))
+
+    def _steps(self) -> DatabaseSteps:
+        return DatabaseSteps(self._database, self.lease, self._insist)
+
+    async def _upstream(self, names: Sequence[str] | None = None) -> dict[str, JSON]:
+        return await self._insist(lambda: tasks.upstream(self._database, self.lease, names))
 
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
         """A database that is away for a while is no reason for a task to fail; losing the lease is."""
@@ -144,7 +167,7 @@ class Attempt:
 def _checked(outcome: Outcome) -> Outcome:
     """What an executor returned, fit to be recorded. Plug-ins are not type-checked."""
     match outcome:
-        case Succeeded() | Released() | Crashed():
+        case Succeeded() | Declined() | Released() | Crashed():
             return outcome
         case Failed() | Cancelled():
             return replace(outcome, message=_storable(outcome.message))

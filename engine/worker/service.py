@@ -13,11 +13,12 @@ from typing import Any, Self
 from engine import __version__
 from engine.errors import StoreUnavailable
 from engine.executors.registry import ExecutorRegistry
+from engine.expressions.evaluator import Evaluator
 from engine.model.outcomes import Failed, Released, decide
 from engine.model.records import Lease
 from engine.model.states import Move
 from engine.operations import workers
-from engine.store.database import CONTROL, ENDED, Database
+from engine.store.database import CONTROL, ENDED, SIGNALLED, Database
 from engine.telemetry import emit
 from engine.worker import capture
 from engine.worker.claimer import MAX_BATCH, Claimer
@@ -26,6 +27,7 @@ from engine.worker.lifeline import Lifeline
 from engine.worker.logbook import Logbook
 from engine.worker.options import WorkerOptions
 from engine.worker.runner import Attempt, Stop
+from engine.worker.scheduler import Scheduler
 from engine.worker.sweeper import Sweeper, end_processes
 
 # Two writes at once, each with a claim: while the database is busy with one, what the other brought is run.
@@ -60,6 +62,9 @@ class Worker:
         self._is_draining = False
         self._session_id = 0
         self._book = Logbook()
+        self._evaluator = Evaluator()
+        # Executors whose attempts may be over before what they started: it keeps its slot.
+        self._overdue: list[Any] = [each for each in registry if hasattr(each, "overdue")]
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -127,6 +132,7 @@ class Worker:
             self._sweeper.run,
             self._sweeper.clear_the_way,
             self._sweeper.tidy_often,
+            Scheduler(self._database).run,
         ):
             self._supervised(loop)
         emit("worker.started", session=self._session_id, concurrency=options.concurrency)
@@ -214,6 +220,7 @@ class Worker:
         except StoreUnavailable as error:  # others will notice that it beats no more
             emit("worker.sign_off_failed", level="warning", reason=str(error))
         await self._lifeline.stop()
+        await self._evaluator.close()
         if self._options.capture_output:
             capture.uninstall()
         emit("worker.stopped", session=self._session_id)
@@ -237,7 +244,7 @@ class Worker:
         """How many more attempts may run."""
         if self._is_draining or not self._lifeline.is_safe:
             return 0
-        return self._options.concurrency - self.running
+        return self._options.concurrency - self.running - sum(each.overdue for each in self._overdue)
 
     async def _wait_for_work(self) -> None:
         poll = self._options.poll_seconds * random.uniform(0.8, 1.2)
@@ -257,7 +264,9 @@ class Worker:
         held = self._attempts.get(lease.task_id)
         if held is not None and held.lease.token == lease.token:  # found by its token as well
             return
-        attempt = Attempt(lease, self._database, self._registry, self._book, self._claimer.actor)
+        attempt = Attempt(
+            lease, self._database, self._registry, self._evaluator, self._book, self._claimer.actor
+        )
         self._attempts[lease.task_id] = attempt
         # Asked for the running loop, as asyncio.create_task does, older Pythons make a system call.
         handle = self._loop.create_task(self._attend(attempt), name=f"task-{lease.task_id}")
@@ -353,7 +362,7 @@ class Worker:
 
     def _on_wake(self, queue: str) -> None:
         """From any thread. Looks at the flags first: a busy system wakes us thousands of times a second."""
-        if queue != ENDED and not (self._look if queue == CONTROL else self._work).is_set():
+        if queue not in (ENDED, SIGNALLED) and not (self._look if queue == CONTROL else self._work).is_set():
             assert self._loop is not None
             with suppress(RuntimeError):  # the loop is closing
                 self._loop.call_soon_threadsafe(self._woken, queue)

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from engine.executors.base import ExecutorSettings, Interruption, TaskContext
+from engine.functions.ports import InMemorySteps
 from engine.model.graph import TaskSpec
 from engine.model.json import JSON
 from engine.model.records import Lease
@@ -37,6 +38,9 @@ class Recorder:
 
     async def report(self, document: JSON) -> None:
         self.reports.append(document)
+
+    async def upstream(self, names: Sequence[str] | None = None) -> dict[str, JSON]:
+        return {}
 
     async def spawn(self, tasks: Sequence[TaskSpec]) -> list[int]:
         raise AssertionError("no executor of ours adds tasks")
@@ -72,6 +76,8 @@ def make_context(
         log=recorder.log,
         spawn=recorder.spawn,
         report=recorder.report,
+        upstream=recorder.upstream,
+        steps=InMemorySteps,
     )
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,17 @@ def test_all_our_executors_are_installed_as_entry_points(settings: ExecutorSetti
 def test_every_declared_entry_point_names_its_kind() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     declared = project["entry-points"][GROUP]
+    assert declared.pop("function")  # which has something to perform only where settings name functions
     found = {name: EntryPoint(name, value, GROUP).load().kind for name, value in declared.items()}
     assert found == {kind: kind for kind in OURS}
+
+
+def test_functions_are_performed_where_settings_name_some(settings: ExecutorSettings) -> None:
+    assert "function" not in ExecutorRegistry.from_entry_points(settings)
+    named = replace(settings, functions=("tests.executors.functions",))
+    assert "function" in ExecutorRegistry.from_entry_points(named)
+    with pytest.raises(ConfigError, match="there is no module nowhere on the import path"):
+        ExecutorRegistry.from_entry_points(replace(settings, functions=("nowhere",)))
 
 
 def test_an_unknown_kind_is_refused_with_what_there_is(settings: ExecutorSettings) -> None:

@@ -1,0 +1,177 @@
+"""Routes that act on how a run goes on or back: signals to it, and the saga that undoes it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from litestar import get, post
+from litestar.params import FromPath
+
+from engine.api.answers import Problem
+from engine.api.bodies import check_values, decode, read_small_body
+from engine.api.documents import body_operation, refusals
+from engine.api.edge import text_of_segment
+from engine.api.options import ApiRequest, actor_of, services_of
+from engine.api.run_translation import id_of, name_of, task_out
+from engine.api.run_wire import RunTask
+from engine.model.sagas import SagaState
+from engine.operations import sagas, steps
+from engine.operations.sagas import SagaReport
+
+
+class SignalIn(msgspec.Struct):
+    """`payload` is any JSON value."""
+
+    payload: Any = None
+
+
+class SignOffIn(msgspec.Struct):
+    reason: str
+
+
+class SignalSent(msgspec.Struct):
+    """Signals of a run are numbered 1, 2, 3 …"""
+
+    run_id: int
+    name: str
+    number: int
+
+
+class SignalOut(msgspec.Struct):
+    """`taken_by` is the id of the task whose wait it ended."""
+
+    number: int
+    name: str
+    payload: Any
+    at: datetime
+    actor: str
+    taken_by: int | None
+
+
+class Signals(msgspec.Struct):
+    run_id: int
+    signals: list[SignalOut]
+
+
+class UndoOut(msgspec.Struct):
+    """`is_unknown`: nobody knows how far the task came."""
+
+    task: str
+    kind: str
+    params: Any
+    is_unknown: bool
+
+
+class Saga(msgspec.Struct):
+    """`undos` says what would be undone if the run failed now, `compensations` what is or was undone."""
+
+    run_id: int
+    state: SagaState
+    compensation_run_id: int | None
+    undos: list[UndoOut]
+    compensations: list[RunTask]
+    signed_off_by: str | None
+    reason: str | None
+
+
+_signal: msgspec.json.Decoder[SignalIn] = msgspec.json.Decoder(SignalIn)
+_sign_off: msgspec.json.Decoder[SignOffIn] = msgspec.json.Decoder(SignOffIn)
+
+
+# --- signals
+
+
+@post(
+    "/api/v1/runs/{run_id:str}/signals/{name:str}",
+    status_code=202,
+    operation_class=body_operation("SignalIn"),
+    responses=refusals(Problem, 400, 404, 409, 413, 422, 503),
+    summary="Send a signal to a run",
+    tags=["Signals"],
+)
+async def send_signal(request: ApiRequest, run_id: FromPath[str], name: FromPath[str]) -> SignalSent:
+    """It ends one wait for this name, the one that began first, be it now or later."""
+    number, word = id_of(run_id, "run"), name_of(text_of_segment(name), "signal")
+    body = await read_small_body(request)
+    payload = decode(_signal, body).payload if body.strip() else None
+    check_values("payload", payload)
+    sent = await steps.send_signal(
+        services_of(request).database, number, word, payload, actor=actor_of(request)
+    )
+    return SignalSent(number, word, sent)
+
+
+@get(
+    "/api/v1/runs/{run_id:str}/signals",
+    responses=refusals(Problem, 404, 503),
+    summary="Signals that a run was sent",
+    tags=["Signals"],
+)
+async def list_signals(request: ApiRequest, run_id: FromPath[str]) -> Signals:
+    number = id_of(run_id, "run")
+    found = await steps.list_signals(services_of(request).database, number)
+    return Signals(
+        number,
+        [SignalOut(row.number, row.name, row.payload, row.at, row.actor, row.taken_by) for row in found],
+    )
+
+
+# --- sagas
+
+
+@get(
+    "/api/v1/runs/{run_id:str}/saga",
+    responses=refusals(Problem, 404, 503),
+    summary="What is undone, or would be",
+    tags=["Sagas"],
+)
+async def show_saga(request: ApiRequest, run_id: FromPath[str]) -> Saga:
+    return _saga(await sagas.get(services_of(request).database, id_of(run_id, "run")))
+
+
+@post(
+    "/api/v1/runs/{run_id:str}/saga/retry",
+    status_code=200,
+    responses=refusals(Problem, 404, 409, 503),
+    summary="Run failed compensations again",
+    tags=["Sagas"],
+)
+async def retry_saga(request: ApiRequest, run_id: FromPath[str]) -> Saga:
+    database = services_of(request).database
+    return _saga(await sagas.retry(database, id_of(run_id, "run"), actor=actor_of(request)))
+
+
+@post(
+    "/api/v1/runs/{run_id:str}/saga/sign-off",
+    status_code=200,
+    operation_class=body_operation("SignOffIn"),
+    responses=refusals(Problem, 400, 404, 409, 413, 503),
+    summary="Declare failed compensations taken care of",
+    tags=["Sagas"],
+)
+async def sign_off_saga(request: ApiRequest, run_id: FromPath[str]) -> Saga:
+    reason = decode(_sign_off, await read_small_body(request)).reason
+    check_values("reason", reason)
+    database = services_of(request).database
+    report = await sagas.sign_off(database, id_of(run_id, "run"), reason=reason, actor=actor_of(request))
+    return _saga(report)
+
+
+def _saga(report: SagaReport) -> Saga:
+    return Saga(
+        report.run_id,
+        report.state,
+        report.compensation_run_id,
+        [
+            UndoOut(undo.name, undo.compensation.kind, undo.compensation.params, undo.is_unknown)
+            for undo in report.undos
+        ],
+        [task_out(task) for task in report.compensations],
+        report.signed_off_by,
+        report.reason,
+    )
+
+
+ROUTES = [send_signal, list_signals, show_saga, retry_saga, sign_off_saga]

@@ -1,0 +1,1 @@
+"""The task-engine contract: workflows and their instances under `/api/v1`."""

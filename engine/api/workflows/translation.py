@@ -1,0 +1,148 @@
+"""Between the engine and the task-engine contract: statuses, progress, durations. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from engine.api.workflows.wire import (
+    InstanceDetail,
+    InstanceStatus,
+    InstanceSummary,
+    Progress,
+    TaskInstance,
+    TaskStatus,
+)
+from engine.model.records import Run, Task, WorkflowRun
+from engine.model.states import RunState, TaskState
+
+MAX_IDS = 500  # listed with the progress
+
+INSTANCE_STATUS = {
+    RunState.PENDING: InstanceStatus.READY,
+    RunState.RUNNING: InstanceStatus.RUNNING,
+    RunState.PAUSED: InstanceStatus.PAUSED,
+    RunState.SUCCEEDED: InstanceStatus.SUCCESS,
+    RunState.FAILED: InstanceStatus.FAILED,
+    RunState.CANCELLED: InstanceStatus.TERMINATED,
+}
+RUN_STATE = {status: state for state, status in INSTANCE_STATUS.items()}
+
+_TASK_STATUS = {
+    TaskState.BLOCKED: TaskStatus.PENDING,
+    TaskState.AVAILABLE: TaskStatus.PENDING,
+    TaskState.HELD: TaskStatus.PENDING,
+    TaskState.RUNNING: TaskStatus.RUNNING,
+    TaskState.SUCCEEDED: TaskStatus.SUCCESS,
+    TaskState.FAILED: TaskStatus.FAILED,
+    TaskState.SKIPPED: TaskStatus.SKIPPED,
+    TaskState.CANCELLED: TaskStatus.CANCELLED,
+}
+
+
+def task_status(task: Task, run: Run) -> TaskStatus:
+    """What never ran because something failed has failed, in this contract; it says so in its message."""
+    if task.state is TaskState.FAILED and task.last and (task.last.error or {}).get("code") == "timeout":
+        return TaskStatus.TIMEOUT
+    if task.state is TaskState.SKIPPED and _has_failures(run):
+        return TaskStatus.FAILED
+    return _TASK_STATUS[task.state]
+
+
+def _has_failures(run: Run) -> bool:
+    return bool(run.failed or run.cancelled)
+
+
+def progress_of(run: Run, tasks: Iterable[Task] | None = None) -> Progress:
+    """With `tasks`, also the first ids of those that run and those that wait."""
+    failed, skipped = run.failed + run.cancelled, run.skipped
+    if _has_failures(run):
+        failed, skipped = failed + skipped, 0
+    progress = Progress(
+        total=run.total,
+        completed=run.succeeded,
+        running=run.running,
+        failed=failed,
+        skipped=skipped,
+        pending=run.total - run.succeeded - run.running - failed - skipped,
+    )
+    if tasks is not None:
+        listed = list(tasks)
+        progress.running_task_ids = _ids(listed, TaskStatus.RUNNING)
+        progress.pending_task_ids = _ids(listed, TaskStatus.PENDING)
+    return progress
+
+
+def _ids(tasks: Sequence[Task], status: TaskStatus) -> list[str]:
+    return [str(task.id) for task in tasks if _TASK_STATUS[task.state] is status][:MAX_IDS]
+
+
+def summary_of(found: WorkflowRun, now: datetime | None = None) -> InstanceSummary:
+    return InstanceSummary(**_summary(found, now))
+
+
+def detail_of(
+    found: WorkflowRun, tasks: Iterable[Task] | None, now: datetime | None = None
+) -> InstanceDetail:
+    return InstanceDetail(
+        **_summary(found, now), progress=progress_of(found.run, tasks), params=found.params or None
+    )
+
+
+def _summary(found: WorkflowRun, now: datetime | None) -> dict[str, Any]:
+    run = found.run
+    started = run.started_at or run.created_at
+    elapsed = (run.finished_at or now or datetime.now(UTC)) - started if run.started_at else None
+    return {
+        "id": str(run.id),
+        "workflow_id": found.workflow_id,
+        "workflow_name": found.workflow_name,
+        "status": INSTANCE_STATUS[run.state],
+        "started_at": started,
+        "finished_at": run.finished_at,
+        "duration": None if elapsed is None else duration_text(elapsed),
+        "duration_ms": None if elapsed is None else _milliseconds(elapsed),
+        "error_message": found.error,
+        "version": found.version,
+    }
+
+
+def task_instance_of(task: Task, run: Run, now: datetime | None = None) -> TaskInstance:
+    last = task.last
+    elapsed = None
+    if last is not None:
+        elapsed = (last.finished_at or now or datetime.now(UTC)) - last.started_at
+    return TaskInstance(
+        id=str(task.id),
+        task_id=str(task.id),
+        task_name=task.name,
+        status=task_status(task, run),
+        state=task.state,
+        retry_count=task.failures if task.state is not TaskState.FAILED else max(0, task.failures - 1),
+        started_at=None if last is None else last.started_at,
+        finished_at=None if last is None else last.finished_at,
+        duration=None if elapsed is None else duration_text(elapsed),
+        duration_ms=None if elapsed is None else _milliseconds(elapsed),
+        error_message=_message(task),
+    )
+
+
+def _message(task: Task) -> str | None:
+    if task.state in (TaskState.SKIPPED, TaskState.CANCELLED, TaskState.FAILED):
+        return task.reason
+    return None
+
+
+def _milliseconds(elapsed: timedelta) -> int:
+    return round(elapsed.total_seconds() * 1000)
+
+
+def duration_text(elapsed: timedelta) -> str:
+    """`1.2s` under a minute, `2m30s` under an hour, then `1h5m`."""
+    seconds = max(0.0, elapsed.total_seconds())
+    if seconds < 59.95:  # what would be shown as 60.0s
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}h{minutes}m" if hours else f"{minutes}m{whole % 60}s"

@@ -1,0 +1,198 @@
+"""What a function is called with: its annotated arguments, filled from JSON by pydantic."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NotRequired, get_args, get_type_hints
+
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, PydanticSerializationError, to_jsonable_python
+from typing_extensions import TypedDict
+
+from engine.errors import ConfigError, InvalidArguments
+from engine.functions.context import BaseContext
+from engine.model.json import JSON
+
+CONTEXT_NAMES = ("ctx", "context")
+MAX_PROBLEMS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """`context` is the name of the argument that gets the context.
+
+    An argument takes it that is annotated `Context` or `SyncContext`, or that has no annotation and is
+    called `ctx` or `context`.
+    """
+
+    context: str | None
+    names: tuple[str, ...]  # of all other arguments
+    expected: Mapping[str, str]  # the annotation of each, as it was written
+    takes_any: bool  # names that are not among `names`, too: for `**kwargs`, or to be read from the context
+    passes_any: bool  # and they are passed on, as `**kwargs`
+    adapter: TypeAdapter[dict[str, Any]]
+    defaults: Mapping[str, JSON]  # those that are JSON, for the schema
+
+    @classmethod
+    def of(cls, call: Callable[..., Any], where: str) -> Signature:
+        """Raises `ConfigError` for arguments that cannot be filled from JSON; `where` says which function."""
+        parameters, hints = _read(call, where)
+        context = _context(parameters, hints, where)
+        named = {
+            name: parameter
+            for name, parameter in parameters.items()
+            if name != context and parameter.kind is not parameter.VAR_KEYWORD
+        }
+        extra = next((name for name, each in parameters.items() if each.kind is each.VAR_KEYWORD), None)
+        takes_any = extra is not None or (context is not None and not named)
+        types = {name: hints.get(name, Any) for name in named}
+        return cls(
+            context=context,
+            names=tuple(named),
+            expected={name: _shown(each.annotation, hints.get(name)) for name, each in named.items()},
+            takes_any=takes_any,
+            passes_any=extra is not None,
+            adapter=_adapter(types, named, hints.get(extra or "", Any) if takes_any else None, where),
+            defaults=dict(_defaults(named)),
+        )
+
+    def fill(self, params: Mapping[str, JSON]) -> dict[str, Any]:
+        """Typed arguments by name. An argument that is not in `params` is left to its default.
+
+        Raises `InvalidArguments`.
+        """
+        try:
+            filled = self.adapter.validate_python(dict(params))
+        except ValidationError as error:
+            problems = [self._problem(each) for each in error.errors(include_url=False)]
+            raise invalid(problems) from None
+        if self.passes_any:
+            return filled
+        return {name: value for name, value in filled.items() if name in self.names}
+
+    def problems(
+        self, params: Mapping[str, JSON], is_open: Callable[[JSON], bool], later: Collection[str] = ()
+    ) -> list[dict[str, str]]:
+        """What is wrong already. Values that `is_open` says yes to, and those called `later`, come yet."""
+        try:
+            self.adapter.validate_python(dict(params))
+        except ValidationError as error:
+            return [
+                self._problem(each)
+                for each in error.errors(include_url=False)
+                if not (str(each["loc"][0]) in later if each["type"] == "missing" else is_open(each["input"]))
+            ]
+        return []
+
+    def schema(self) -> dict[str, Any]:
+        """JSON Schema of the parameters."""
+        schema = self.adapter.json_schema()
+        schema.pop("title", None)
+        for name, default in self.defaults.items():
+            schema["properties"][name]["default"] = default
+        return schema
+
+    def _problem(self, error: ErrorDetails) -> dict[str, str]:
+        where = error["loc"]
+        path = ".".join(map(str, where))
+        message = error["msg"]
+        if error["type"] == "missing":
+            expected = self.expected.get(str(where[0])) if len(where) == 1 else None
+            message = f"missing, expected {expected}" if expected else "missing"
+        elif error["type"] == "extra_forbidden":
+            message = f"unknown{_near(path, self.names)}"
+        return {"path": path, "message": message}
+
+
+def invalid(problems: list[dict[str, str]], intro: str = "invalid params") -> InvalidArguments:
+    """An error that tells the first problems, and has all of them."""
+    told = [f"{each['path']}: {each['message']}" for each in problems[:MAX_PROBLEMS]]
+    more = [f"and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
+    return InvalidArguments(f"{intro}: {'; '.join([*told, *more])}", tuple(problems))
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name[:100], known, n=1)
+    if close:
+        return f'; did you mean "{close[0]}"?'
+    return f" (accepted: {', '.join(known) or 'none'})"
+
+
+def _read(call: Callable[..., Any], where: str) -> tuple[Mapping[str, inspect.Parameter], dict[str, Any]]:
+    try:
+        parameters = inspect.signature(call).parameters
+        hints = get_type_hints(inspect.unwrap(call) if inspect.isroutine(call) else type(call).__call__)
+    except (NameError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{where}: its signature cannot be read: {error}; annotations must be names that are known at "
+            "the top of its module"
+        ) from None
+    for name, parameter in parameters.items():
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
+            raise ConfigError(f"{where}: argument {name} cannot be given by name, as all arguments are")
+    return parameters, hints
+
+
+def _context(parameters: Mapping[str, inspect.Parameter], hints: Mapping[str, Any], where: str) -> str | None:
+    found = [name for name in parameters if _is_context(name, hints.get(name, _NONE))]
+    if len(found) > 1:
+        raise ConfigError(f"{where}: several arguments take the context: {', '.join(found)}")
+    return found[0] if found else None
+
+
+def _is_context(name: str, hint: Any) -> bool:
+    if hint is _NONE:
+        return name in CONTEXT_NAMES
+    return any(isinstance(kind, type) and issubclass(kind, BaseContext) for kind in (hint, *get_args(hint)))
+
+
+_NONE = object()
+
+
+def _adapter(
+    types: Mapping[str, Any], named: Mapping[str, inspect.Parameter], extra: Any, where: str
+) -> TypeAdapter[dict[str, Any]]:
+    # A TypedDict, since a model could not have arguments called `copy` or `_x`.
+    optional = {name for name, parameter in named.items() if parameter.default is not parameter.empty}
+    fields = {name: NotRequired[kind] if name in optional else kind for name, kind in types.items()}
+    more = {} if extra is None else {"extra_items": extra}
+    make: Any = TypedDict
+    arguments = make("Arguments", fields, **more)
+    if extra is None:
+        arguments.__pydantic_config__ = ConfigDict(extra="forbid")
+    try:
+        return TypeAdapter(arguments)
+    except PydanticUserError as error:  # of a type that JSON cannot give
+        for name, kind in types.items():
+            _require_json(name, kind, where)
+        raise ConfigError(f"{where}: {error.message.splitlines()[0]}") from None
+
+
+def _require_json(name: str, kind: Any, where: str) -> None:
+    try:
+        TypeAdapter(kind)
+    except PydanticUserError:
+        raise ConfigError(
+            f"{where}: argument {name} has a type that JSON cannot give: {_shown(kind, kind)}; services come "
+            "from the context: ctx.get_dependency(key)"
+        ) from None
+
+
+def _shown(annotation: Any, hint: Any) -> str:
+    if annotation is inspect.Parameter.empty:
+        return "any JSON"
+    if isinstance(annotation, str):  # `from __future__ import annotations`
+        return annotation
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
+
+
+def _defaults(named: Mapping[str, inspect.Parameter]) -> Iterable[tuple[str, JSON]]:
+    for name, parameter in named.items():
+        if parameter.default is not parameter.empty:
+            try:
+                yield name, to_jsonable_python(parameter.default)
+            except (PydanticSerializationError, ValueError):
+                continue  # the schema says nothing of it

@@ -1,0 +1,166 @@
+"""The graph of one run of a workflow, with the run's parameters put in. Pure.
+
+A task that calls a function has the kind `function` and the parameters `{"function": name, "params": {…}}`;
+any other has its own kind and parameters; a realtime task has the kind `realtime` and is described whole.
+What has to wait for results stands beside the parameters, in `TaskSpec.inputs`: see `model.inputs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from engine.errors import Fault, ParamsError, WorkflowError, path_text
+from engine.model import shapes
+from engine.model.graph import Compensation, Dependency, Graph, Limit, TaskSpec
+from engine.model.inputs import Inputs
+from engine.model.json import JSON
+from engine.model.placeholders import BadPlaceholder, Bound, Path, Pending, bind, missing_text, text_of
+from engine.model.realtime import RealtimeMode, RealtimeTask
+from engine.model.retry import Backoff, RetryPolicy
+from engine.model.workflows import FUNCTION, Workflow, WorkflowTask
+
+REALTIME = "realtime"
+DEFAULT_TIMEOUT_MS = 30_000
+MAX_RETRY_DELAY_MS = 5_000  # `retry.max_delay` of the contract's settings (section 6)
+
+
+def graph_of(
+    workflow: Workflow,
+    params: Mapping[str, JSON] | None = None,
+    *,
+    default_timeout_ms: int = DEFAULT_TIMEOUT_MS,
+    max_retry_delay_ms: int = MAX_RETRY_DELAY_MS,
+    concurrency_key: str | None = None,
+) -> Graph:
+    """The graph of a valid workflow; `params` are the effective ones. A workflow without tasks has an empty
+    graph, which `model.graph.plan` refuses: such a run has nothing to do.
+
+    If the workflow has a `max_concurrent_task`, every task carries it as the limit `concurrency_key`. Raises
+    `ParamsError` that tells all parameters that are missing, each with its first place.
+    """
+    most = workflow.max_concurrent_task
+    own = () if concurrency_key is None or most is None else (Limit(concurrency_key, most),)
+    return _Translation(params or {}, default_timeout_ms, max_retry_delay_ms, own).graph(workflow)
+
+
+def retry_policy(count: int, interval_ms: int | None, max_delay_ms: int = MAX_RETRY_DELAY_MS) -> RetryPolicy:
+    """`count` attempts more, each after the same wait or after 1 s, 2 s, 4 s … (contract section 5.2)."""
+    if not count:
+        return RetryPolicy()
+    if interval_ms is not None:
+        fixed = RetryPolicy(count + 1, backoff=Backoff.FIXED, jitter=0)
+        return replace(fixed, initial_ms=interval_ms, max_ms=interval_ms)
+    return RetryPolicy(count + 1, max_ms=max_delay_ms, jitter=0)
+
+
+class _Translation:
+    """One run; gathers what is missing in any of its tasks."""
+
+    def __init__(
+        self,
+        params: Mapping[str, JSON],
+        default_timeout_ms: int,
+        max_retry_delay_ms: int,
+        limits: tuple[Limit, ...],
+    ) -> None:
+        self._params = params
+        self._default_timeout_ms = default_timeout_ms
+        self._max_retry_delay_ms = max_retry_delay_ms
+        self._limits = limits
+        self._missing: dict[str, str] = {}
+        self._faults: list[Fault] = []
+
+    def graph(self, workflow: Workflow) -> Graph:
+        specs = [*self._specs(workflow)]
+        self._raise_faults()
+        return Graph(tuple(specs), name=workflow.name, labels=dict(workflow.labels))
+
+    def _bound(self, path: Path, value: JSON) -> Bound:
+        """`value` with the run's parameters. What is missing is noted with its place."""
+        try:
+            found = bind(value, self._params)
+        except BadPlaceholder as error:
+            raise WorkflowError([Fault(path, str(error))]) from None
+        for name, place in found.missing.items():
+            self._missing.setdefault(name, path_text((*path, *place)))
+        self._faults += (fault._replace(path=(*path, *fault.path)) for fault in found.faults)
+        return found
+
+    def _raise_faults(self) -> None:
+        missing = [missing_text(self._missing)] if self._missing else []
+        if lines := [*missing, *map(str, self._faults)]:
+            raise ParamsError("\n".join(lines))
+
+    def _specs(self, workflow: Workflow) -> Iterator[TaskSpec]:
+        for index, task in enumerate(workflow.tasks):
+            yield self._spec(("tasks", index), task)
+        for index, realtime in enumerate(workflow.realtime_tasks):
+            yield self._realtime_spec(("realtime_tasks", index), realtime)
+
+    def _spec(self, path: Path, task: WorkflowTask) -> TaskSpec:
+        bound = self._bound((*path, "params"), task.params)
+        calls = task.kind == FUNCTION
+        timeout_ms = self._default_timeout_ms if task.timeout_ms is None else task.timeout_ms
+        retry = retry_policy(task.retry_count, task.retry_interval_ms, self._max_retry_delay_ms)
+        return TaskSpec(
+            name=task.name,
+            kind=task.kind,
+            params=_call(task.function, bound.value) if calls else bound.value,
+            depends_on=tuple(map(Dependency, task.depends_on)),
+            rule=task.rule,
+            queue=task.queue,
+            priority=task.priority,
+            timeout_ms=timeout_ms,
+            retry=retry,
+            inputs=_inputs(task, bound, ("params",) if calls else ()).to_json(),
+            compensation=self._compensation(path, task, timeout_ms, retry),
+            limits=self._limits_of(path, task),
+        )
+
+    def _limits_of(self, path: Path, task: WorkflowTask) -> tuple[Limit, ...]:
+        keys = self._bound((*path, "limits"), [*task.limits]).value
+        return *self._limits, *map(Limit, map(text_of, keys), task.limits.values())
+
+    def _compensation(
+        self, path: Path, task: WorkflowTask, timeout_ms: int, retry: RetryPolicy
+    ) -> Compensation | None:
+        undo = task.compensation
+        if undo is None:
+            return None
+        bound = self._bound((*path, "compensation", "params"), undo.params)
+        return Compensation(FUNCTION, _call(undo.function, bound.value), timeout_ms, retry)
+
+    def _realtime_spec(self, path: Path, task: RealtimeTask) -> TaskSpec:
+        """Only one-shot tasks end by themselves, so only they have a timeout unless one is given."""
+        bound = self._bound((*path, "params"), task.params)
+        described = {**shapes.to_json(task), "params": bound.value}
+        for name in ("name", "description", "depends_on", "timeout_ms", "retry_count"):
+            described.pop(name, None)
+        ends = task.mode is RealtimeMode.ONE_SHOT
+        return TaskSpec(
+            name=task.name,
+            kind=REALTIME,
+            params=described,
+            depends_on=tuple(map(Dependency, task.depends_on)),
+            timeout_ms=self._default_timeout_ms if task.timeout_ms is None and ends else task.timeout_ms,
+            retry=retry_policy(task.retry_count, None, self._max_retry_delay_ms),
+            limits=self._limits,
+        )
+
+
+def _call(function: str | None, params: JSON) -> dict[str, Any]:
+    return {"function": function, "params": params or {}}
+
+
+def _inputs(task: WorkflowTask, bound: Bound, at: Path) -> Inputs:
+    looks = bool(task.required_params or task.result_mapping)
+    return Inputs(
+        references=tuple(Pending((*at, *pending.at), pending.parts) for pending in bound.pending),
+        mapping=dict(task.result_mapping),
+        required=tuple(task.required_params),
+        depends_on=tuple(task.depends_on) if looks else (),
+        condition=task.condition,
+        at=at,
+    )

@@ -1,0 +1,100 @@
+"""Runs of workflows: started, now or in somebody's transaction, and started once more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from engine.errors import Conflict, NotFound
+from engine.model.json import JSON
+from engine.model.records import SavedWorkflow
+from engine.model.workflow_graph import graph_of
+from engine.model.workflows import Workflow
+from engine.operations import submits
+from engine.operations.submits import Accepted, Key, Submission
+from engine.store import workflows as store
+from engine.store.database import Database, Transaction
+
+
+async def execute(
+    database: Database,
+    key: str,
+    params: Mapping[str, JSON] | None = None,
+    *,
+    version: int | None = None,
+    idempotency: Key | None = None,
+    rerun_of: int | None = None,
+    actor: str = "local",
+) -> Accepted:
+    """Start a run of a saved workflow. It keeps this version, whatever is saved later.
+
+    Raises `NotFound`, `Conflict` if it is disabled, and `InvalidInput` for parameters that do not fit.
+    """
+    saved = await database.read(find, key, version)
+    start = prepare(saved, params or {}, actor=actor, idempotency=idempotency, rerun_of=rerun_of)
+    return await database.run(start_within, start, actor=actor)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A checked run of a workflow on its way into the database."""
+
+    saved: SavedWorkflow
+    params: Mapping[str, JSON]
+    submission: Submission
+    rerun_of: int | None = None
+
+
+def prepare(
+    saved: SavedWorkflow,
+    params: Mapping[str, JSON],
+    *,
+    actor: str,
+    idempotency: Key | None = None,
+    rerun_of: int | None = None,
+) -> Start:
+    """Everything that can be refused before a transaction. Raises `Conflict`, `InvalidInput`."""
+    if not saved.is_enabled:
+        raise Conflict(f"workflow {saved.name!r} is disabled; enable it before executing it")
+    workflow = Workflow.from_json(saved.definition)
+    effective = workflow.effective_params(params)
+    graph = graph_of(workflow, effective, concurrency_key=f"workflow {saved.id}")
+    told = {"workflow_id": saved.id}
+    checked = submits.check(replace(graph, tasks=tuple(replace(task, client=told) for task in graph.tasks)))
+    return Start(saved, effective, Submission(checked, actor, None, idempotency), rerun_of)
+
+
+def start_within(tx: Transaction, start: Start) -> Accepted:
+    """Start the run inside a transaction that somebody else commits."""
+    if not store.lock(tx, start.saved.id, is_shared=True):
+        raise NotFound(f"workflow not found: {start.saved.id}")
+    accepted = submits.submit_within(tx, start.submission)
+    if not accepted.is_repeat:
+        store.bind(tx, accepted.run_id, start.saved, start.params, rerun_of=start.rerun_of)
+    return accepted
+
+
+async def rerun(
+    database: Database,
+    run_id: int,
+    params: Mapping[str, JSON] | None = None,
+    *,
+    actor: str = "local",
+) -> Accepted:
+    """Start the same version once more, with some parameters changed; the new run knows the old one."""
+    earlier = await database.read(store.get_run, run_id)
+    if earlier is None:
+        raise NotFound(f"instance not found: {run_id}")
+    merged = {**(earlier.params or {}), **(params or {})}
+    return await execute(
+        database, earlier.workflow_id, merged, version=earlier.version, rerun_of=run_id, actor=actor
+    )
+
+
+def find(tx: Transaction, key: str, version: int | None = None) -> SavedWorkflow:
+    """A workflow by id or name; the newest version unless one is named. Raises `NotFound`."""
+    found = store.find(tx, key, version)
+    if found is None:
+        which = "" if version is None else f" version {version}"
+        raise NotFound(f"workflow not found: {key}{which}")
+    return found

@@ -1,0 +1,161 @@
+"""Workflows: save, show, enable, delete; and the runs that are theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Collection, Sequence
+
+from engine.errors import Conflict, NotFound
+from engine.expressions import checks as expressions
+from engine.model.records import SavedWorkflow, WorkflowRun
+from engine.model.workflow_graph import REALTIME
+from engine.model.workflow_rules import Checks, check
+from engine.model.workflows import FUNCTION, Workflow
+from engine.operations import functions, schedules
+from engine.operations.executions import find
+from engine.store import workflows as store
+from engine.store.database import Database, Transaction
+
+_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # no letters that look alike
+
+
+async def checks(database: Database, kinds: Collection[str] | None = None) -> Checks:
+    """What workflows are checked against: registered functions and, if they are given, `kinds`."""
+    known = None if kinds is None else {*kinds, FUNCTION, REALTIME}
+    return Checks(functions=await functions.names(database), kinds=known, condition=_reads)
+
+
+def _reads(condition: str) -> Collection[str]:
+    """The tasks that a condition reads. Raises `InvalidExpression`."""
+    expressions.check(condition, names=("params", "tasks"), is_condition=True)
+    return expressions.references(condition)
+
+
+async def save(
+    database: Database,
+    workflows: Sequence[Workflow],
+    *,
+    kinds: Collection[str] | None = None,
+    actor: str = "local",
+) -> list[SavedWorkflow]:
+    """Store each as the next version of the workflow of its name; all of them or none.
+
+    Raises `WorkflowError` with everything that is wrong.
+    """
+    against = await checks(database, kinds)
+    await asyncio.to_thread(_check, workflows, against)
+    return await database.run(save_within, workflows, actor=actor)
+
+
+def _check(workflows: Sequence[Workflow], against: Checks) -> None:
+    for workflow in workflows:
+        check(workflow, against)
+
+
+def save_within(tx: Transaction, workflows: Sequence[Workflow]) -> list[SavedWorkflow]:
+    """`save` inside a transaction that somebody else commits."""
+    # In one order of names: two that save the same ones would wait for each other.
+    return [_save(tx, workflow) for workflow in sorted(workflows, key=lambda workflow: workflow.name)]
+
+
+def _save(tx: Transaction, workflow: Workflow) -> SavedWorkflow:
+    saved = store.save(
+        tx,
+        new_id(),
+        workflow.name,
+        workflow.to_json(),
+        description=workflow.description,
+        task_count=len(workflow.tasks) + len(workflow.realtime_tasks),
+    )
+    schedules.follow(tx, saved, workflow)
+    return saved
+
+
+def new_id() -> str:
+    return "wf-" + "".join(secrets.choice(_ALPHABET) for _ in range(12))
+
+
+async def get(database: Database, key: str, version: int | None = None) -> SavedWorkflow:
+    """By id or name; the newest version unless one is named."""
+    return await database.read(find, key, version)
+
+
+async def find_named(database: Database, name: str) -> SavedWorkflow | None:
+    """The newest version of the workflow of this name, if there is one."""
+    found = await database.read(store.find, name)
+    return found if found is not None and found.name == name else None
+
+
+async def list_saved(
+    database: Database, *, limit: int | None = None, offset: int = 0
+) -> tuple[int, list[SavedWorkflow]]:
+    """How many there are, and some of them, last created first."""
+    return await database.read(lambda tx: store.list_saved(tx, limit=limit, offset=offset))
+
+
+async def versions(database: Database, key: str) -> list[SavedWorkflow]:
+    """All versions of a workflow, newest first."""
+    return await database.read(lambda tx: store.list_versions(tx, find(tx, key).id))
+
+
+async def enable(database: Database, key: str, is_enabled: bool, *, actor: str = "local") -> SavedWorkflow:
+    """A disabled workflow cannot be executed; what runs goes on."""
+    return await database.run(_enable, key, is_enabled, actor=actor)
+
+
+def _enable(tx: Transaction, key: str, is_enabled: bool) -> SavedWorkflow:
+    store.enable(tx, find(tx, key).id, is_enabled)
+    return find(tx, key)
+
+
+async def delete(database: Database, key: str, *, actor: str = "local") -> str:
+    """Remove a workflow with all its versions; returns its id. Finished runs stay until they are pruned."""
+    return await database.run(_delete, key, actor=actor)
+
+
+def _delete(tx: Transaction, key: str) -> str:
+    found = find(tx, key)
+    store.lock(tx, found.id)
+    if open_runs := store.unfinished(tx, found.id):
+        listed = ", ".join(map(str, open_runs[:5]))
+        raise Conflict(
+            f"workflow {found.name!r} has unfinished runs ({listed}); cancel them or let them end first"
+        )
+    schedules.forget(tx, found.id)
+    store.delete(tx, found.id)
+    return found.id
+
+
+# --- runs
+
+
+async def get_run(database: Database, run_id: int) -> WorkflowRun:
+    found = await database.read(store.get_run, run_id)
+    if found is None:
+        raise NotFound(f"instance not found: {run_id}")
+    return found
+
+
+async def list_runs(
+    database: Database,
+    *,
+    workflow: str | None = None,
+    states: Sequence[str] = (),
+    limit: int = 20,
+    offset: int = 0,
+    is_oldest_first: bool = False,
+) -> tuple[int, list[WorkflowRun]]:
+    """How many runs match, and a page of them. Raises `NotFound` for an unknown workflow."""
+
+    def read(tx: Transaction) -> tuple[int, list[WorkflowRun]]:
+        return store.list_runs(
+            tx,
+            workflow_id=None if workflow is None else find(tx, workflow).id,
+            states=states,
+            limit=limit,
+            offset=offset,
+            is_oldest_first=is_oldest_first,
+        )
+
+    return await database.read(read)

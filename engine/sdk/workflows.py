@@ -1,0 +1,157 @@
+"""What an embedded engine does with workflows. `Engine` has these verbs; their runs are runs like others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from engine.functions.registry import FunctionRegistry
+from engine.model.json import JSON
+from engine.model.records import SavedWorkflow, WorkflowRun
+from engine.model.schedules import ScheduleSpec
+from engine.model.states import RunState
+from engine.model.workflows import Workflow
+from engine.operations import executions, functions, sagas, schedules, steps, workflows
+from engine.operations.sagas import SagaReport
+from engine.operations.submits import Accepted
+from engine.sdk.authoring import WorkflowFunction
+from engine.store.database import Database
+from engine.store.schedules import Schedule
+
+Definition = Workflow | WorkflowFunction[Any]
+
+
+def _definition(given: Definition) -> Workflow:
+    return given.definition() if isinstance(given, WorkflowFunction) else given
+
+
+class Workflows:
+    """The verbs. A workflow is meant by its id, its name, or, where it says so, by itself."""
+
+    _functions: FunctionRegistry
+
+    @property
+    def _database(self) -> Database:
+        raise NotImplementedError
+
+    # --- definitions
+
+    async def save(self, *given: Definition, actor: str = "local") -> list[SavedWorkflow]:
+        """Store each as the next version of the workflow of its name; all of them or none.
+
+        Raises `WorkflowError` with everything that is wrong, functions without code among it.
+        """
+        return await workflows.save(self._database, [_definition(one) for one in given], actor=actor)
+
+    async def workflow(self, workflow: str, version: int | None = None) -> SavedWorkflow:
+        """The newest version, or the one that is asked for."""
+        return await workflows.get(self._database, workflow, version)
+
+    async def list_workflows(self, *, limit: int | None = None, offset: int = 0) -> list[SavedWorkflow]:
+        """Newest versions, last created first."""
+        return (await workflows.list_saved(self._database, limit=limit, offset=offset))[1]
+
+    async def delete_workflow(self, workflow: str, *, actor: str = "local") -> None:
+        """With all versions and schedules. Raises `Conflict` while runs of it have not ended."""
+        await workflows.delete(self._database, workflow, actor=actor)
+
+    async def enable_workflow(
+        self, workflow: str, is_enabled: bool = True, *, actor: str = "local"
+    ) -> SavedWorkflow:
+        """A disabled workflow starts no runs, by schedule or otherwise; what runs goes on."""
+        return await workflows.enable(self._database, workflow, is_enabled, actor=actor)
+
+    # --- runs
+
+    async def execute(
+        self,
+        workflow: Definition | str,
+        params: Mapping[str, JSON] | None = None,
+        *,
+        version: int | None = None,
+        actor: str = "local",
+    ) -> Accepted:
+        """Start a run. A definition is saved first, unless the newest version is just like it."""
+        key = workflow if isinstance(workflow, str) else (await self._saved(_definition(workflow), actor)).id
+        return await executions.execute(self._database, key, params, version=version, actor=actor)
+
+    async def _saved(self, workflow: Workflow, actor: str) -> SavedWorkflow:
+        newest = await workflows.find_named(self._database, workflow.name)
+        if newest is not None and newest.definition == workflow.to_json():
+            return newest
+        [saved] = await self.save(workflow, actor=actor)
+        return saved
+
+    async def rerun(
+        self, run_id: int, params: Mapping[str, JSON] | None = None, *, actor: str = "local"
+    ) -> Accepted:
+        """The same version once more, with some parameters changed; the new run knows the old one."""
+        return await executions.rerun(self._database, run_id, params, actor=actor)
+
+    async def history(
+        self,
+        workflow: str | None = None,
+        *,
+        states: Iterable[RunState | str] = (),
+        limit: int = 20,
+        offset: int = 0,
+        oldest_first: bool = False,
+    ) -> list[WorkflowRun]:
+        """Runs of a workflow, or of all of them."""
+        _, found = await workflows.list_runs(
+            self._database,
+            workflow=workflow,
+            states=[str(state) for state in states],
+            limit=limit,
+            offset=offset,
+            is_oldest_first=oldest_first,
+        )
+        return found
+
+    async def instance(self, run_id: int) -> WorkflowRun:
+        """A run with its workflow, parameters and, if it failed, the first error. Raises `NotFound`."""
+        return await workflows.get_run(self._database, run_id)
+
+    async def signal(self, run_id: int, name: str, payload: JSON = None, *, actor: str = "local") -> int:
+        """End one wait for this signal, now or later. Returns the signal's number within the run."""
+        return await steps.send_signal(self._database, run_id, name, payload, actor=actor)
+
+    async def saga(self, run_id: int) -> SagaReport:
+        """What is undone, or what would be if the run failed now."""
+        return await sagas.get(self._database, run_id)
+
+    async def retry_saga(self, run_id: int, *, actor: str = "local") -> SagaReport:
+        """Run compensations that failed once more."""
+        return await sagas.retry(self._database, run_id, actor=actor)
+
+    async def sign_off_saga(self, run_id: int, reason: str, *, actor: str = "local") -> SagaReport:
+        """Declare that somebody has taken care of the compensations that failed."""
+        return await sagas.sign_off(self._database, run_id, reason=reason, actor=actor)
+
+    # --- schedules
+
+    async def schedule(self, workflow: str, spec: ScheduleSpec, *, actor: str = "local") -> Schedule:
+        """Run a workflow at these times. Raises `NotFound`, `Conflict` if the schedule's name is taken."""
+        return await schedules.create(self._database, workflow, spec, actor=actor)
+
+    async def list_schedules(self, workflow: str | None = None) -> list[Schedule]:
+        return (await schedules.list_schedules(self._database, workflow=workflow, limit=1_000))[1]
+
+    async def pause_schedule(self, schedule: str, *, actor: str = "local") -> Schedule:
+        return await schedules.pause(self._database, schedule, actor=actor)
+
+    async def resume_schedule(self, schedule: str, *, actor: str = "local") -> Schedule:
+        return await schedules.resume(self._database, schedule, actor=actor)
+
+    async def trigger_schedule(self, schedule: str, *, actor: str = "local") -> Accepted:
+        """Start a run of it now."""
+        return await schedules.trigger(self._database, schedule, actor=actor)
+
+    async def delete_schedule(self, schedule: str, *, actor: str = "local") -> None:
+        await schedules.delete(self._database, schedule, actor=actor)
+
+    # --- functions
+
+    async def missing_functions(self) -> list[str]:
+        """Names that some process has registered and that have no code here."""
+        return self._functions.missing(await functions.names(self._database))

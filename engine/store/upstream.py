@@ -1,0 +1,58 @@
+"""What the tasks before a task returned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from engine.model.json import JSON
+from engine.model.states import TaskState
+from engine.store.database import Transaction
+from engine.store.dialects.base import Dialect
+from engine.store.schema import attempt, edge, state_is, task, task_state
+from engine.store.statement import statement
+
+
+def direct(tx: Transaction, task_id: int) -> dict[str, JSON]:
+    """Results of the upstream tasks that succeeded, by name, in the order of submission."""
+    return {row.name: row.result for row in tx.execute(_direct(tx.dialect), {"task": task_id})}
+
+
+def named(tx: Transaction, run_id: int, names: Sequence[str]) -> dict[str, JSON]:
+    """Of these tasks of a run, the results of those that succeeded."""
+    if not names:
+        return {}
+    binds = {"run": run_id, "names": tx.dialect.array(names)}
+    return {row.name: row.result for row in tx.execute(_named(tx.dialect), binds)}
+
+
+_newest = sa.and_(attempt.c.task_id == task_state.c.task_id, attempt.c.number == task_state.c.attempt)
+_succeeded = state_is(task_state.c.state, TaskState.SUCCEEDED)
+
+
+# Joined in the order in which they are to be read, see the dialects.
+@statement
+def _direct(dialect: Dialect) -> sa.Select[Any]:
+    return (
+        sa.select(task.c.name, attempt.c.result)
+        .select_from(edge)
+        .join(task_state, task_state.c.task_id == edge.c.parent_id)
+        .join(attempt, _newest)
+        .join(task, task.c.id == edge.c.parent_id)
+        .where(edge.c.child_id == sa.bindparam("task", type_=edge.c.child_id.type), _succeeded)
+        .order_by(task.c.id)
+    )
+
+
+@statement
+def _named(dialect: Dialect) -> sa.Select[Any]:
+    of_run = task.c.run_id == sa.bindparam("run", type_=task.c.run_id.type)
+    return (
+        sa.select(task.c.name, attempt.c.result)
+        .select_from(task)
+        .join(task_state, task_state.c.task_id == task.c.id)
+        .join(attempt, _newest)
+        .where(of_run, dialect.is_any(task.c.name, "names"), _succeeded)
+    )

@@ -1,0 +1,217 @@
+"""Saved workflows, their versions, and which runs are theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from engine.model.json import JSON
+from engine.model.records import SavedWorkflow, WorkflowRun
+from engine.model.states import FINAL_RUN_STATES, TaskState
+from engine.store.database import LostRace, Transaction
+from engine.store.queries import run_of
+from engine.store.schema import run, task, task_state, workflow, workflow_run, workflow_version
+from engine.store.statement import moment_of
+
+# --- definitions
+
+
+def save(
+    tx: Transaction, new_id: str, name: str, definition: JSON, *, description: str, task_count: int
+) -> SavedWorkflow:
+    """Store the next version of the workflow `name`; the first one gets `new_id`."""
+    row = tx.execute(
+        sa.select(workflow.c.id, workflow.c.version, workflow.c.created_at)
+        .where(workflow.c.name == name)
+        .with_for_update()
+    ).one_or_none()
+    now = moment_of(tx.dialect, workflow.c.changed_at)
+    workflow_id, version = (new_id, 1) if row is None else (row.id, row.version + 1)
+    try:
+        if row is None:
+            tx.execute(
+                sa.insert(workflow).values(
+                    id=new_id, name=name, version=1, created_at=now, changed_at=now, is_enabled=True
+                )
+            )
+        else:
+            tx.execute(
+                sa.update(workflow)
+                .where(workflow.c.id == workflow_id)
+                .values(version=version, changed_at=now)
+            )
+        tx.execute(
+            sa.insert(workflow_version).values(
+                workflow_id=workflow_id,
+                version=version,
+                description=description,
+                task_count=task_count,
+                definition=definition,
+                actor=tx.actor,
+                created_at=now,
+            )
+        )
+    except sa.exc.IntegrityError as error:
+        if tx.dialect.is_duplicate(error):  # somebody saved the same name at the same time
+            raise LostRace from error
+        raise
+    saved = find(tx, workflow_id)
+    assert saved is not None
+    return saved
+
+
+_SAVED = sa.select(
+    workflow.c.id,
+    workflow.c.name,
+    workflow.c.is_enabled,
+    workflow.c.created_at,
+    workflow_version.c.version,
+    workflow_version.c.description,
+    workflow_version.c.task_count,
+    workflow_version.c.created_at.label("changed_at"),
+    workflow_version.c.definition,
+).join_from(workflow, workflow_version, workflow_version.c.workflow_id == workflow.c.id)
+_is_newest = workflow_version.c.version == workflow.c.version
+
+
+def find(tx: Transaction, key: str, version: int | None = None) -> SavedWorkflow | None:
+    """By id or, if no workflow has that id, by name. The newest version unless one is named."""
+    wanted = _is_newest if version is None else workflow_version.c.version == version
+    for column in (workflow.c.id, workflow.c.name):
+        row = tx.execute(_SAVED.where(column == key, wanted)).one_or_none()
+        if row is not None:
+            return SavedWorkflow(**row._mapping)
+    return None
+
+
+def list_saved(
+    tx: Transaction, *, limit: int | None = None, offset: int = 0
+) -> tuple[int, list[SavedWorkflow]]:
+    """How many there are, and the newest versions of some of them, last created first."""
+    total = tx.execute(sa.select(sa.func.count()).select_from(workflow)).scalar_one()
+    query = _SAVED.where(_is_newest).order_by(workflow.c.created_at.desc(), workflow.c.id)
+    rows = tx.execute(query.limit(limit).offset(offset))
+    return total, [SavedWorkflow(**row._mapping) for row in rows]
+
+
+def list_versions(tx: Transaction, workflow_id: str) -> list[SavedWorkflow]:
+    """Newest first."""
+    query = _SAVED.where(workflow.c.id == workflow_id).order_by(workflow_version.c.version.desc())
+    return [SavedWorkflow(**row._mapping) for row in tx.execute(query)]
+
+
+def enable(tx: Transaction, workflow_id: str, is_enabled: bool) -> bool:
+    """Whether there is such a workflow."""
+    changed = tx.execute(
+        sa.update(workflow).where(workflow.c.id == workflow_id).values(is_enabled=is_enabled)
+    )
+    return changed.rowcount == 1
+
+
+def lock(tx: Transaction, workflow_id: str, *, is_shared: bool = False) -> bool:
+    """Keep others from changing or deleting the workflow. Whether it is there."""
+    query = sa.select(workflow.c.id).where(workflow.c.id == workflow_id)
+    return tx.execute(query.with_for_update(read=is_shared)).first() is not None
+
+
+def delete(tx: Transaction, workflow_id: str) -> None:
+    """Remove a workflow with all versions. Its runs stay, and know what they were runs of."""
+    tx.execute(sa.delete(workflow_version).where(workflow_version.c.workflow_id == workflow_id))
+    tx.execute(sa.delete(workflow).where(workflow.c.id == workflow_id))
+
+
+# --- runs
+
+
+def bind(
+    tx: Transaction,
+    run_id: int,
+    saved: SavedWorkflow,
+    params: Mapping[str, JSON],
+    *,
+    rerun_of: int | None = None,
+) -> None:
+    """Make a run that was just submitted a run of a workflow."""
+    tx.execute(
+        sa.insert(workflow_run).values(
+            run_id=run_id,
+            workflow_id=saved.id,
+            workflow_name=saved.name,
+            version=saved.version,
+            params=dict(params),
+            rerun_of=rerun_of,
+        )
+    )
+
+
+def unfinished(tx: Transaction, workflow_id: str) -> list[int]:
+    """Up to ten runs of a workflow that have not ended."""
+    query = (
+        sa.select(run.c.id)
+        .join(workflow_run, workflow_run.c.run_id == run.c.id)
+        .where(workflow_run.c.workflow_id == workflow_id, run.c.finished_at.is_(None))
+        .order_by(run.c.id)
+        .limit(10)
+    )
+    return list(tx.execute(query).scalars())
+
+
+def get_run(tx: Transaction, run_id: int) -> WorkflowRun | None:
+    return next(iter(_runs(tx, _RUNS.where(run.c.id == run_id))), None)
+
+
+def list_runs(
+    tx: Transaction,
+    *,
+    workflow_id: str | None = None,
+    states: Sequence[str] = (),
+    limit: int = 20,
+    offset: int = 0,
+    is_oldest_first: bool = False,
+) -> tuple[int, list[WorkflowRun]]:
+    """How many runs of workflows match, and some of them in the order in which they were submitted."""
+    conditions = []
+    if workflow_id is not None:
+        conditions.append(workflow_run.c.workflow_id == workflow_id)
+    if states:
+        conditions.append(run.c.state.in_(states))
+    counted = sa.select(sa.func.count()).select_from(workflow_run)
+    if states:
+        counted = counted.join(run, run.c.id == workflow_run.c.run_id)
+    total = tx.execute(counted.where(*conditions)).scalar_one()
+    order = workflow_run.c.run_id.asc() if is_oldest_first else workflow_run.c.run_id.desc()
+    query = _RUNS.where(*conditions).order_by(order).limit(limit).offset(offset)
+    return total, _runs(tx, query)
+
+
+_RUNS = sa.select(run, workflow_run).join_from(workflow_run, run, run.c.id == workflow_run.c.run_id)
+
+
+def _runs(tx: Transaction, query: sa.Select[Any]) -> list[WorkflowRun]:
+    rows = tx.execute(query).all()
+    errors = {row.id: _first_error(tx, row.id) for row in rows if row.failed}
+    return [
+        WorkflowRun(
+            run_of(row),
+            row.workflow_id,
+            row.workflow_name,
+            row.version,
+            row.params,
+            row.rerun_of,
+            errors.get(row.id) if row.state in FINAL_RUN_STATES else None,
+        )
+        for row in rows
+    ]
+
+
+def _first_error(tx: Transaction, run_id: int) -> str | None:
+    query = (
+        sa.select(task_state.c.reason)
+        .join(task, task.c.id == task_state.c.task_id)
+        .where(task.c.run_id == run_id, task_state.c.state == TaskState.FAILED)
+        .order_by(task_state.c.changed_at, task.c.id)
+        .limit(1)
+    )
+    return tx.execute(query).scalar_one_or_none()

@@ -1,0 +1,84 @@
+"""What the function of one attempt may ask the database to remember for the attempts after it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from engine.functions.ports import Saved
+from engine.model.json import JSON
+from engine.model.records import Lease
+from engine.operations import steps
+from engine.store.database import SIGNALLED, Database
+
+_LOOK_SECONDS = 1.0  # hints may be lost
+
+
+class Insist(Protocol):
+    """Calls until the database answers; see `runner`."""
+
+    async def __call__(self, call: Callable[[], Awaitable[Any]], /) -> Any: ...
+
+
+class DatabaseSteps:
+    """`functions.ports.DurableSteps` of one attempt.
+
+    The waits of an attempt for signals of one name are told apart by their order, so the code up to a wait
+    has to be the same in each attempt.
+    """
+
+    def __init__(self, database: Database, lease: Lease, insist: Insist) -> None:
+        self._database = database
+        self._lease = lease
+        self._insist = insist
+        self._waits: Counter[str] = Counter()
+
+    async def step_result(self, name: str, /) -> Saved | None:
+        found = await self._insist(lambda: steps.find(self._database, self._lease, f"step:{name}"))
+        return None if found is None else Saved(found.result)
+
+    async def save_step(self, name: str, result: JSON, /) -> None:
+        await self._insist(lambda: steps.save(self._database, self._lease, f"step:{name}", result))
+
+    async def sleep_until(self, name: str, seconds: float, /) -> None:
+        left = await self._until(f"sleep:{name}", seconds)
+        while left > 0:
+            await asyncio.sleep(left)
+            left = await self._until(f"sleep:{name}", seconds)
+
+    async def next_signal(self, name: str, timeout: float | None, /) -> JSON:
+        self._waits[name] += 1
+        step = f"signal:{name}:{self._waits[name]}"
+        loop, come = asyncio.get_running_loop(), asyncio.Event()
+
+        def on_wake(hint: str) -> None:
+            if hint in (SIGNALLED, ""):
+                loop.call_soon_threadsafe(come.set)
+
+        self._database.on_wake(on_wake)
+        try:
+            return await self._take(step, name, timeout, come)
+        finally:
+            self._database.off_wake(on_wake)
+
+    async def _take(self, step: str, name: str, timeout: float | None, come: asyncio.Event) -> JSON:
+        while True:
+            come.clear()
+            taken = await self._insist(lambda: steps.take_signal(self._database, self._lease, step, name))
+            if taken is not None:
+                return taken.payload
+            left = _LOOK_SECONDS
+            if timeout is not None:
+                left = min(left, await self._until(f"{step}:timeout", timeout))
+                if left <= 0:
+                    raise TimeoutError(f"no signal {name!r} came within {timeout:g} seconds")
+            try:
+                await asyncio.wait_for(come.wait(), left)
+            except TimeoutError:
+                continue
+
+    async def _until(self, name: str, seconds: float) -> float:
+        left: float = await self._insist(lambda: steps.until(self._database, self._lease, name, seconds))
+        return left

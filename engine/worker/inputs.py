@@ -1,0 +1,43 @@
+"""What comes before a task of a workflow runs: its condition, and its parameters put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from engine.errors import ExpressionError, InvalidExpression, InvalidInput
+from engine.executors.base import Upstream
+from engine.expressions.evaluator import Evaluator
+from engine.expressions.syntax import parse
+from engine.model.inputs import Inputs, apply
+from engine.model.json import JSON
+from engine.model.outcomes import Declined, Failed
+from engine.model.records import Lease
+
+
+async def prepare(lease: Lease, upstream: Upstream, evaluator: Evaluator) -> JSON | Declined | Failed:
+    """The parameters to run with; or how the attempt ends without running.
+
+    What is missing or wrong will be so at the next try as well: it fails for good.
+    """
+    inputs = Inputs.from_json(lease.inputs)
+    try:
+        read = parse(inputs.condition).tasks if inputs.condition else frozenset[str]()
+        results = await upstream(sorted({*inputs.tasks, *read}))
+        if inputs.condition and not await _holds(inputs.condition, lease, inputs, results, evaluator):
+            return Declined(f"condition does not hold: {inputs.condition}")
+        return apply(inputs, lease.params, results)
+    except (ExpressionError, InvalidExpression) as error:
+        return Failed(f"condition: {error}", code="condition_failed", source="scheduler", is_permanent=True)
+    except InvalidInput as error:
+        return Failed(str(error), code="invalid_params", source="scheduler", is_permanent=True)
+
+
+async def _holds(
+    text: str, lease: Lease, inputs: Inputs, results: Mapping[str, JSON], evaluator: Evaluator
+) -> bool:
+    tasks: dict[str, Any] = {name: {"result": result} for name, result in results.items()}
+    own = lease.params
+    for step in inputs.at:
+        own = own.get(step) if isinstance(own, Mapping) else None
+    return await evaluator.condition(text, {"params": own or {}, "tasks": tasks})

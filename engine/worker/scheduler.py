@@ -1,0 +1,36 @@
+"""Starts runs at the times of schedules. Every worker process has one; the database keeps them apart."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from engine.errors import StoreUnavailable
+from engine.operations import schedules
+from engine.store.database import Database
+from engine.telemetry import emit
+
+_LOOK_SECONDS = 1.0  # a schedule that another process made is noticed this soon
+_AWAY_SECONDS = 2.0
+_BUSY_SECONDS = 0.05  # another scheduler is at what is due
+
+
+class Scheduler:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def run(self) -> None:
+        while True:
+            wait = await self._tick()
+            await asyncio.sleep(wait)
+
+    async def _tick(self) -> float:
+        """Seconds until the next look."""
+        try:
+            tick = await schedules.tick(self._database)
+        except StoreUnavailable:
+            return _AWAY_SECONDS
+        if tick.started:
+            emit("schedule.fired", runs=tick.started)
+        wait = _LOOK_SECONDS * random.uniform(0.8, 1.0)
+        return wait if tick.next_in is None else min(wait, max(tick.next_in, _BUSY_SECONDS))

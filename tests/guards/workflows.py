@@ -1,0 +1,91 @@
+"""Guards of what workflows add: limits, sagas, schedules, steps."""
+
+from tests.guards.guard import Guard
+
+STORE = "engine/store"
+LIMITS = "tests/store/test_limits.py"
+SAGAS = "tests/operations/test_sagas.py"
+SCHEDULES = "tests/operations/test_schedules.py"
+
+GUARDS = [
+    Guard(
+        "locks on limits",
+        "two claims at the same time would both count the same free slots",
+        f"{STORE}/limits.py",
+        "rows.order_by(concurrency_limit.c.key).with_for_update()",
+        "rows.order_by(concurrency_limit.c.key)",
+        f"{LIMITS}::test_claims_at_the_same_time_share_one_count",
+    ),
+    Guard(
+        "limited tasks apart from others",
+        "tasks with limits would be claimed as if they had none",
+        f"{STORE}/claims.py",
+        'rows.c.limit_keys.is_(None), dialect.is_any(rows.c.kind, "kinds")',
+        'dialect.is_any(rows.c.kind, "kinds")',
+        f"{LIMITS}::test_released_children_with_a_limit_are_not_handed_over",
+    ),
+    Guard(
+        "room under every key",
+        "a task would run though one of its limits is full",
+        f"{STORE}/limits.py",
+        "if len(chosen) < limit and all(left[key] > 0 for key in keys):",
+        "if len(chosen) < limit and any(left[key] > 0 for key in keys):",
+        f"{LIMITS}::test_a_task_needs_room_under_each_of_its_keys",
+    ),
+    Guard(
+        "compensation by the failing transaction",
+        "a crash after the failure would leave what was done as it is",
+        f"{STORE}/finishes.py",
+        "        sagas.settle(tx, run_ids)\n",
+        "        pass\n",
+        f"{SAGAS}::test_what_succeeded_is_undone_last_first",
+    ),
+    Guard(
+        "runs of sagas end in steps",
+        "a run that fails early and ends with a success would not be undone",
+        "engine/model/graph.py",
+        "        return self is Reach.SKIP or self is Reach.SAGA\n",
+        "        return self is Reach.SKIP\n",
+        f"{SAGAS}::test_the_run_ends_first_other_branches_go_on",
+    ),
+    Guard(
+        "undo of the unknown",
+        "a charge whose answer was lost would stay",
+        f"{STORE}/sagas.py",
+        '        is_unknown = not has_succeeded and (row.error or {}).get("code") in _UNKNOWN\n',
+        "        is_unknown = False\n",
+        f"{SAGAS}::test_a_step_of_which_nobody_knows_how_far_it_came_is_undone_too",
+    ),
+    Guard(
+        "order of compensations",
+        "what was built last has to be torn down first",
+        f"{STORE}/sagas.py",
+        "        .order_by(ended.c.number.desc(), task.c.id.desc())\n",
+        "        .order_by(ended.c.number)\n",
+        f"{SAGAS}::test_what_succeeded_is_undone_last_first",
+    ),
+    Guard(
+        "no retry of what is undone",
+        "tasks would run again beside the run that undoes them",
+        "engine/operations/runs.py",
+        "    if (compensations := sagas.compensating(tx, run_id)) is not None:\n",
+        "    if (compensations := None) is not None:\n",
+        f"{SAGAS}::test_a_run_that_is_undone_cannot_be_retried",
+    ),
+    Guard(
+        "one decision for each time",
+        "a time would start two runs",
+        "engine/operations/schedules.py",
+        '    if not store.decide(tx, found.id, nominal, "started"):\n',
+        '    if store.decide(tx, found.id, nominal, "started") is None:\n',
+        f"{SCHEDULES}::test_a_time_that_was_decided_about_starts_nothing",
+    ),
+    Guard(
+        "no time of a pause",
+        "a schedule that is resumed would start runs for all that passed",
+        "engine/operations/schedules.py",
+        "queued_at=None, next_at=_cron(found, found.anchor_at).next(now)\n",
+        "queued_at=None\n",
+        f"{SCHEDULES}::test_a_paused_schedule_starts_nothing_and_goes_on_with_the_next_time",
+    ),
+]

@@ -1,0 +1,222 @@
+"""Sagas: which compensations a failed run leads to, in which order, and what people do about them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from engine.errors import Conflict, NotFound
+from engine.model.graph import Compensation
+from engine.model.outcomes import Crashed, Failed, Outcome, Succeeded
+from engine.model.records import Lease
+from engine.model.retry import RetryPolicy
+from engine.model.sagas import SagaState
+from engine.operations import runs, sagas
+from engine.store.database import Database
+from tests.factories import (
+    KIND,
+    claim,
+    do,
+    end_all,
+    finish,
+    graph,
+    run_of,
+    session,
+    states,
+    submit,
+    task_of,
+)
+
+UNDO = Compensation(KIND, {"why": "undo"})
+
+
+def order(**changes: dict[str, Any]) -> Any:
+    """Four steps in a row; the first three can be undone."""
+    undone = {name: {"compensation": UNDO} for name in ("reserve", "charge", "ship")}
+    return graph("reserve -> charge -> ship -> notify", **{**undone, **changes})
+
+
+def steps(database: Database, worker: int, outcomes: dict[str, Outcome]) -> None:
+    """Run what is claimable until nothing is, with these outcomes; others succeed."""
+    while leases := claim(database, worker):
+        finish(
+            database, *((lease, outcomes.get(lease.name, Succeeded({"of": lease.name}))) for lease in leases)
+        )
+
+
+def test_what_succeeded_is_undone_last_first(database: Database) -> None:
+    run_id = submit(database, order()).run_id
+    worker = session(database)
+    for name in ("reserve", "charge", "ship"):
+        [lease] = claim(database, worker)
+        assert lease.name == name
+        finish(database, (lease, Succeeded({"of": name})))
+    assert do(sagas.get(database, run_id)).state is SagaState.PENDING
+    [lease] = claim(database, worker)
+    finish(database, (lease, Failed("no stock")))
+
+    report = do(sagas.get(database, run_id))
+    assert report.state is SagaState.COMPENSATING
+    assert [task.name for task in report.compensations] == ["ship", "charge", "reserve"]
+    assert [task.depends_on for task in report.compensations] == [(), ("ship",), ("charge",)]
+    undone: list[Lease] = []
+    while leases := claim(database, worker):
+        undone += leases
+        finish(database, *((lease, Succeeded()) for lease in leases))
+    assert [lease.name for lease in undone] == ["ship", "charge", "reserve"]
+    assert do(sagas.get(database, run_id)).state is SagaState.COMPENSATED
+    assert run_of(database, run_id).state == "failed"
+
+
+def test_a_function_that_undoes_learns_what_was_done(database: Database) -> None:
+    how = Compensation("function", {"function": "release", "params": {"warehouse": 3}})
+    run_id = submit(
+        database, graph("reserve -> ship", reserve={"compensation": how, "params": {"n": 1}})
+    ).run_id
+    steps(database, session(database), {"ship": Failed("no")})
+    [task] = do(sagas.get(database, run_id)).compensations
+    assert task.params == {
+        "function": "release",
+        "params": {
+            "warehouse": 3,
+            "_saga_transaction_id": str(run_id),
+            "_compensate_step": 1,
+            "_total_steps": 1,
+            "_task_id": str(task_of(database, run_id, "reserve").id),
+            "_task_name": "reserve",
+            "_params": {"n": 1},
+            "_result": {"of": "reserve"},
+            "_is_unknown": False,
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("outcome", "is_undone"),
+    [
+        (Failed("refused"), False),
+        (Failed("took too long", code="timeout"), True),
+        (Crashed(), True),
+    ],
+)
+def test_a_step_of_which_nobody_knows_how_far_it_came_is_undone_too(
+    database: Database, outcome: Outcome, is_undone: bool
+) -> None:
+    once = {"compensation": UNDO, "retry": RetryPolicy(max_attempts=1, max_crashes=1)}
+    run_id = submit(database, order(charge=once)).run_id
+    steps(database, session(database), {"charge": outcome})
+    report = do(sagas.get(database, run_id))
+    names = [task.name for task in report.compensations]
+    assert names == (["charge", "reserve"] if is_undone else ["reserve"])
+
+
+def test_the_run_ends_first_other_branches_go_on(database: Database) -> None:
+    two = graph("a; b -> c", a={"compensation": UNDO}, b={"compensation": UNDO}, c={"compensation": UNDO})
+    run_id = submit(database, two).run_id
+    worker = session(database)
+    first = {lease.name: lease for lease in claim(database, worker)}
+    finish(database, (first["a"], Failed("no")))
+    assert do(sagas.get(database, run_id)).state is SagaState.PENDING
+    finish(database, (first["b"], Succeeded()))
+    [c] = claim(database, worker)
+    finish(database, (c, Succeeded()))  # the last ending is a success, and yet the run has failed
+    assert [task.name for task in do(sagas.get(database, run_id)).compensations] == ["c", "b"]
+
+
+def test_of_what_ended_in_one_transaction_the_later_task_is_undone_first(database: Database) -> None:
+    run_id = submit(
+        database, graph("a -> d; b -> d; c -> d", **{name: {"compensation": UNDO} for name in "abc"})
+    ).run_id
+    steps(database, session(database), {"d": Failed("no")})
+    assert [task.name for task in do(sagas.get(database, run_id)).compensations] == ["c", "b", "a"]
+
+
+def test_the_others_run_though_one_compensation_fails_and_it_can_be_retried(database: Database) -> None:
+    run_id = submit(database, order()).run_id
+    worker = session(database)
+    for _ in range(3):
+        [lease] = claim(database, worker)
+        finish(database, (lease, Succeeded()))
+    steps(database, worker, {"notify": Failed("no"), "charge": Failed("bank is closed")})
+    report = do(sagas.get(database, run_id))
+    assert report.state is SagaState.FAILED
+    assert states(database, report.compensation_run_id or 0) == {
+        "ship": "succeeded",
+        "charge": "failed",
+        "reserve": "succeeded",
+    }
+    assert do(sagas.retry(database, run_id)).state is SagaState.COMPENSATING
+    steps(database, worker, {})
+    assert do(sagas.get(database, run_id)).state is SagaState.COMPENSATED
+
+
+def test_a_failed_saga_is_signed_off_with_a_reason(database: Database) -> None:
+    run_id = submit(database, graph("a -> b", a={"compensation": UNDO})).run_id
+    worker = session(database)
+    with pytest.raises(Conflict, match=f"saga of run {run_id} is pending; only a failed one"):
+        do(sagas.sign_off(database, run_id, reason="early"))
+    [lease] = claim(database, worker)
+    finish(database, (lease, Succeeded()))
+    steps(database, worker, {"b": Failed("no"), "a": Failed("cannot")})
+    assert do(sagas.get(database, run_id)).state is SagaState.FAILED
+    report = do(sagas.sign_off(database, run_id, reason="refunded by hand", actor="ann"))
+    assert (report.state, report.signed_off_by, report.reason) == (
+        SagaState.SIGNED_OFF,
+        "ann",
+        "refunded by hand",
+    )
+    last = do(runs.events(database, run_id))[-1]
+    assert (last.kind, last.actor) == ("saga.signed_off", "ann")
+    assert last.detail == {"reason": "refunded by hand", "failed": ["a"]}
+
+
+def test_before_the_end_the_saga_tells_what_would_be_undone(database: Database) -> None:
+    run_id = submit(database, order()).run_id
+    worker = session(database)
+    for _ in range(2):
+        [lease] = claim(database, worker)
+        finish(database, (lease, Succeeded({"of": lease.name})))
+    report = do(sagas.get(database, run_id))
+    assert [(undo.name, undo.result) for undo in report.undos] == [
+        ("charge", {"of": "charge"}),
+        ("reserve", {"of": "reserve"}),
+    ]
+    assert report.compensations == []
+
+
+def test_a_run_that_succeeds_or_is_cancelled_is_not_undone(database: Database) -> None:
+    run_id = submit(database, order()).run_id
+    end_all(database)
+    assert do(sagas.get(database, run_id)).state is SagaState.COMMITTED
+    other = submit(database, order()).run_id
+    do(runs.cancel(database, other))
+    assert do(sagas.get(database, other)).state is SagaState.COMMITTED
+    assert len(do(runs.list_runs(database))) == 2
+
+
+def test_a_run_that_is_undone_cannot_be_retried(database: Database) -> None:
+    run_id = submit(database, order()).run_id
+    end_all(database, "notify")
+    undone_by = do(sagas.get(database, run_id)).compensation_run_id
+    with pytest.raises(Conflict, match=f"run {run_id} is undone by run {undone_by}; start it anew"):
+        do(runs.retry(database, run_id))
+
+
+def test_a_failed_run_with_nothing_to_undo_is_compensated_at_once_and_can_be_retried(
+    database: Database,
+) -> None:
+    run_id = submit(database, order()).run_id
+    end_all(database, "reserve")
+    report = do(sagas.get(database, run_id))
+    assert (report.state, report.compensation_run_id) == (SagaState.COMPENSATED, None)
+    do(runs.retry(database, run_id))
+    assert do(sagas.get(database, run_id)).state is SagaState.PENDING
+
+
+def test_runs_without_compensations_are_no_sagas(database: Database) -> None:
+    run_id = submit(database, "a").run_id
+    with pytest.raises(NotFound, match="is no saga"):
+        do(sagas.get(database, run_id))
+    with pytest.raises(NotFound, match="run not found: 99"):
+        do(sagas.get(database, 99))

@@ -1,0 +1,130 @@
+"""Functions as tasks of an embedded engine, from the decorator to the result."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+import engine
+from engine.errors import RetryAfter
+from engine.executors.function import FunctionExecutor
+from engine.executors.registry import ExecutorRegistry
+from engine.functions.context import Context, SyncContext
+from engine.functions.decorator import task
+from engine.functions.registry import FunctionRegistry
+from engine.model.workflow_graph import graph_of
+from engine.sdk.authoring import workflow
+from tests.executors import functions
+
+pytestmark = pytest.mark.anyio
+
+blocked, go_on = threading.Event(), threading.Event()
+
+
+@task
+async def extract(day: str, ctx: Context) -> dict[str, Any]:
+    await ctx.progress({"at": day})
+    ctx.log(f"attempt {ctx.attempt}")
+    return {"items": [1, 2, 3], "day": day}
+
+
+@task
+def load(squares: list[int], ctx: SyncContext) -> dict[str, Any]:
+    print("loading")
+    return {"count": len(squares), "upstream": sorted(ctx.get_all_upstream_results())}
+
+
+@task(retries=2, retry_delay=0.01)
+async def third_time(ctx: Context) -> int:
+    if ctx.attempt < 3:
+        raise RetryAfter(0.01)
+    return ctx.attempt
+
+
+@task(timeout=0.05)
+def stuck() -> None:
+    blocked.set()
+    go_on.wait()
+
+
+@task
+async def split(ctx: Context) -> list[int]:
+    return await ctx.add_sub_tasks([functions.square.spec({"n": n}, name=f"square-{n}") for n in (2, 3)])
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[tuple[engine.Engine, FunctionExecutor]]:
+    """Not a fixture: pytest would take the output back that the engine captures."""
+    executor = FunctionExecutor(FunctionRegistry([extract, functions.square, load, third_time, stuck, split]))
+    registry = ExecutorRegistry.from_executors([executor])
+    options = engine.WorkerOptions(poll_seconds=0.05)
+    try:
+        async with engine.Engine("sqlite://", registry=registry, options=options) as e:
+            yield e, executor
+    finally:
+        await executor.close()
+
+
+async def ended(e: engine.Engine, graph: engine.Graph) -> dict[str, engine.Task]:
+    accepted = await e.submit(graph)
+    run = await e.wait(accepted.run_id, timeout=60)
+    return {each.name: each for each in await e.tasks(run.id)}
+
+
+def result(task: engine.Task) -> Any:
+    assert task.last is not None and task.state == "succeeded", task
+    return task.last.result
+
+
+async def test_a_workflow_of_functions_runs_to_its_end() -> None:
+    @workflow
+    def etl(day: str) -> None:
+        rows = extract(day)
+        squares = [functions.square(rows["items"][n]) for n in range(3)]  # type: ignore[index]
+        loaded = load(squares)
+        load.options(name="many", when=f"{loaded['count']} > 5")([])
+
+    async with opened() as (e, _):
+        tasks = await ended(e, graph_of(etl("2026-03-01")))
+        run_id = tasks["load"].run_id
+        while len(lines := await e.logs(run_id)) < 2:  # written a moment later
+            await asyncio.sleep(0.01)
+    assert result(tasks["square-3"]) == 9
+    assert result(tasks["load"]) == {"count": 3, "upstream": ["square", "square-2", "square-3"]}
+    assert tasks["many"].state == "skipped"
+    assert tasks["extract"].progress == {"at": "2026-03-01"}
+    assert {(line.task_name, line.stream, line.text) for line in lines} == {
+        ("extract", "log", "attempt 1"),
+        ("load", "stdout", "loading"),
+    }
+
+
+async def test_retries_and_sub_tasks_are_those_of_any_task() -> None:
+    async with opened() as (e, _):
+        tasks = await ended(e, engine.graph([third_time.spec(), split.spec()]))
+    assert result(tasks["third_time"]) == 3
+    assert [result(tasks[f"square-{n}"]) for n in (2, 3)] == [4, 9]
+
+
+async def test_wrong_parameters_are_refused_at_submit() -> None:
+    async with opened() as (e, _):
+        with pytest.raises(
+            engine.GraphError, match=r'task "square": invalid params of function .*: n: missing'
+        ):
+            await e.submit(engine.graph([functions.square.spec()]))
+
+
+async def test_a_thread_that_takes_too_long_fails_its_attempt() -> None:
+    async with opened() as (e, executor):
+        try:
+            tasks = await ended(e, engine.graph([stuck.spec()]))
+            assert blocked.is_set() and executor.overdue == 1
+        finally:
+            go_on.set()
+    assert tasks["stuck"].last is not None and tasks["stuck"].last.error is not None
+    assert (tasks["stuck"].state, tasks["stuck"].last.error["code"]) == ("failed", "timeout")
