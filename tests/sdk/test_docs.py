@@ -1,4 +1,4 @@
-"""The examples of docs/sdk.md run as they stand, and its table of errors is complete."""
+"""The examples of docs/sdk.md and docs/workflows.md run as they stand; the table of errors is complete."""
 
 from __future__ import annotations
 
@@ -12,12 +12,21 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from engine.definitions import read_workflows
+from engine.model.workflow_rules import check
 from tests.cli.process import Program
 from tests.sdk.callers import libpq
 from tests.sdk.test_import import error_names
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "sdk.md"
-EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = DOCS / "sdk.md"
+EXAMPLES = {
+    f"{page}-{number}": example
+    for page in ("sdk", "workflows")
+    for number, example in enumerate(
+        re.findall(r"^```python\n(.*?)^```", (DOCS / f"{page}.md").read_text(), re.DOTALL | re.MULTILINE)
+    )
+}
 
 
 @pytest.fixture
@@ -29,15 +38,15 @@ def server_url(tmp_path: Path) -> Iterator[str]:
     server.close()
 
 
-@pytest.mark.parametrize("number", range(len(EXAMPLES)))
-def test_example(number: int, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     environment = dict(os.environ)
-    if "DATABASE_URL" in EXAMPLES[number]:
+    if "DATABASE_URL" in EXAMPLES[name]:
         environment["DATABASE_URL"] = libpq(sa.make_url(request.getfixturevalue("row_locking_url")))
-    if "ENGINE_SERVER" in EXAMPLES[number]:
+    if "ENGINE_SERVER" in EXAMPLES[name]:
         environment["ENGINE_SERVER"] = request.getfixturevalue("server_url")
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", EXAMPLES[number]],
+        [sys.executable, "-W", "error", "-c", EXAMPLES[name]],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -45,6 +54,13 @@ def test_example(number: int, tmp_path: Path, request: pytest.FixtureRequest) ->
         timeout=90,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_yaml_example_can_be_saved() -> None:
+    [text] = re.findall(r"^```yaml\n(.*?)^```", (DOCS / "workflows.md").read_text(), re.DOTALL | re.MULTILINE)
+    [workflow] = read_workflows(text)
+    check(workflow)
+    assert [task.name for task in workflow.tasks] == ["load", "price", "book", "report"]
 
 
 def test_every_error_is_explained() -> None:
