@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from engine.errors import Conflict, NotFound
+from engine.model.callbacks import Named, named
 from engine.model.json import JSON
 from engine.model.records import SavedWorkflow
 from engine.model.workflow_graph import graph_of
 from engine.model.workflows import Workflow
 from engine.operations import submits
 from engine.operations.submits import Accepted, Key, Submission
+from engine.store import relays
 from engine.store import workflows as store
 from engine.store.database import Database, Transaction
 
@@ -42,6 +44,7 @@ class Start:
     saved: SavedWorkflow
     params: Mapping[str, JSON]
     submission: Submission
+    callbacks: Named
     rerun_of: int | None = None
 
 
@@ -61,7 +64,7 @@ def prepare(
     graph = graph_of(workflow, effective, concurrency_key=f"workflow {saved.id}")
     told = {"workflow_id": saved.id}
     checked = submits.check(replace(graph, tasks=tuple(replace(task, client=told) for task in graph.tasks)))
-    return Start(saved, effective, Submission(checked, actor, None, idempotency), rerun_of)
+    return Start(saved, effective, Submission(checked, actor, None, idempotency), named(workflow), rerun_of)
 
 
 def start_within(tx: Transaction, start: Start) -> Accepted:
@@ -71,6 +74,8 @@ def start_within(tx: Transaction, start: Start) -> Accepted:
     accepted = submits.submit_within(tx, start.submission)
     if not accepted.is_repeat:
         store.bind(tx, accepted.run_id, start.saved, start.params, rerun_of=start.rerun_of)
+        if start.callbacks:
+            relays.insert(tx, accepted.run_id, start.saved.id, start.callbacks)
     return accepted
 
 

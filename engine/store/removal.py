@@ -16,6 +16,7 @@ from engine.store.schema import (
     edge,
     event,
     idempotency_key,
+    relay,
     run,
     saga,
     signal,
@@ -51,6 +52,7 @@ def delete(tx: Transaction, run_ids: Sequence[int]) -> int:
         (idempotency_key, idempotency_key.c.run_id),
         (workflow_run, workflow_run.c.run_id),
         (saga, saga.c.run_id),
+        (relay, relay.c.run_id),
         (signal, signal.c.run_id),
         (run, run.c.id),
     ):

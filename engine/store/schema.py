@@ -424,6 +424,16 @@ step = sa.Table(
     sa.Column("at", UtcDateTime, nullable=False),
 )
 
+relay = sa.Table(
+    "relay",
+    metadata,
+    # A run of a workflow with callbacks, and the last of its events that was dealt with.
+    sa.Column("run_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("workflow_id", sa.Text, nullable=False),
+    sa.Column("callbacks", Json, nullable=False),
+)
+
 signal = sa.Table(
     "signal",
     metadata,

@@ -1,4 +1,4 @@
-"""Starts runs at the times of schedules. Every worker process has one; the database keeps them apart."""
+"""Starts what is due by time or by event: schedules and callbacks. Every worker process has one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import random
 
 from engine.errors import StoreUnavailable
-from engine.operations import schedules
+from engine.operations import relays, schedules
 from engine.store.database import Database
 from engine.telemetry import emit
 
@@ -28,9 +28,12 @@ class Scheduler:
         """Seconds until the next look."""
         try:
             tick = await schedules.tick(self._database)
+            calls = await relays.tick(self._database)
         except StoreUnavailable:
             return _AWAY_SECONDS
         if tick.started:
             emit("schedule.fired", runs=tick.started)
+        if calls:
+            emit("callback.called", calls=calls)
         wait = _LOOK_SECONDS * random.uniform(0.8, 1.0)
         return wait if tick.next_in is None else min(wait, max(tick.next_in, _BUSY_SECONDS))

@@ -244,7 +244,8 @@ class Worker:
         """How many more attempts may run."""
         if self._is_draining or not self._lifeline.is_safe:
             return 0
-        return self._options.concurrency - self.running - sum(each.overdue for each in self._overdue)
+        overdue = sum(int(each.overdue) for each in self._overdue)
+        return self._options.concurrency - self.running - overdue
 
     async def _wait_for_work(self) -> None:
         poll = self._options.poll_seconds * random.uniform(0.8, 1.2)

@@ -146,6 +146,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("task_id", "name", name=op.f("pk_step")),
     )
     op.create_table(
+        "relay",
+        sa.Column("run_id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("workflow_id", sa.Text(), nullable=False),
+        sa.Column("callbacks", sa.JSON(none_as_null=True), nullable=False),
+        sa.PrimaryKeyConstraint("run_id", name=op.f("pk_relay")),
+    )
+    op.create_table(
         "signal",
         sa.Column("run_id", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
@@ -170,6 +178,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("function")
     op.drop_table("signal")
+    op.drop_table("relay")
     op.drop_table("step")
     with op.batch_alter_table("firing", schema=None) as batch_op:
         batch_op.drop_index("ix_firing_run_id")

@@ -81,6 +81,14 @@ GUARDS = [
         f"{SCHEDULES}::test_a_time_that_was_decided_about_starts_nothing",
     ),
     Guard(
+        "one teller of a run's events",
+        "callbacks would be called twice",
+        f"{STORE}/relays.py",
+        ".where(relay.c.run_id == run_id).with_for_update(skip_locked=True)",
+        ".where(relay.c.run_id == run_id)",
+        "tests/operations/test_callbacks.py::test_processes_that_look_at_the_same_time_tell_once",
+    ),
+    Guard(
         "no time of a pause",
         "a schedule that is resumed would start runs for all that passed",
         "engine/operations/schedules.py",

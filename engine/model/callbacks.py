@@ -1,0 +1,81 @@
+"""Callbacks: functions that a workflow names for what becomes of its tasks. Each call is a task. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.model.graph import MAX_NAME, Dependency, Graph, Rule, TaskSpec
+from engine.model.json import JSON
+from engine.model.workflows import FUNCTION, CallbackState, Workflow
+
+_TIMEOUT_MS = 30_000
+Named = Mapping[str, Mapping[str, Sequence[str]]]  # task → state → functions in declared order
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A task that has ended for good."""
+
+    task_id: int
+    name: str
+    params: JSON  # as its function got them, before references were resolved
+    result: JSON
+    error: Mapping[str, Any] | None  # None: it succeeded
+
+
+def named(workflow: Workflow) -> Named:
+    """The callbacks of a workflow; empty if it has none."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for task in workflow.tasks:
+        for callback in task.callbacks:
+            found.setdefault(task.name, {}).setdefault(str(callback.state), []).append(callback.function)
+    return found
+
+
+def calls(run_id: int, workflow_id: str, callbacks: Named, settled: Settled) -> Graph | None:
+    """One task for each function, in order, whatever becomes of those before. None if there is none."""
+    mine = callbacks.get(settled.name, {})
+    state = _state(settled, mine)
+    functions = mine.get(state, ())
+    if not functions:
+        return None
+    params = {**_told(settled, state), "_workflow_id": workflow_id, "_workflow_instance_id": str(run_id)}
+    names = [f"{function} {number}"[-MAX_NAME:] for number, function in enumerate(functions, 1)]
+    tasks = [
+        TaskSpec(
+            name,
+            FUNCTION,
+            {"function": function, "params": params},
+            depends_on=(Dependency(names[place - 1]),) if place else (),
+            rule=Rule.ALL_DONE if place else Rule.ALL_SUCCESS,
+            timeout_ms=_TIMEOUT_MS,
+            client={"workflow_id": workflow_id},
+        )
+        for place, (name, function) in enumerate(zip(names, functions, strict=True))
+    ]
+    label = f"{state} of {settled.name}"[:MAX_NAME]
+    return Graph(tuple(tasks), name=label, labels={"callback_of": str(run_id)})
+
+
+def _state(settled: Settled, mine: Mapping[str, Any]) -> str:
+    if settled.error is None:
+        return CallbackState.SUCCESS
+    is_timeout = settled.error.get("code") == "timeout" and CallbackState.TIMEOUT in mine
+    return CallbackState.TIMEOUT if is_timeout else CallbackState.FAILED
+
+
+def _told(settled: Settled, state: str) -> dict[str, Any]:
+    own = settled.params.get("params") if isinstance(settled.params, dict) else None
+    told: dict[str, Any] = {
+        **(own if isinstance(own, dict) else {}),
+        "_task_id": str(settled.task_id),
+        "_task_name": settled.name,
+        "_status": state.upper(),
+        "_previous_status": "RUNNING",
+    }
+    if settled.error is None:
+        return {**told, "result": settled.result, "_result_data": settled.result}
+    message = settled.error.get("message")
+    return {**told, "error": message, "_error_message": message}
