@@ -1,7 +1,7 @@
 """Plays the scenario and dies at its n-th step into or out of the database, as if the power went.
 
-Run as a program: reads lines `<url> <n>`, forks for each, and answers with the exit code and the number of
-boundaries. A fork takes milliseconds where a fresh interpreter would take a second.
+Run as a program: reads lines `<url> <n> <scenario>`, forks for each, and answers with the exit code and the
+number of boundaries. A fork takes milliseconds where a fresh interpreter would take a second.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from engine.store.database import Database
+from tests.crash.saga import SagaScenario
 from tests.crash.scenario import Scenario
 
 KILLED = 9
@@ -42,24 +43,27 @@ class Boundaries:
             os._exit(KILLED)
 
 
-def play(url: str, die_at: int) -> int:
+SCENARIOS = {"all": Scenario, "saga": SagaScenario}
+
+
+def play(url: str, die_at: int, name: str) -> int:
     """Returns how many boundaries there were, if it came to its end."""
     database = Database(url, pool_size=1, wake_others=False)
     boundaries = Boundaries(database, die_at)
-    Scenario(database).play()
+    SCENARIOS[name](database).play()
     database.close()
     return boundaries.count
 
 
 def main() -> None:
     for line in sys.stdin:
-        url, number = line.split()
+        url, number, name = line.split()
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
             os.close(reading)
             try:
-                os.write(writing, str(play(url, int(number))).encode())
+                os.write(writing, str(play(url, int(number), name)).encode())
                 os._exit(0)
             except BaseException as error:
                 print(repr(error), file=sys.stderr, flush=True)
