@@ -16,6 +16,8 @@ COMMANDS = {
     "run": ("engine.cli.run", "Run a graph from a file here and now, and show how it goes."),
     "server": ("engine.cli.server", "Serve the REST interfaces."),
     "worker": ("engine.cli.worker", "Work on tasks of a database."),
+    "workflow": ("engine.cli.workflow", "Upload, check, list, show, execute and delete workflows."),
+    "instance": ("engine.cli.instance", "List, show, watch and control instances of workflows; read logs."),
     "task": ("engine.cli.task", "Submit graphs; look at, wait for, cancel and delete tasks."),
     "runs": ("engine.cli.runs", "List, show, watch, pause, resume, cancel and retry runs; read their logs."),
     "token": ("engine.cli.token", "Make, list and revoke tokens for the server."),

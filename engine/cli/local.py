@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import Any, TypeVar
 
 from engine.cli.graphs import CONTRACT, contract_task, filters, graph_of, key_of
+from engine.cli.local_workflows import LocalWorkflows, now
 from engine.cli.wiring import SERVER_TOO, check_schema, executor_settings, open_database
 from engine.client.documents import Document
 from engine.client.rest import ContractTask, Submitted
@@ -20,11 +19,10 @@ from engine.sdk.opening import shown
 from engine.settings import Settings
 from engine.store.database import Database
 
-T = TypeVar("T")
 _LOOK_SECONDS = 0.1
 
 
-class LocalTarget:
+class LocalTarget(LocalWorkflows):
     def __init__(self, database: Database, settings: Settings) -> None:
         self.database = database
         self.settings = settings
@@ -41,7 +39,7 @@ class LocalTarget:
 
     def submit(self, document: Document, key: str) -> Submitted:
         graph, contract = graph_of(document, self._registry)
-        accepted = _now(
+        accepted = now(
             submits.submit(
                 self.database,
                 graph,
@@ -53,60 +51,60 @@ class LocalTarget:
         return Submitted(list(accepted.task_ids), accepted.run_id, accepted.is_repeat)
 
     def runs(self, *, state: str | None, name: str | None, before: int | None, limit: int) -> list[Run]:
-        return _now(runs.list_runs(self.database, state=state, name=name, before=before, limit=limit))
+        return now(runs.list_runs(self.database, state=state, name=name, before=before, limit=limit))
 
     def run(self, run_id: int) -> Run:
-        return _now(runs.get(self.database, run_id))
+        return now(runs.get(self.database, run_id))
 
     def tasks(
         self, run_id: int, *, state: str | None = None, after: int | None = None, limit: int = 1000
     ) -> list[Task]:
-        return _now(runs.tasks(self.database, run_id, state=state, after=after, limit=limit))
+        return now(runs.tasks(self.database, run_id, state=state, after=after, limit=limit))
 
     def events(self, run_id: int, *, after: int, wait_seconds: float = 0.0) -> list[Event]:
         deadline = time.monotonic() + wait_seconds
         while True:
-            found = _now(runs.events(self.database, run_id, after=after))
+            found = now(runs.events(self.database, run_id, after=after))
             if found or time.monotonic() >= deadline:
                 return found
             time.sleep(_LOOK_SECONDS)
 
     def logs(self, run_id: int, *, task_name: str | None, limit: int, offset: int) -> list[LogLine]:
-        return _now(runs.logs(self.database, run_id, task_name=task_name, limit=limit, offset=offset))
+        return now(runs.logs(self.database, run_id, task_name=task_name, limit=limit, offset=offset))
 
     def pause(self, run_id: int) -> Run:
-        return _now(runs.hold(self.database, run_id))
+        return now(runs.hold(self.database, run_id))
 
     def resume(self, run_id: int) -> Run:
-        return _now(runs.resume(self.database, run_id))
+        return now(runs.resume(self.database, run_id))
 
     def cancel(self, run_id: int) -> Run:
-        return _now(runs.cancel(self.database, run_id))
+        return now(runs.cancel(self.database, run_id))
 
     def retry(self, run_id: int) -> Run:
-        return _now(runs.retry(self.database, run_id))
+        return now(runs.retry(self.database, run_id))
 
     def delete(self, run_id: int) -> None:
-        _now(runs.delete(self.database, run_id))
+        now(runs.delete(self.database, run_id))
 
     # --- tasks of the ExecGo contract
 
     def contract_task(self, task_id: str) -> ContractTask:
-        return self._shown(_now(tasks.get_aliased(self.database, CONTRACT, task_id)))
+        return self._shown(now(tasks.get_aliased(self.database, CONTRACT, task_id)))
 
     def contract_tasks(
         self, *, status: str | None, type_: str | None, limit: int | None, offset: int
     ) -> list[ContractTask]:
         wanted = filters(status, type_, self._registry)
-        found = _now(tasks.list_aliased(self.database, CONTRACT, limit=limit, offset=offset, **wanted))
+        found = now(tasks.list_aliased(self.database, CONTRACT, limit=limit, offset=offset, **wanted))
         return [self._shown(task) for task in found]
 
     def cancel_contract_task(self, task_id: str) -> ContractTask:
-        task = _now(tasks.get_aliased(self.database, CONTRACT, task_id))
-        return self._shown(_now(tasks.cancel(self.database, task.id)))
+        task = now(tasks.get_aliased(self.database, CONTRACT, task_id))
+        return self._shown(now(tasks.cancel(self.database, task.id)))
 
     def delete_contract_task(self, task_id: str) -> None:
-        _now(tasks.forget_alias(self.database, CONTRACT, task_id))
+        now(tasks.forget_alias(self.database, CONTRACT, task_id))
 
     def _shown(self, task: Task) -> ContractTask:
         return contract_task(task, self._registry)
@@ -114,20 +112,16 @@ class LocalTarget:
     # --- workers and tokens
 
     def workers(self, *, only_live: bool) -> list[WorkerSession]:
-        return _now(workers.list_sessions(self.database, only_live=only_live))
+        return now(workers.list_sessions(self.database, only_live=only_live))
 
     def tokens(self) -> list[Token]:
-        return _now(tokens.list_tokens(self.database))
+        return now(tokens.list_tokens(self.database))
 
     def create_token(self, name: str, scopes: Sequence[str], expires_at: datetime | None) -> str:
-        return _now(tokens.create(self.database, name=name, scopes=list(scopes), expires_at=expires_at))
+        return now(tokens.create(self.database, name=name, scopes=list(scopes), expires_at=expires_at))
 
     def revoke_token(self, token_id: str) -> None:
-        _now(tokens.revoke(self.database, token_id))
-
-
-def _now(work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(work)
+        now(tokens.revoke(self.database, token_id))
 
 
 def open_target(settings: Settings, url: str | None) -> LocalTarget:

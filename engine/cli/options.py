@@ -80,6 +80,18 @@ class RunId(click.ParamType[int]):
         return int(value)
 
 
+class Key(click.ParamType[str]):
+    """What the REST interfaces take for an idempotency key."""
+
+    name = "key"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if not (1 <= len(text) <= MAX_NAME and text.isascii() and text.isprintable()):
+            self.fail(f"{text[:80]!r} is not 1 to {MAX_NAME} printable ASCII characters", param, ctx)
+        return text
+
+
 DURATION = Duration()
 NAME = Name()
 RUN_ID = RunId()
@@ -94,3 +106,29 @@ def stacked(*options: Callable[[Command], Command]) -> Callable[[Command], Comma
         return command
 
     return decorate
+
+
+def paging_options(default: int | None) -> Callable[[Command], Command]:
+    """`--limit` and `--offset` as the task-engine contract knows them; without a default it is all."""
+    return stacked(
+        click.option(
+            "--limit",
+            type=click.IntRange(1, 100),
+            default=default,
+            show_default=default is not None,
+            help="How many at most." if default else "How many at most (default: all).",
+        ),
+        click.option(
+            "--offset", type=click.IntRange(0, 2**31 - 1), default=0, help="Leave out the first ones."
+        ),
+    )
+
+
+def key_option(what: str) -> Callable[[Command], Command]:
+    return click.option(
+        "--idempotency-key",
+        "key",
+        type=Key(),
+        metavar="KEY",
+        help=f"{what} with the same key is the same {what.split()[-1]} (24 h).",
+    )

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import rich_click as click
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -21,7 +21,9 @@ STATE_STYLES = {
     "succeeded": "green",
     "success": "green",
     "failed": "red",
+    "timeoutfailed": "red",
     "cancelled": "yellow",
+    "terminated": "yellow",
     "skipped": "yellow",
     "running": "cyan",
     "paused": "magenta",
@@ -67,13 +69,18 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Se
 
 def _cell(value: object) -> Text:
     text = "" if value is None else clean(str(value))
-    return Text(text, style=STATE_STYLES.get(text, ""))
+    return Text(text, style=state_style(text))
+
+
+def state_style(state: str) -> str:
+    """The colour of a state or a status, empty for other words."""
+    return STATE_STYLES.get(state.lower(), "")
 
 
 def show_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()
 ) -> None:
-    _print(table(columns, rows, right=right))
+    show(table(columns, rows, right=right))
 
 
 def show_facts(facts: Iterable[tuple[str, object]]) -> None:
@@ -84,10 +91,10 @@ def show_facts(facts: Iterable[tuple[str, object]]) -> None:
     for name, value in facts:
         if value is not None:
             grid.add_row(name, _cell(value))
-    _print(grid)
+    show(grid)
 
 
-def _print(renderable: Table) -> None:
+def show(renderable: RenderableType) -> None:
     out = console()
     if out.is_terminal:
         out.print(renderable)
@@ -101,6 +108,11 @@ def _print(renderable: Table) -> None:
 def say(text: str) -> None:
     """A line on standard output."""
     click.echo(clean(text))
+
+
+def say_done(text: str) -> None:
+    """A line that begins with a tick: green on a terminal."""
+    show(Text(f"✅ {clean(text)}", style="green"))
 
 
 def note(text: str) -> None:
@@ -129,6 +141,11 @@ def time_of_day(value: datetime) -> str:
 def moment(value: datetime | None) -> str:
     """Local time with its offset."""
     return "" if value is None else value.astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+
+
+def date_and_time(value: datetime | None) -> str:
+    """Local time, as the task-engine contract shows it."""
+    return "" if value is None else value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def duration(milliseconds: float | None) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from engine.cli import places
+from engine.cli.definitions import join, refused
 from engine.client.documents import Document
 from engine.client.rest import Client, Submitted
-from engine.errors import InvalidInput, ServerUnavailable
+from engine.errors import InvalidInput, TooLarge
 from engine.settings import Settings
 
 
@@ -19,13 +23,15 @@ class RemoteTarget(Client):
             return self.submit_graph(document.value, key=key)
         except InvalidInput as error:
             raise places.of_answer(document, str(error)) from None
-        except ServerUnavailable as error:
-            if not error.is_unknown:
-                raise
-            raise ServerUnavailable(
-                f"{error}; whether the graph was accepted is not known: repeat with --idempotency-key {key}",
-                is_unknown=True,
-            ) from None
+
+    def upload_workflows(self, texts: Mapping[str, str]) -> dict[str, Any]:
+        joined = join(texts)
+        try:
+            return self.upload_workflow(joined.text)
+        except TooLarge:
+            raise
+        except InvalidInput as error:
+            raise refused(joined, texts, str(error)) from None
 
 
 def open_target(settings: Settings, url: str) -> RemoteTarget:

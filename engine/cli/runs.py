@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -11,9 +11,9 @@ import msgspec
 import rich_click as click
 from click.exceptions import Exit
 
-from engine.cli.options import NAME, RUN_ID
+from engine.cli.logs import logs_options, show_logs
+from engine.cli.options import RUN_ID
 from engine.cli.output import (
-    clean,
     duration,
     moment,
     note,
@@ -23,7 +23,6 @@ from engine.cli.output import (
     say,
     show_facts,
     show_table,
-    time_of_day,
 )
 from engine.cli.program import FAILED
 from engine.cli.summary import (
@@ -35,16 +34,12 @@ from engine.cli.summary import (
     task_document,
     totals,
 )
-from engine.cli.target import Target, mention_idleness, on_each, patiently, with_target
+from engine.cli.target import Target, mention_idleness, on_each, patiently, tasks_of, with_target
 from engine.cli.watch import Progress, view
-from engine.errors import NotFound
-from engine.model.graph import MAX_TASKS
-from engine.model.records import Event, LogLine, Run, Task
+from engine.model.records import Event, Run
 from engine.model.states import FINAL_RUN_STATES, RunState, TaskState
 
-_PAGE = 1000
 _WAIT_SECONDS = 5.0
-_OVERLAP = 200  # lines read again while following: lines of different tasks may arrive out of order
 
 run_argument = click.argument("run_id", metavar="RUN", type=RUN_ID)
 Control = Callable[[Target, int], Run]
@@ -104,7 +99,7 @@ def list_(target: Target, limit: int, as_json: bool, **wanted: Any) -> None:
 def show(target: Target, run_id: int, state: str | None, limit: int, as_json: bool) -> None:
     """Show a run and its tasks. With --json also parameters, results and progress."""
     run = target.run(run_id)
-    tasks = _tasks(target, run_id, state, limit)
+    tasks = tasks_of(target, run_id, state=state, limit=limit)
     if as_json:
         print_json({"run": run_document(run), "tasks": [task_document(task) for task in tasks]})
         return
@@ -116,17 +111,6 @@ def show(target: Target, run_id: int, state: str | None, limit: int, as_json: bo
     if state is None and run.total > len(tasks):
         say(f"{run.total - len(tasks)} more tasks; --limit shows more of them")
     say(totals(run))
-
-
-def _tasks(target: Target, run_id: int, state: str | None, limit: int) -> list[Task]:
-    found: list[Task] = []
-    while len(found) < limit:
-        size = min(limit - len(found), _PAGE)
-        page = target.tasks(run_id, state=state, after=found[-1].id if found else None, limit=size)
-        found += page
-        if len(page) < size:
-            break
-    return found
 
 
 # --- watch
@@ -212,58 +196,8 @@ def delete(target: Target, run_ids: tuple[int, ...], as_json: bool) -> None:
 
 @runs.command("logs")
 @run_argument
-@click.option("--task", "task_name", type=NAME, metavar="NAME", help="Only of this task.")
-@click.option("--follow", "-f", is_flag=True, help="Go on until the run ends.")
+@logs_options
 @with_target
 def logs(target: Target, run_id: int, task_name: str | None, follow: bool, as_json: bool) -> None:
     """Print what the tasks of a run wrote: time, task and number of the attempt before each line."""
-    run = target.run(run_id)
-    if task_name is not None:
-        _check_task(target, run_id, task_name)
-    show_line = _json_line if as_json else _text_line(with_name=task_name is None)
-    seen: set[tuple[int, int, int]] = set()
-    count = 0
-    while True:
-        was_over = run.state in FINAL_RUN_STATES
-        for line in _lines(target, run_id, task_name, max(0, count - _OVERLAP)):
-            key = (line.task_id, line.attempt, line.number)
-            if key not in seen:
-                seen.add(key)
-                count += 1
-                show_line(line)
-        if not follow or was_over:  # a look after the end has seen the last lines
-            break
-        patiently(partial(target.events, run_id, after=run.events, wait_seconds=1.0))
-        run = patiently(partial(target.run, run_id))
-    if not count and not as_json:
-        note("nothing was written")
-
-
-def _check_task(target: Target, run_id: int, name: str) -> None:
-    """Raises `NotFound`. A task that has written is not looked for among what may be 100,000."""
-    if target.logs(run_id, task_name=name, limit=1, offset=0):
-        return
-    if all(task.name != name for task in _tasks(target, run_id, None, MAX_TASKS)):
-        raise NotFound(f"run {run_id} has no task {name!r}")
-
-
-def _lines(target: Target, run_id: int, task_name: str | None, offset: int) -> Iterable[LogLine]:
-    while page := patiently(partial(target.logs, run_id, task_name=task_name, limit=_PAGE, offset=offset)):
-        yield from page
-        offset += len(page)
-        if len(page) < _PAGE:
-            break
-
-
-def _json_line(line: LogLine) -> None:
-    print_json_line(msgspec.to_builtins(line))
-
-
-def _text_line(*, with_name: bool) -> Callable[[LogLine], None]:
-    def show_line(line: LogLine) -> None:
-        name = one_line(line.task_name, 40) if with_name else ""
-        place = f"{time_of_day(line.at)} {name}#{line.attempt} | "
-        for text in clean(line.text).splitlines() or [""]:
-            click.echo(f"{place}{text}", err=line.stream == "stderr" and not with_name)
-
-    return show_line
+    show_logs(target, f"run {run_id}", run_id, task_name=task_name, follow=follow, as_json=as_json)

@@ -14,6 +14,7 @@ import rich_click as click
 
 from engine.cli.options import config_option, data_dir_option, db_option, json_option, stacked
 from engine.cli.output import note
+from engine.cli.workflow_verbs import Workflows
 from engine.client import rest
 from engine.client.documents import Document
 from engine.client.rest import ContractTask, Submitted
@@ -25,10 +26,11 @@ from engine.settings import Settings, load
 N = TypeVar("N", int, str)
 T = TypeVar("T")
 _AWAY = (ServerUnavailable, StoreUnavailable, Overloaded)
+_PAGE = 1000
 _PAUSES = (0.2, 0.4, 0.8, 1.6, 3.2, *[5.0] * 6)  # seconds between attempts to reach a target again: 36
 
 
-class Target(Protocol):
+class Target(Workflows, Protocol):
     """Raises `NotFound`, `Conflict`, `InvalidInput` … alike on both sides."""
 
     where: str  # for people: a server's URL, or a database without its password
@@ -134,6 +136,33 @@ def patiently(ask: Callable[[], T], deadline: float = math.inf) -> T:
                 note(f"note: {error}; trying again for {sum(_PAUSES):.0f} s")
             sleep(pause, deadline)
     return ask()
+
+
+def tasks_of(target: Target, run_id: int, *, state: str | None = None, limit: int) -> list[Task]:
+    """The first `limit` tasks of a run, in its order."""
+    found: list[Task] = []
+    while len(found) < limit:
+        size = min(limit - len(found), _PAGE)
+        page = target.tasks(run_id, state=state, after=found[-1].id if found else None, limit=size)
+        found += page
+        if len(page) < size:
+            break
+    return found
+
+
+@contextmanager
+def repeatable(key: str, what: str) -> Iterator[None]:
+    """Where the answer to a request is lost, say how to repeat it: `what` may or may not have happened."""
+    advice = f"whether {what} is not known: repeat with --idempotency-key {key}"
+    try:
+        yield
+    except KeyboardInterrupt:
+        note(advice)
+        raise
+    except ServerUnavailable as error:
+        if not error.is_unknown:
+            raise
+        raise ServerUnavailable(f"{error}; {advice}", is_unknown=True) from None
 
 
 def open_target(flags: dict[str, str | None]) -> Target:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Sequence
 
 import rich_click as click
 from click.exceptions import Exit
 
-from engine.cli.options import DURATION, FILE, NAME
+from engine.cli.options import FILE, NAME, key_option
 from engine.cli.output import (
     duration,
     moment,
@@ -20,19 +19,18 @@ from engine.cli.output import (
     show_facts,
     show_table,
 )
-from engine.cli.program import FAILED, TIMED_OUT
+from engine.cli.program import FAILED
 from engine.cli.summary import SHOWN_FAILED, run_document, say_hints, show_tasks, totals
-from engine.cli.target import Target, mention_idleness, on_each, patiently, with_target
+from engine.cli.target import Target, mention_idleness, on_each, repeatable, with_target
+from engine.cli.waiting import give_up, timeout_option, wait_for
 from engine.client.documents import read
 from engine.client.rest import FINAL_STATUSES, ContractTask
-from engine.client.waiting import deadline_in, wait_until
 from engine.model.states import FINAL_RUN_STATES, RunState, TaskState
 
 _STATUSES = ("pending", "running", "success", "failed", "skipped")
 
 task_argument = click.argument("task_id", metavar="TASK", type=NAME)
 tasks_argument = click.argument("task_ids", metavar="TASK...", type=NAME, nargs=-1, required=True)
-timeout_option = click.option("--timeout", type=DURATION, metavar="TIME", help="Wait no longer than this.")
 
 
 @click.group("task")
@@ -45,9 +43,7 @@ def task() -> None:
 
 @task.command("submit")
 @click.argument("file", type=FILE)
-@click.option(
-    "--idempotency-key", "key", metavar="KEY", help="A submit with the same key is the same submit (24 h)."
-)
+@key_option("A submit")
 @click.option(
     "--wait", is_flag=True, help="Wait until the tasks have ended; the exit code says whether they succeeded."
 )
@@ -61,11 +57,8 @@ def submit(
         raise click.UsageError("--timeout needs --wait")
     document = read(file)
     key = uuid.uuid4().hex if key is None else key
-    try:
+    with repeatable(key, "the graph was accepted"):
         submitted = target.submit(document, key)
-    except KeyboardInterrupt:
-        note(f"whether the graph was accepted is not known: repeat with --idempotency-key {key}")
-        raise
     mention_idleness(target)
     names = submitted.task_names
     if not wait:
@@ -191,13 +184,13 @@ def _wait_for_tasks(target: Target, task_ids: Sequence[str], timeout: float | No
                 found[task_id] = target.contract_task(task_id)
         return all(map(has_ended, task_ids))
 
-    in_time = _wait(is_over, timeout)
+    in_time = wait_for(is_over, timeout)
     if as_json:
         print_json([item.document for item in found.values()])
     else:
         _show(list(found.values()))
     if not in_time:
-        _give_up(timeout, ", ".join(name for name in task_ids if not has_ended(name)))
+        give_up(timeout, ", ".join(name for name in task_ids if not has_ended(name)))
     raise Exit(0 if all(item.status == "success" for item in found.values()) else FAILED)
 
 
@@ -209,7 +202,7 @@ def _wait_for_run(target: Target, run_id: int, timeout: float | None, as_json: b
         run = target.run(run_id)
         return run.state in FINAL_RUN_STATES
 
-    in_time = _wait(is_over, timeout)
+    in_time = wait_for(is_over, timeout)
     if as_json:
         print_json(run_document(run))
     else:
@@ -217,23 +210,8 @@ def _wait_for_run(target: Target, run_id: int, timeout: float | None, as_json: b
             show_tasks(target.tasks(run_id, state=TaskState.FAILED, limit=SHOWN_FAILED))
         say(totals(run))
     if not in_time:
-        _give_up(timeout, f"run {run_id}")
+        give_up(timeout, f"run {run_id}")
     raise Exit(0 if run.state is RunState.SUCCEEDED else FAILED)
-
-
-def _wait(is_over: Callable[[], bool], timeout: float | None) -> bool:
-    """Whether it was over in time. A target that is away for a while is waited for, too."""
-    deadline = deadline_in(timeout)
-    try:
-        wait_until(lambda: patiently(is_over, deadline), deadline)
-    except TimeoutError:
-        return False
-    return True
-
-
-def _give_up(timeout: float | None, unfinished: str) -> NoReturn:
-    note(f"error: timed out after {duration((timeout or 0) * 1000)}, not ended: {unfinished}")
-    raise Exit(TIMED_OUT)
 
 
 def _show(found: Sequence[ContractTask]) -> None:

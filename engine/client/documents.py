@@ -66,15 +66,21 @@ class Document:
 
 def read(path: str) -> Document:
     """Read a document from a regular file, or from standard input if `path` is `-`."""
+    source, text = read_text(path)
+    return parse(text, source, only_json=Path(source).suffix.lower() == ".json")
+
+
+def read_text(path: str) -> tuple[str, str]:
+    """The name that errors give the file, and what is in it; `-` is standard input."""
     if path == STDIN:
-        return parse(_decode(_limited(sys.stdin.buffer, "standard input"), "<stdin>"), "<stdin>")
+        return "<stdin>", _decode(_limited(sys.stdin.buffer, "standard input"), "<stdin>")
     try:
         content = _read_file(path)
     except OSError as error:
         raise InvalidInput(f"{path}: {error.strerror or error}") from None
     except ValueError:  # a NUL in the path
         raise InvalidInput(f"{path!r} is not a path") from None
-    return parse(_decode(content, path), path, only_json=Path(path).suffix.lower() == ".json")
+    return path, _decode(content, path)
 
 
 def parse(text: str, source: str, *, only_json: bool = False) -> Document:

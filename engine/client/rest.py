@@ -9,11 +9,11 @@ from datetime import datetime
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
-import msgspec
-
+from engine.client.answers import field_of, rows, typed
 from engine.client.transport import Transport
 from engine.client.waiting import deadline_in, wait_until
-from engine.errors import InvalidInput, NotFound, ServerUnavailable
+from engine.client.workflows import Workflows
+from engine.errors import InvalidInput, NotFound
 from engine.model.json import JSON
 from engine.model.records import Event, LogLine, Run, Task, Token, WorkerSession
 from engine.model.states import FINAL_RUN_STATES
@@ -50,7 +50,7 @@ class ContractTask:
 
     @classmethod
     def of(cls, document: dict[str, Any]) -> ContractTask:
-        return _typed({**document, "document": document}, cls)
+        return typed({**document, "document": document}, cls)
 
 
 FINAL_STATUSES = frozenset({"success", "failed", "skipped"})
@@ -63,7 +63,7 @@ def is_execgo(graph: JSON) -> bool:
     return isinstance(first, dict) and bool({"id", "type"} & first.keys()) and "kind" not in first
 
 
-class Client:
+class Client(Workflows):
     """A server. Raises the engine's errors: `NotFound`, `Conflict`, `InvalidInput`, `ServerUnavailable` …"""
 
     def __init__(self, url: str, token: str | None = None, *, timeout_seconds: float = 60.0) -> None:
@@ -85,10 +85,10 @@ class Client:
     # --- the server
 
     def health(self) -> dict[str, Any]:
-        return _typed(self._transport.get("/health"), dict[str, Any])
+        return typed(self._transport.get("/health"), dict[str, Any])
 
     def ready(self) -> dict[str, Any]:
-        return _typed(self._transport.get("/ready"), dict[str, Any])
+        return typed(self._transport.get("/ready"), dict[str, Any])
 
     def workers(self, *, only_live: bool = False) -> list[WorkerSession]:
         return self._all("/api/v1/workers", "workers", WorkerSession, live="true" if only_live else None)
@@ -98,12 +98,12 @@ class Client:
     def submit_graph(self, graph: JSON, *, key: str | None = None) -> Submitted:
         """Submit a graph, in either shape. With `key` it is safe to repeat within a day."""
         if is_execgo(graph):
-            return Submitted(list(_field(self._send("POST", "/tasks", graph, key), "task_ids", list[str])))
+            return Submitted(list(field_of(self._send("POST", "/tasks", graph, key), "task_ids", list[str])))
         answer = self._send("POST", RUNS, graph, key)
         return Submitted(
-            list(_field(answer, "task_ids", dict[str, int])),
-            _field(answer, "run_id", int),
-            _field(answer, "is_repeat", bool),
+            list(field_of(answer, "task_ids", dict[str, int])),
+            field_of(answer, "run_id", int),
+            field_of(answer, "is_repeat", bool),
         )
 
     def runs(
@@ -114,21 +114,21 @@ class Client:
         while len(found) < limit:
             page = min(limit - len(found), _PAGE)
             answer = self._transport.get(RUNS, state=state, name=name, before=before, limit=page)
-            rows = [_run(document) for document in _field(answer, "runs", list[dict[str, Any]])]
-            found += rows
-            if len(rows) < page:
+            listed = [_run(document) for document in field_of(answer, "runs", list[dict[str, Any]])]
+            found += listed
+            if len(listed) < page:
                 break
-            before = rows[-1].id
+            before = listed[-1].id
         return found
 
     def run(self, run_id: int) -> Run:
-        return _run(_field(self._transport.get(f"{RUNS}/{run_id}", include=""), "run", dict[str, Any]))
+        return _run(field_of(self._transport.get(f"{RUNS}/{run_id}", include=""), "run", dict[str, Any]))
 
     def tasks(
         self, run_id: int, *, state: str | None = None, after: int | None = None, limit: int = 1000
     ) -> list[Task]:
         answer = self._transport.get(f"{RUNS}/{run_id}/tasks", state=state, after=after, limit=limit)
-        return _rows(answer, "tasks", Task, run_id=run_id)
+        return rows(answer, "tasks", Task, run_id=run_id)
 
     def events(
         self, run_id: int, *, after: int = 0, wait_seconds: float = 0.0, limit: int = 1000
@@ -141,13 +141,13 @@ class Client:
             parameters={"after": after, "limit": limit, "wait": wait},
             timeout_seconds=wait + 30.0,
         )
-        return _rows(answer, "events", Event, run_id=run_id)
+        return rows(answer, "events", Event, run_id=run_id)
 
     def logs(
         self, run_id: int, *, task_name: str | None = None, limit: int = 1000, offset: int = 0
     ) -> list[LogLine]:
         answer = self._transport.get(f"{RUNS}/{run_id}/logs", task=task_name, limit=limit, offset=offset)
-        return _rows(answer, "lines", LogLine)
+        return rows(answer, "lines", LogLine)
 
     def wait(self, run_id: int, timeout: float | None = None) -> Run:
         """The run once it has ended; looks twice a second or more often.
@@ -201,7 +201,7 @@ class Client:
         offset: int = 0,
     ) -> list[ContractTask]:
         answer = self._transport.get("/tasks", status=status, type=type_, limit=limit, offset=offset or None)
-        return [ContractTask.of(document) for document in _typed(answer, list[dict[str, Any]])]
+        return [ContractTask.of(document) for document in typed(answer, list[dict[str, Any]])]
 
     def cancel_contract_task(self, task_id: str) -> ContractTask:
         task = self.contract_task(task_id)
@@ -224,7 +224,7 @@ class Client:
     def create_token(self, name: str, scopes: Sequence[str], expires_at: datetime | None = None) -> str:
         """Returns the secret, which is shown this once."""
         body = {"name": name, "scopes": list(scopes), "expires_at": expires_at}
-        return _field(self._send("POST", "/api/v1/tokens", body), "token", str)
+        return field_of(self._send("POST", "/api/v1/tokens", body), "token", str)
 
     def revoke_token(self, token_id: str) -> None:
         self._transport.request("DELETE", f"/api/v1/tokens/{quote(token_id, safe='')}")
@@ -234,7 +234,7 @@ class Client:
         found: list[T] = []
         while True:
             answer = self._transport.get(path, limit=_PAGE, offset=len(found) or None, **filters)
-            page = _rows(answer, name, kind)
+            page = rows(answer, name, kind)
             found += page
             if len(page) < _PAGE:
                 return found
@@ -262,23 +262,5 @@ def _iso(value: object) -> str:
 
 def _run(document: JSON) -> Run:
     """A run as the server shows it has its counts in an object of their own."""
-    flat = _typed(document, dict[str, Any])
-    return _typed({**flat, **_typed(flat.get("progress"), dict[str, Any])}, Run)
-
-
-def _rows(answer: JSON, name: str, kind: type[T], **added: Any) -> list[T]:
-    """The records of a list answer; `added` are fields that the path of the request named."""
-    return [_typed({**row, **added}, kind) for row in _field(answer, name, list[dict[str, Any]])]
-
-
-def _field(answer: JSON, name: str, kind: type[T]) -> T:
-    return _typed(_typed(answer, dict[str, Any]).get(name), kind)
-
-
-def _typed(document: JSON, kind: type[T]) -> T:
-    try:
-        return msgspec.convert(document, kind)
-    except (msgspec.ValidationError, TypeError) as error:
-        raise ServerUnavailable(
-            f"the server's answer is not as expected ({error}); is it another release?"
-        ) from None
+    flat = typed(document, dict[str, Any])
+    return typed({**flat, **typed(flat.get("progress"), dict[str, Any])}, Run)

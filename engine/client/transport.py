@@ -18,6 +18,7 @@ from engine.errors import (
     ConfigError,
     Conflict,
     EngineError,
+    IdempotencyMismatch,
     InvalidInput,
     NotFound,
     Overloaded,
@@ -102,10 +103,11 @@ class Transport:
                 ) from None
         if answer.is_success:
             return document
-        raise _refusal(answer, _message(document) or f"HTTP {answer.status_code}")
+        raise _refusal(answer, document)
 
 
-def _refusal(answer: httpx.Response, message: str) -> EngineError:
+def _refusal(answer: httpx.Response, document: JSON) -> EngineError:
+    message = _message(document) or f"HTTP {answer.status_code}"
     match answer.status_code:
         case 401:
             return AccessDenied(
@@ -119,6 +121,8 @@ def _refusal(answer: httpx.Response, message: str) -> EngineError:
             return Conflict(message)
         case 413:
             return TooLarge(message)
+        case 422 if _is_mismatch(document):
+            return IdempotencyMismatch(message)
         case 400 | 405 | 415 | 417 | 422:
             return InvalidInput(message)
         case 503:
@@ -131,11 +135,21 @@ def _refusal(answer: httpx.Response, message: str) -> EngineError:
 
 
 def _message(document: JSON) -> str | None:
-    """The text of a refusal: ExecGo's `error`, or the `detail` of problem details."""
+    """The text of a refusal: ExecGo's `error`, task-engine's `message`, problem details' `detail`."""
     if not isinstance(document, dict):
         return None
-    text = document.get("error") or document.get("detail") or document.get("title")
+    texts = (document.get(name) for name in ("error", "message", "detail", "title"))
+    text = next(filter(None, texts), None)
     return text[:_MAX_SHOWN] if isinstance(text, str) else None
+
+
+def _is_mismatch(document: JSON) -> bool:
+    """Whether a 422 is about an idempotency key: two of the contracts know it for nothing else."""
+    if not isinstance(document, dict):
+        return False
+    return (
+        document.get("type") == "/problems/idempotency_mismatch" or not {"type", "detail"} & document.keys()
+    )
 
 
 def check_url(url: str) -> str:

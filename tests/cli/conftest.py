@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -49,3 +51,23 @@ def start() -> Iterator[Callable[..., Program]]:
     yield run
     for process in started:
         process.close()
+
+
+@pytest.fixture(params=["server", "database"])
+def target(request: pytest.FixtureRequest, start: Callable[..., Program]) -> Iterator[list[str]]:
+    """The flags that lead to a running engine: over REST, or straight into a shared SQLite file."""
+    server = start("server", "start", "--port", "0", "--shared")
+    url = server.event("server.started")["url"]
+    yield ["--server", url] if request.param == "server" else ["--data-dir", "data"]
+
+
+@pytest.fixture
+def on(call: Callable[..., Result], target: list[str]) -> Callable[..., Any]:
+    """The JSON that a command prints on the target."""
+
+    def run(*arguments: str, code: int = 0, text: str | None = None) -> Any:
+        result = call(*arguments, "--json", *target, text=text)
+        assert result.exit_code == code, result.output
+        return json.loads(result.stdout)
+
+    return run

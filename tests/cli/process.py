@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -122,3 +123,9 @@ def wait_until_gone(pid: int) -> None:
             return
     except psutil.NoSuchProcess:
         return
+
+
+def without_times(text: str) -> list[str]:
+    """Lines of logs, each of which must begin with the time of `at`."""
+    lines = [re.fullmatch(r"\d\d:\d\d:\d\d (.*)", line) for line in text.splitlines()]
+    return [line[1] if line else "" for line in lines]

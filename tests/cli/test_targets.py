@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from click.testing import Result
 from engine.cli.output import between
 from engine.cli.target import patiently
 from engine.errors import ServerUnavailable
-from tests.cli.process import Program, wait_for_file
+from tests.cli.process import Program, wait_for_file, without_times
 
 Call = Callable[..., Result]
 Start = Callable[..., Program]
@@ -30,26 +29,6 @@ tasks:
   - {name: third, kind: noop, depends_on: [second]}
 """
 EXECGO = '{"tasks": [{"id": "a/b", "type": "shell", "params": {"command": "echo", "args": ["hi"]}}]}'
-
-
-@pytest.fixture(params=["server", "database"])
-def target(request: pytest.FixtureRequest, start: Start) -> Iterator[list[str]]:
-    """The flags that lead to a running engine: over REST, or straight into a shared SQLite file."""
-    server = start("server", "start", "--port", "0", "--shared")
-    url = server.event("server.started")["url"]
-    yield ["--server", url] if request.param == "server" else ["--data-dir", "data"]
-
-
-@pytest.fixture
-def on(call: Call, target: list[str]) -> Callable[..., Any]:
-    """The JSON that a command prints on the target."""
-
-    def run(*arguments: str, code: int = 0, text: str | None = None) -> Any:
-        result = call(*arguments, "--json", *target, text=text)
-        assert result.exit_code == code, result.output
-        return json.loads(result.stdout)
-
-    return run
 
 
 @pytest.fixture
@@ -205,12 +184,6 @@ def test_logs_are_of_all_tasks_or_of_one(call: Call, target: list[str], finished
     lines = call("runs", "logs", str(finished), "--task", "second", "--json", *target).stdout.splitlines()
     [line] = [line for line in map(json.loads, lines) if line["stream"] == "stdout"]
     assert (line["task_name"], line["attempt"], line["text"].strip()) == ("second", 1, "three")
-
-
-def without_times(text: str) -> list[str]:
-    """Lines of logs, each of which must begin with the time of `at`."""
-    lines = [re.fullmatch(r"\d\d:\d\d:\d\d (.*)", line) for line in text.splitlines()]
-    return [line[1] if line else "" for line in lines]
 
 
 def test_a_run_is_paused_resumed_cancelled_and_retried(

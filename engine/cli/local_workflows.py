@@ -1,0 +1,181 @@
+"""Workflows and instances of a database, as the API answers them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Coroutine, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from engine.api.bodies import fingerprint
+from engine.api.run_translation import id_of
+from engine.api.workflows import wire
+from engine.api.workflows.translation import (
+    MAX_IDS,
+    RUN_STATE,
+    detail_of,
+    summary_of,
+    task_instance_of,
+)
+from engine.cli import definitions
+from engine.cli.workflow_verbs import Data
+from engine.executors.registry import ExecutorRegistry
+from engine.model.json import JSON
+from engine.model.records import SavedWorkflow, Task, WorkflowRun
+from engine.model.states import TaskState
+from engine.model.workflows import Workflow
+from engine.operations import executions, runs, workflows
+from engine.operations.submits import Key
+from engine.store.database import Database
+
+T = TypeVar("T")
+_PAGE = 5_000
+_UNFINISHED = (TaskState.RUNNING, TaskState.BLOCKED, TaskState.AVAILABLE, TaskState.HELD)
+
+
+class LocalWorkflows:
+    """The verbs of `engine.cli.workflow_verbs`."""
+
+    database: Database
+
+    @property
+    def _registry(self) -> ExecutorRegistry:
+        raise NotImplementedError
+
+    # --- workflows
+
+    def upload_workflows(self, texts: Mapping[str, str]) -> Data:
+        kinds = self._registry.kinds()
+        found = definitions.checked(texts, now(workflows.checks(self.database, kinds)))
+        saved = {item.name: item for item in now(workflows.save(self.database, found, kinds=kinds))}
+        summaries = [_summary(saved[workflow.name]) for workflow in found]
+        return _data(wire.Uploaded(**msgspec.structs.asdict(summaries[0]), workflows=summaries))
+
+    def workflows(self, *, limit: int | None, offset: int) -> Data:
+        total, found = now(workflows.list_saved(self.database, limit=limit, offset=offset))
+        return _data(wire.Workflows(total, list(map(_summary, found)), offset + len(found) < total))
+
+    def workflow(self, workflow: str, version: int | None = None) -> Data:
+        return _data(_detail(now(workflows.get(self.database, workflow, version))))
+
+    def workflow_versions(self, workflow: str, *, limit: int, offset: int) -> Data:
+        found = now(workflows.versions(self.database, workflow))
+        listed = list(map(_summary, found[offset : offset + limit]))
+        return _data(wire.Workflows(len(found), listed, offset + limit < len(found)))
+
+    def delete_workflow(self, workflow: str) -> Data:
+        return _data(wire.Message("workflow deleted", now(workflows.delete(self.database, workflow))))
+
+    def execute(self, workflow: str, params: Mapping[str, JSON], *, key: str) -> Data:
+        segment = workflow.replace("%", "%25").replace("/", "%2F")  # as in the server's path
+        scope = f"local POST /api/v1/workflows/{segment}/execute"
+        idempotency = Key(scope, key, fingerprint([params]))
+        accepted = now(executions.execute(self.database, workflow, params, idempotency=idempotency))
+        return _data(wire.Started(str(accepted.run_id), "instance started"))
+
+    def history(self, workflow: str, *, status: str | None, limit: int, offset: int, order: str) -> Data:
+        return self._instances(
+            status, limit, offset, workflow=workflow, is_oldest_first=order == wire.Order.OLDEST_FIRST
+        )
+
+    # --- instances
+
+    def instances(self, *, status: str | None, limit: int, offset: int) -> Data:
+        return self._instances(status, limit, offset)
+
+    def _instances(self, status: str | None, limit: int, offset: int, **wanted: Any) -> Data:
+        states = () if status is None else (RUN_STATE[wire.InstanceStatus(status)],)
+        total, found = now(
+            workflows.list_runs(self.database, states=states, limit=limit, offset=offset, **wanted)
+        )
+        return _data(wire.Instances(total, list(map(summary_of, found)), offset + limit < total))
+
+    def instance(self, instance_id: str) -> Data:
+        found = self._run(instance_id)
+        states = _UNFINISHED if found.run.finished_at is None else ()
+        return _data(detail_of(found, self._listed(found.run.id, states)))
+
+    def _listed(self, run_id: int, states: Collection[TaskState]) -> list[Task]:
+        return [
+            task
+            for state in states
+            for task in now(runs.tasks(self.database, run_id, state=state, limit=MAX_IDS))
+        ]
+
+    def instance_tasks(self, instance_id: str) -> list[Data]:
+        run = self._run(instance_id).run
+        found: list[Data] = []
+        after: int | None = None
+        while True:
+            page = now(runs.tasks(self.database, run.id, after=after, limit=_PAGE))
+            found += [_data(task_instance_of(task, run)) for task in page]
+            if len(page) < _PAGE:
+                return found
+            after = page[-1].id
+
+    def pause_instance(self, instance_id: str) -> Data:
+        run = now(runs.hold(self.database, self._run(instance_id).run.id))
+        return _data(wire.Message("instance paused", str(run.id)))
+
+    def resume_instance(self, instance_id: str) -> Data:
+        run = now(runs.resume(self.database, self._run(instance_id).run.id))
+        return _data(wire.Message("instance resumed", str(run.id)))
+
+    def cancel_instance(self, instance_id: str) -> Data:
+        run = now(runs.cancel(self.database, self._run(instance_id).run.id))
+        return _data(wire.Message("instance cancelled", str(run.id)))
+
+    def retry_instance(self, instance_id: str) -> Data:
+        run = now(runs.retry(self.database, self._run(instance_id).run.id))
+        return _data(wire.Message("instance goes on", str(run.id)))
+
+    def rerun_instance(self, instance_id: str, params: Mapping[str, JSON]) -> Data:
+        accepted = now(executions.rerun(self.database, self._run(instance_id).run.id, params))
+        return _data(wire.Started(str(accepted.run_id), "instance started"))
+
+    def _run(self, instance_id: str) -> WorkflowRun:
+        return now(workflows.get_run(self.database, id_of(instance_id, "instance")))
+
+
+def now(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+def _data(answer: msgspec.Struct) -> Data:
+    data: Data = msgspec.to_builtins(answer)
+    return data
+
+
+def _summary(saved: SavedWorkflow) -> wire.WorkflowSummary:
+    cron = Workflow.from_json(saved.definition).cron
+    return wire.WorkflowSummary(
+        id=saved.id,
+        name=saved.name,
+        description=saved.description,
+        task_count=saved.task_count,
+        created_at=saved.created_at,
+        status=wire.WorkflowStatus.ENABLED if saved.is_enabled else wire.WorkflowStatus.DISABLED,
+        version=saved.version,
+        cron_expr=cron,
+        cron_enabled=None if cron is None else saved.is_enabled,
+    )
+
+
+def _detail(saved: SavedWorkflow) -> wire.WorkflowDetail:
+    tasks = Workflow.from_json(saved.definition).tasks
+    return wire.WorkflowDetail(
+        **msgspec.structs.asdict(_summary(saved)),
+        tasks=[
+            wire.WorkflowTaskOut(
+                id=task.name,
+                name=task.name,
+                description=task.description,
+                dependencies=list(task.depends_on) or None,
+                timeout=None if task.timeout_ms is None else task.timeout_ms / 1000,
+                retry_count=task.retry_count or None,
+            )
+            for task in tasks
+        ],
+        dependencies={task.name: list(task.depends_on) for task in tasks if task.depends_on},
+    )
