@@ -36,6 +36,9 @@ config_option = click.option(
 db_option = click.option(
     "--db", "database_url", metavar="URL", help="postgresql://… or sqlite:///path (ENGINE_DATABASE_URL)."
 )
+functions_option = click.option(
+    "--functions", metavar="A,B", help="Modules whose @task functions tasks may call (ENGINE_FUNCTIONS)."
+)
 data_dir_option = click.option(
     "--data-dir",
     "-data-dir",

@@ -15,7 +15,7 @@ from engine import __version__
 from engine.api.app import create_app
 from engine.api.options import LOOPBACK_HOSTS, ApiOptions
 from engine.api.server import new_event_loop, serve
-from engine.cli.options import DURATION, config_option, data_dir_option, db_option, stacked
+from engine.cli.options import DURATION, config_option, data_dir_option, db_option, functions_option, stacked
 from engine.cli.stopping import Stopping
 from engine.cli.wiring import (
     check_schema,
@@ -61,6 +61,7 @@ def server() -> None:
 @click.option(
     "--shutdown-timeout", "-shutdown-timeout", type=DURATION, help="Wait for running tasks at a stop (15s)."
 )
+@functions_option
 @click.option("--grpc-addr", "-grpc-addr", metavar="ADDR", help="Accepted; gRPC is not in this build.")
 @click.option("--shared", is_flag=True, default=None, help="Let other processes use the same SQLite file.")
 @click.option("--insecure-no-auth", is_flag=True, default=None, help="Serve other machines without a token.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import rich_click as click
 
-from engine.cli.options import DURATION, config_option, data_dir_option, db_option, stacked
+from engine.cli.options import DURATION, config_option, data_dir_option, db_option, functions_option, stacked
 from engine.cli.stopping import Stopping
 from engine.cli.wiring import (
     check_schema,
@@ -45,6 +45,7 @@ def worker() -> None:
     help="Tasks at a time in each (10).",
 )
 @click.option("--queues", metavar="A,B", help="Take only from these queues.")
+@functions_option
 @click.option("--name", "worker_name", metavar="NAME", help="Name in lists of workers.")
 @click.option("--shutdown-timeout", type=DURATION, help="Wait for running tasks at a stop (15s).")
 @click.option(

@@ -86,6 +86,10 @@ class FunctionExecutor:
         self._ports = ports
         self._is_alone = is_alone
 
+    def describe(self) -> list[dict[str, JSON]]:
+        """What there is to keep and show of each function."""
+        return self._registry.describe()
+
     @property
     def overdue(self) -> int:
         """Threads whose attempts are over. A worker that counts them as running keeps to its concurrency."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 from collections.abc import Iterable
 from importlib import import_module
 from types import ModuleType
@@ -17,10 +19,13 @@ from engine.functions.registry import FunctionRegistry
 def load_functions(places: Iterable[str]) -> FunctionRegistry:
     """Import `package.module`, all tasks at its top, or `package.module:name`: a registry, a task, a list.
 
+    Modules are looked for in the working directory, too, which a console script has not on its path.
     Raises `ConfigError` that says which place is wrong and why.
     """
     if isinstance(places, str):
         raise ConfigError(f"functions are a list of places, got the text {places!r}")
+    if (here := os.getcwd()) not in sys.path and "" not in sys.path:
+        sys.path.append(here)
     registry = FunctionRegistry()
     for place in places:
         for thing in _found(place):

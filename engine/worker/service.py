@@ -17,7 +17,7 @@ from engine.expressions.evaluator import Evaluator
 from engine.model.outcomes import Failed, Released, decide
 from engine.model.records import Lease
 from engine.model.states import Move
-from engine.operations import workers
+from engine.operations import functions, workers
 from engine.store.database import CONTROL, ENDED, SIGNALLED, Database
 from engine.telemetry import emit
 from engine.worker import capture
@@ -37,6 +37,7 @@ _LOOP_PAUSE_SECONDS = 1.0
 _CATCH_UP_SECONDS = 0.2
 _PATIENCE_SECONDS = 10.0  # with a database that does not answer while we sign off
 _ANSWER_SECONDS = 1.0  # with a claim under way; longer, and the tasks have waited enough
+_SHOWN = 20  # names in a log line
 _STUCK_SECONDS = 30.0  # with an executor that does not end when it is cancelled
 
 
@@ -96,6 +97,7 @@ class Worker:
             await workers.end_all(self._database, "worker lost")
             self._database.needs_recovery = False
         self._session_id = await workers.register(self._database, self._registration())
+        await self._register_functions()
         actor = f"worker:{self._session_id}"
         lanes = min(_LANES, self._database.writers)
         most = min(MAX_BATCH, max(options.concurrency // lanes, _FEW))
@@ -136,6 +138,15 @@ class Worker:
         ):
             self._supervised(loop)
         emit("worker.started", session=self._session_id, concurrency=options.concurrency)
+
+    async def _register_functions(self) -> None:
+        described = [item for each in self._registry for item in getattr(each, "describe", list)()]
+        if not described:
+            return
+        await functions.register(self._database, described)
+        here = {item["name"] for item in described}
+        if missing := [name for name in await functions.names(self._database) if name not in here]:
+            emit("worker.functions_missing", level="warning", names=missing[:_SHOWN], count=len(missing))
 
     def _registration(self) -> workers.Registration:
         host = socket.gethostname()
