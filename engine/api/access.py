@@ -85,6 +85,15 @@ SCOPES: dict[tuple[str, str], str] = {
     ("DELETE", "/api/v1/tokens/{token_id}"): _ADMIN,
 }
 
+# The same for WebSockets. All are below one path, where HTTP has nothing.
+SOCKET_ROOT = "/api/v1/ws/"
+SOCKETS: dict[str, str] = {
+    "/api/v1/ws/instances/{instance_id}": "read",
+    "/api/v1/ws/workflows/{workflow_id}": "read",
+}
+BEARER = "bearer"  # the subprotocol after which browsers send a token
+_WS = "WS"
+
 
 class Denied(Exception):
     """The request ends here, with this refusal."""
@@ -104,14 +113,22 @@ def scope_of(method: str, path: str) -> str | None:
     )
 
 
+def socket_scope_of(path: str) -> str | None:
+    """The scope that a WebSocket needs, None if there is none."""
+    return scope_of(_WS, path)
+
+
 def methods_at(path: str) -> list[str]:
     """What can be done at a path; empty if there is nothing."""
     parts = path.split("/")
-    found = {verb for verb, template, _ in _TEMPLATES if _fits(template, parts)}
+    found = {verb for verb, template, _ in _TEMPLATES if verb != _WS and _fits(template, parts)}
     return sorted(found | ({"HEAD"} if "GET" in found else set()) | ({"OPTIONS"} if found else set()))
 
 
-_TEMPLATES = [(verb, path.split("/"), scope) for (verb, path), scope in SCOPES.items()]
+_TEMPLATES = [
+    *((verb, path.split("/"), scope) for (verb, path), scope in SCOPES.items()),
+    *((_WS, path.split("/"), scope) for path, scope in SOCKETS.items()),
+]
 
 
 def _fits(template: list[str], parts: list[str]) -> bool:

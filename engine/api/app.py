@@ -23,7 +23,8 @@ from engine.api.execgo.wire import AdapterRequestIn, GraphIn, McpCallIn
 from engine.api.options import ApiOptions, Services
 from engine.api.parameters import answer_parameters
 from engine.api.run_wire import RunIn, TokenIn
-from engine.api.workflows import instances, workflows
+from engine.api.streams import Tail
+from engine.api.workflows import instances, streams, workflows
 from engine.api.workflows.wire import ExecuteIn, UploadIn
 from engine.executors.registry import ExecutorRegistry
 from engine.model.graph import MAX_NAME
@@ -40,6 +41,7 @@ ROUTES: list[Any] = [
     *operators.ROUTES,
     *workflows.ROUTES,
     *instances.ROUTES,
+    *streams.ROUTES,
 ]
 
 
@@ -51,6 +53,7 @@ def create_app(database: Database, registry: ExecutorRegistry, options: ApiOptio
         registry=registry,
         options=options,
         admission=Admission(database, options.max_open_tasks),
+        tail=Tail(database),
     )
     app = Litestar(
         route_handlers=ROUTES,
@@ -59,7 +62,7 @@ def create_app(database: Database, registry: ExecutorRegistry, options: ApiOptio
         openapi_config=_openapi(options, registry),
         logging_config=None,
         request_max_body_size=None,  # `bodies.read_body` keeps the limits
-        on_shutdown=[access.close],
+        on_shutdown=[services.tail.close, access.close],
     )
     app.asgi_handler = Edge(app.asgi_handler, options, access)
     return app

@@ -17,11 +17,14 @@ import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from engine.api.access import SOCKET_ROOT
 from engine.api.edge import trace_id_of
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 200
 MAX_URL_BYTES = 16 * 1024
+_SOCKET_ROOT = SOCKET_ROOT.encode()
+_MAX_SOCKET_LINE_BYTES, _MAX_SOCKET_HEADERS = 8_000, 100  # `websockets` takes hardly more
 _TIMEOUT, _TOO_MUCH, _TOO_LONG, _BAD, _BUSY, _LATE = 408, 431, 414, 400, 503, 504
 
 
@@ -107,8 +110,8 @@ class Connection(HttpToolsProtocol):
         self._data = data
         super().data_received(data)
 
-    # Nobody is upgraded here. The parser stops behind the head of a request that asks for it, whatever body
-    # it has: uvicorn's hooks for WebSocket let us read it again without the wish. Java sends it every time.
+    # Only our WebSockets are upgraded. The parser stops behind the head of any request that asks for it,
+    # whatever body it has: uvicorn's hook lets us read it again without the wish. Java sends it every time.
 
     def _should_upgrade(self) -> bool:
         return True
@@ -117,6 +120,15 @@ class Connection(HttpToolsProtocol):
         if not any(name == b"upgrade" for name, _ in self.headers):
             self._answer(_BAD, "this is not a proxy")  # CONNECT
             return
+        if self._wants_socket:
+            self._reading.stop()
+            lines = (len(self.url), *(len(name) + len(value) for name, value in self.headers))
+            if len(lines) > _MAX_SOCKET_HEADERS or max(lines) > _MAX_SOCKET_LINE_BYTES:
+                limits = f"more than {_MAX_SOCKET_HEADERS} lines or {_MAX_SOCKET_LINE_BYTES} bytes in one"
+                self._answer(_TOO_MUCH, limits)
+            else:
+                super().handle_websocket_upgrade()
+            return
         stopped = sys.exc_info()[1]
         assert isinstance(stopped, httptools.HttpParserUpgrade)
         rest = self._data[stopped.args[0] :]
@@ -124,6 +136,11 @@ class Connection(HttpToolsProtocol):
         head = b"%b %b HTTP/1.1\r\n" % (self.scope["method"].encode(), self.url)
         self.parser = httptools.HttpRequestParser(self)
         self.data_received(b"".join((head, *headers, b"\r\n", rest)))
+
+    @property
+    def _wants_socket(self) -> bool:
+        is_get = self.scope["method"] == "GET" and self._is_idle
+        return is_get and self.url.startswith(_SOCKET_ROOT) and self._get_upgrade() == b"websocket"
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

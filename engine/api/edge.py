@@ -2,7 +2,7 @@
 
 In this order: trace id, Host and Origin, path, token, whether there is such a route, declared body size;
 then the application. It adds headers to every answer, answers HEAD wherever there is GET, and writes the
-access log.
+access log. WebSockets are let through by the same checks, or refused before they are upgraded.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import logging
 import re
 import secrets
 import time
+from collections import Counter
+from functools import partial
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from engine.api.access import Access, Browser, Denied, methods_at, scope_of
+from engine.api.access import BEARER, Access, Browser, Denied, methods_at, scope_of, socket_scope_of
 from engine.api.answers import Refusal, body_of, refusal_of
 from engine.api.bodies import too_large
 from engine.api.options import ApiOptions
@@ -40,10 +42,13 @@ class Edge:
         self._options = options
         self._access = access
         self._browser = Browser(options)
+        self._sockets: Counter[str] = Counter()  # by actor
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == ScopeType.HTTP:
             await self._http(dict(scope), receive, send)
+        elif scope["type"] == ScopeType.WEBSOCKET:
+            await self._socket(dict(scope), receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -110,6 +115,80 @@ class Edge:
             return
         await self._app(scope, receive, send)  # type: ignore[arg-type]  # a scope is a dict
 
+    # --- sockets
+
+    async def _socket(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        headers, repeated = _collect(scope["headers"])
+        trace_id = trace_id_of(headers.get(b"x-trace-id"))
+        scope["engine_trace_id"] = trace_id.decode("latin-1")
+        status = 0
+
+        async def answer(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "websocket.accept":
+                status = 101
+                message["headers"] = [*message.get("headers", []), (b"x-trace-id", trace_id)]
+            elif message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-trace-id", trace_id), *_HEADERS]
+            if message["type"].startswith("http."):
+                message["type"] = "websocket." + message["type"]
+            await send(message)
+
+        async def refuse(refusal: Refusal) -> None:
+            await _refuse(scope, refusal, answer)
+
+        scope["engine_refuse"] = refuse
+        try:
+            await self._handle_socket(scope, headers, repeated, receive, answer)
+        except Exception as error:
+            if status:
+                raise
+            await refuse(refusal_of(error))
+        finally:
+            self._log(scope, status, time.perf_counter() - started)
+
+    async def _handle_socket(
+        self,
+        scope: dict[str, Any],
+        headers: dict[bytes, bytes],
+        repeated: bool,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        actor = scope["engine_actor"] = "local"
+        original_path = scope["path"]
+        try:
+            self._check_headers(scope, headers, repeated)
+            scope["path"] = _normal_path(scope)
+            needed = socket_scope_of(scope["path"])
+            if self._options.require_token:
+                recheck = partial(self._access.require, _credentials(scope, headers), needed)
+                actor = scope["engine_actor"] = await recheck()
+                scope["engine_recheck"] = recheck
+            if needed is None:
+                raise Denied(_NOTHING)
+            self._check_sockets(actor)
+        except Denied as denied:
+            scope["path"] = original_path
+            await scope["engine_refuse"](denied.refusal)
+            return
+        self._sockets[actor] += 1
+        try:
+            await self._app(scope, receive, send)  # type: ignore[arg-type]  # a scope is a dict
+        finally:
+            self._sockets[actor] -= 1
+
+    def _check_sockets(self, actor: str) -> None:
+        options = self._options
+        if self._sockets.total() >= options.max_sockets:
+            detail = f"{options.max_sockets} WebSockets are open"
+            raise Denied(Refusal(503, "overloaded", detail, {"retry-after": "5"}))
+        if options.require_token and self._sockets[actor] >= options.max_sockets_each:
+            detail = f"{options.max_sockets_each} WebSockets are open with this token"
+            raise Denied(Refusal(429, "overloaded", detail, {"retry-after": "5"}))
+
     # --- checks
 
     def _check_headers(self, scope: dict[str, Any], headers: dict[bytes, bytes], repeated: bool) -> None:
@@ -168,7 +247,7 @@ class Edge:
             if _logger.isEnabledFor(level):
                 fields = {
                     "trace_id": scope["engine_trace_id"],
-                    "method": "HEAD" if scope.get("engine_is_head") else scope["method"],
+                    "method": "HEAD" if scope.get("engine_is_head") else scope.get("method", "WS"),
                     "path": scope["path"],
                     "status": status,
                     "duration_ms": round(seconds * 1000, 2),
@@ -186,6 +265,15 @@ def _collect(pairs: Any) -> tuple[dict[bytes, bytes], bool]:
         else:
             headers[name] = value
     return headers, repeated
+
+
+def _credentials(scope: dict[str, Any], headers: dict[bytes, bytes]) -> bytes | None:
+    """What a program says in `Authorization`, a browser as `Sec-WebSocket-Protocol: bearer, <token>`."""
+    offered = [*scope["subprotocols"], ""]
+    if b"authorization" in headers or BEARER not in offered:
+        return headers.get(b"authorization")
+    token: str = offered[offered.index(BEARER) + 1]
+    return b"Bearer " + token.encode("latin-1", "replace")
 
 
 def _names(names: frozenset[bytes]) -> str:
@@ -228,6 +316,9 @@ def text_of_segment(segment: str) -> str:
 async def _answer_no_route(scope: dict[str, Any], send: Send) -> None:
     """The methods of the path for OPTIONS; otherwise 405 or 404."""
     methods = methods_at(scope["path"])
+    if socket_scope_of(scope["path"]) is not None:
+        detail = "this is a WebSocket; the request did not ask for an upgrade"
+        raise Denied(Refusal(426, "upgrade_required", detail, {"upgrade": "websocket"}))
     if not methods:
         raise Denied(_NOTHING)
     allow = ", ".join(methods)

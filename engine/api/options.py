@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from litestar.connection import Request
+from litestar.connection import Request, WebSocket
 
+from engine.api.streams import Tail
 from engine.executors.registry import ExecutorRegistry
 from engine.operations.totals import Admission
 from engine.store.database import Database
@@ -16,6 +17,7 @@ LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 ANY_HOST = "*"
 
 ApiRequest = Request[Any, Any, Any]
+ApiSocket = WebSocket[Any, Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +25,8 @@ class ApiOptions:
     """`allowed_hosts` are the names (without port) that a `Host` header may give; `*` stands for any.
 
     `access_log`: `errors` logs answers from 400 up, `all` every request, `off` none. `max_connections` (below
-    the 1024 files that a process may usually open) and the two timeouts are kept by the server
-    (`engine.api.server`), not by the application.
+    the 1024 files that a process may usually open), the two timeouts and the pings of sockets are kept by the
+    server (`engine.api.server`), not by the application.
     """
 
     version: str
@@ -39,6 +41,9 @@ class ApiOptions:
     max_connections: int = 800
     read_timeout_seconds: float = 15.0
     write_timeout_seconds: float = 30.0
+    max_sockets: int = 400  # of `max_connections`
+    max_sockets_each: int = 100  # with one token
+    ping_seconds: float = 30.0
     access_log: Literal["errors", "all", "off"] = "errors"
 
 
@@ -50,10 +55,11 @@ class Services:
     registry: ExecutorRegistry
     options: ApiOptions
     admission: Admission
+    tail: Tail
     is_stopping: bool = False  # long polls answer at once
 
 
-def services_of(request: ApiRequest) -> Services:
+def services_of(request: ApiRequest | ApiSocket) -> Services:
     services: Services = request.app.state.services
     return services
 

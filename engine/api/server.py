@@ -17,6 +17,7 @@ from litestar import Litestar
 
 from engine.api.connection import Limits, protocol_with
 from engine.api.options import ApiOptions, Services
+from engine.api.socket_connection import MAX_MESSAGE_BYTES, PONG_SECONDS, SocketConnection
 from engine.errors import ConfigError
 
 try:
@@ -75,7 +76,11 @@ async def serve(
             proxy_headers=False,
             timeout_keep_alive=_IDLE_SECONDS,
             timeout_graceful_shutdown=max(1, round(grace_seconds)),
-            ws="none",
+            ws=SocketConnection,
+            ws_max_size=MAX_MESSAGE_BYTES,
+            ws_ping_interval=services.options.ping_seconds,
+            ws_ping_timeout=PONG_SECONDS,
+            ws_per_message_deflate=False,  # nothing comes that could be large after unpacking
         )
     )
     handle = asyncio.create_task(server.serve(sockets=[listener]))

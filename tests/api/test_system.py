@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,12 @@ async def test_root_tells_where_to_go_on(service: Service) -> None:
 
 async def test_health_tells_status_version_and_uptime(service: Service) -> None:
     answer = (await service.client.get("/health")).json()
-    assert answer.pop("uptime").endswith("s")
-    assert answer == {"status": "ok", "version": "v1.0.0"}
+    uptime = answer.pop("uptime")
+    assert uptime.endswith("s")
+    data = answer.pop("data")
+    assert answer == {"status": "ok", "version": "v1.0.0", "code": 0, "message": "success"}
+    assert datetime.fromisoformat(data.pop("timestamp")).tzinfo is not None
+    assert data == {"status": "healthy", "version": "v1.0.0", "uptime": uptime}
 
 
 async def test_ready_says_what_a_commit_survives(service: Service) -> None:

@@ -14,7 +14,7 @@ from engine.api.answers import ErrorBody, Problem
 from engine.api.documents import refusals
 from engine.api.execgo.tasks import kinds_of
 from engine.api.execgo.translation import Kinds
-from engine.api.execgo.wire import Health, Index, Metrics
+from engine.api.execgo.wire import Health, HealthData, Index, Metrics
 from engine.api.options import ApiRequest, services_of
 from engine.errors import SchemaMismatch, StoreUnavailable
 from engine.operations import totals
@@ -40,8 +40,10 @@ async def index(request: ApiRequest) -> Index:
 @get("/health", summary="Whether the server is alive", tags=["System"])
 async def health(request: ApiRequest) -> Health:
     """Asks nobody else: a server whose database is away is alive, though not ready."""
-    options = services_of(request).options
-    return Health("ok", options.version, format_uptime(datetime.now(UTC) - options.started_at))
+    options, now = services_of(request).options, datetime.now(UTC)
+    version, uptime = options.version, format_uptime(now - options.started_at)
+    data = HealthData("healthy", version, uptime, now)
+    return Health(status="ok", version=version, uptime=uptime, data=data)
 
 
 def format_uptime(elapsed: timedelta) -> str:

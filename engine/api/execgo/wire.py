@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -159,10 +160,24 @@ class Index(msgspec.Struct):
     links: dict[str, str]
 
 
-class Health(msgspec.Struct):
+class HealthData(msgspec.Struct):
+    """What the task-engine contract calls the data of the answer."""
+
     status: str
     version: str
     uptime: str
+    timestamp: datetime
+
+
+class Health(msgspec.Struct, kw_only=True):
+    """Two contracts share this path: the bare object of ExecGo, and around it the envelope of task-engine."""
+
+    status: str
+    version: str
+    uptime: str
+    code: int = 0
+    message: str = "success"
+    data: HealthData
 
 
 class Metrics(msgspec.Struct):

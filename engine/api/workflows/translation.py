@@ -11,11 +11,14 @@ from engine.api.workflows.wire import (
     InstanceStatus,
     InstanceSummary,
     Progress,
+    StatusUpdate,
     TaskInstance,
     TaskStatus,
+    UpdateType,
 )
 from engine.model.records import Run, Task, WorkflowRun
-from engine.model.states import RunState, TaskState
+from engine.model.states import TRANSITIONS, Move, RunState, TaskState
+from engine.store.streams import Told
 
 MAX_IDS = 500  # listed with the progress
 
@@ -48,6 +51,21 @@ def task_status(task: Task, run: Run) -> TaskStatus:
     if task.state is TaskState.SKIPPED and _has_failures(run):
         return TaskStatus.FAILED
     return _TASK_STATUS[task.state]
+
+
+def _event_status(told: Told, run: Run) -> TaskStatus:
+    """The status that the event of a task leaves it in."""
+    if told.event.kind not in _MOVES:  # it added tasks, which only running ones can
+        return TaskStatus.RUNNING
+    state = TRANSITIONS[Move(told.event.kind)].target
+    if state is TaskState.FAILED and told.is_timeout:
+        return TaskStatus.TIMEOUT
+    if state is TaskState.SKIPPED and _has_failures(run):
+        return TaskStatus.FAILED
+    return _TASK_STATUS[state]
+
+
+_MOVES = frozenset(Move)
 
 
 def _has_failures(run: Run) -> bool:
@@ -146,3 +164,36 @@ def duration_text(elapsed: timedelta) -> str:
     whole = round(seconds)
     hours, minutes = whole // 3600, whole // 60 % 60
     return f"{hours}h{minutes}m" if hours else f"{minutes}m{whole % 60}s"
+
+
+# --- pushed over sockets
+
+
+def update_of(told: Told, run: Run) -> StatusUpdate:
+    """What the event of a run tells; `run` is its row at that time or later."""
+    event = told.event
+    of_task = told.state is None
+    return StatusUpdate(
+        type=UpdateType.TASK if of_task else UpdateType.INSTANCE,
+        instance_id=str(event.run_id),
+        task_id=str(event.task_id) if of_task else None,
+        task_name=event.task_name,
+        status=_event_status(told, run) if told.state is None else INSTANCE_STATUS[told.state],
+        progress=progress_of(run) if event.number == run.events else None,
+        timestamp=event.at,
+        error=told.error,
+        number=event.number,
+    )
+
+
+def current_update(run: Run, error: str | None, at: datetime) -> StatusUpdate:
+    """What a reader is told first: how the instance is `at` that time."""
+    return StatusUpdate(
+        type=UpdateType.INSTANCE,
+        instance_id=str(run.id),
+        status=INSTANCE_STATUS[run.state],
+        progress=progress_of(run),
+        timestamp=at,
+        error=error,
+        number=run.events,
+    )

@@ -168,3 +168,27 @@ class TaskInstance(msgspec.Struct, omit_defaults=True, kw_only=True):
     duration: str | None = None
     duration_ms: int | None = None
     error_message: str | None = None
+
+
+# --- pushed over sockets
+
+
+class UpdateType(StrEnum):
+    INSTANCE = "instance_status"
+    TASK = "task_status"
+
+
+class StatusUpdate(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """`number` is that of the event within its instance; where to go on after a reconnect. `progress` goes
+    with the newest event there was. `cursor` is where to go on in all instances of a workflow."""
+
+    type: UpdateType
+    instance_id: str
+    task_id: str | None = None
+    task_name: str | None = None
+    status: InstanceStatus | TaskStatus
+    progress: Progress | None = None
+    timestamp: datetime
+    error: str | None = None
+    number: int
+    cursor: str | None = None
