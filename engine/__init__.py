@@ -88,6 +88,8 @@ if TYPE_CHECKING:
     from engine.sdk.builders import RealtimeTaskBuilder as RealtimeTaskBuilder
     from engine.sdk.builders import TaskBuilder as TaskBuilder
     from engine.sdk.builders import WorkflowBuilder as WorkflowBuilder
+    from engine.sdk.contract import EngineBuilder as EngineBuilder
+    from engine.sdk.contract import WorkflowEngine as WorkflowEngine
     from engine.sdk.embedded import Engine as Engine
     from engine.sdk.graphs import graph as graph
     from engine.sdk.submit import submit as submit
@@ -217,6 +219,10 @@ _HOMES = {
         "RealtimeTaskBuilder",
         "TaskBuilder",
         "WorkflowBuilder",
+    ),
+    "engine.sdk.contract": (
+        "EngineBuilder",
+        "WorkflowEngine",
     ),
     "engine.sdk.embedded": ("Engine",),
     "engine.sdk.graphs": ("graph",),

@@ -215,7 +215,8 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 PARENT = """
-import asyncio, json, sys
+import asyncio, json, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever starts us in the background ignores it
 from engine.expressions.evaluator import Evaluator
 
 async def main() -> None:
