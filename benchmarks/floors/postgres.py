@@ -140,13 +140,14 @@ ON CONFLICT (name, shard) DO UPDATE SET value = counter.value + excluded.value""
 _FINISH = _ENDED + _FINISHED_CHANGES.format(more="") + _FINISHED_TALLY
 _FINISH_DAG = _ENDED + _RELEASED + _FINISHED_CHANGES.format(more=_UNBLOCKED) + _FINISHED_TALLY
 
-_CLAIM = """
+CLAIM = """
 WITH claimed AS (
   UPDATE task_state SET state = 'running', attempt = attempt + 1, token = %(token)s, session_id = %(session)s,
     started_at = statement_timestamp(), changed_at = statement_timestamp(), is_cancelling = false
   WHERE task_id = ANY(ARRAY(
     SELECT task_id FROM task_state
-    WHERE state = 'available' AND queue = 'default' AND available_at <= statement_timestamp()
+    WHERE state = 'available' AND limit_keys IS NULL AND queue = 'default'
+      AND available_at <= statement_timestamp()
       AND (rank, available_at, task_id) > (%(rank)s, %(at)s, %(id)s)
     ORDER BY rank, available_at, task_id LIMIT %(batch)s FOR UPDATE SKIP LOCKED))
   RETURNING task_id, run_id, attempt, rank, available_at
@@ -202,7 +203,7 @@ class SameRows:
     def claim(self) -> psycopg.Cursor[Any]:
         task_id, rank, at = self._mark
         binds = {**self._binds, "batch": self._batch, "id": task_id, "rank": rank, "at": at}
-        return self._connection.execute(_CLAIM, binds, prepare=True)
+        return self._connection.execute(CLAIM, binds, prepare=True)
 
     def claimed(self, rows: Sequence[Row]) -> None:
         full = len(rows) == self._batch

@@ -13,6 +13,14 @@ from typing import Any
 import sqlalchemy as sa
 
 BATCH = 500
+CLAIM = """
+    UPDATE task_state SET state = 'running', attempt = attempt + 1, token = ?, session_id = 1,
+      started_at = ?, changed_at = ?, is_cancelling = 0
+    WHERE task_id IN (
+      SELECT task_id FROM task_state
+      WHERE state = 'available' AND limit_keys IS NULL AND queue = 'default' AND available_at <= ?
+      ORDER BY rank, available_at, task_id LIMIT ?)
+    RETURNING task_id, run_id, attempt"""
 _RESULT = '{"ok":true,"message":""}'
 
 
@@ -50,15 +58,7 @@ def _move_all(connection: sqlite3.Connection, batch: int) -> int:
 
 
 def _claim(connection: sqlite3.Connection, batch: int, now: str) -> list[Any]:
-    claimed = connection.execute(
-        "UPDATE task_state SET state = 'running', attempt = attempt + 1, token = ?, session_id = 1,"
-        " started_at = ?, changed_at = ?, is_cancelling = 0 WHERE task_id IN ("
-        " SELECT task_id FROM task_state"
-        " WHERE state = 'available' AND queue = 'default' AND available_at <= ?"
-        " ORDER BY rank, available_at, task_id LIMIT ?)"
-        " RETURNING task_id, run_id, attempt",
-        ("f" * 32, now, now, now, batch),
-    ).fetchall()
+    claimed = connection.execute(CLAIM, ("f" * 32, now, now, now, batch)).fetchall()
     if not claimed:
         return []
     for run_id, changes in _by_run([("started", *row) for row in claimed]).items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -141,21 +142,7 @@ def _by_move(tx: Transaction, endings: Iterable[Ending], paused_runs: Any) -> di
 def _write_endings(tx: Transaction, kind: Move, endings: Sequence[Ending]) -> list[tuple[Ending, Any]]:
     """Those that still held their lease, each with the time when it was claimed, as the driver has it."""
     rows = tx.execute(
-        _finish(tx.dialect, kind),
-        {
-            "moved": document(
-                [
-                    e.lease.task_id,
-                    e.lease.token,
-                    e.decision.failures,
-                    e.decision.crashes,
-                    e.decision.delay_ms,
-                    e.branch,
-                    None if e.decision.error is None else e.decision.error["message"],
-                ]
-                for e in endings
-            )
-        },
+        _finish(tx.dialect, kind), {"moved": document(_written(kind, e) for e in endings)}
     ).all()
     if TRANSITIONS[kind].target is TaskState.AVAILABLE:
         tx.wakes |= {row.queue for row in rows}
@@ -163,30 +150,33 @@ def _write_endings(tx: Transaction, kind: Move, endings: Sequence[Ending]) -> li
     return [(ending, started[fence]) for ending in endings if (fence := ending.fence) in started]
 
 
+def _written(kind: Move, ending: Ending) -> tuple[Any, ...]:
+    """What an ending writes into its row: no more, as the database reads each value of each row."""
+    lease, decision = ending.lease, ending.decision
+    if kind is Move.SUCCEED:
+        return lease.task_id, lease.token, ending.branch
+    counts = decision.failures, decision.crashes
+    if TRANSITIONS[kind].target is TaskState.AVAILABLE:
+        return lease.task_id, lease.token, *counts, decision.delay_ms
+    return lease.task_id, lease.token, *counts, None if decision.error is None else decision.error["message"]
+
+
 @statement
 def _finish(dialect: Dialect, kind: Move) -> sa.Update:
-    rows = moved(
-        dialect,
-        token=sa.Text(),
-        failures=sa.Integer(),
-        crashes=sa.Integer(),
-        delay_ms=sa.BigInteger(),
-        branch=sa.Text(),
-        reason=sa.Text(),
-    )
-    values: dict[str, Any] = {
-        "failures": task_state.c.failures + rows.c.failures,
-        "crashes": task_state.c.crashes + rows.c.crashes,
-    }
-    match kind:
-        case Move.RETRY | Move.RETRY_HELD:
-            values["available_at"] = sa.type_coerce(
-                dialect.later(rows.c.delay_ms), task_state.c.available_at.type
-            )
-        case Move.SUCCEED:
-            values["branch"] = rows.c.branch
-        case _:
-            values["reason"] = rows.c.reason
+    read = partial(moved, dialect, token=sa.Text())
+    if kind is Move.SUCCEED:
+        rows = read(branch=sa.Text())
+        values: dict[str, Any] = {"branch": rows.c.branch}
+    else:
+        counts = {"failures": sa.Integer(), "crashes": sa.Integer()}
+        if TRANSITIONS[kind].target is TaskState.AVAILABLE:
+            rows = read(**counts, delay_ms=sa.BigInteger())
+            later = dialect.later(rows.c.delay_ms)
+            values = {"available_at": sa.type_coerce(later, task_state.c.available_at.type)}
+        else:
+            rows = read(**counts, reason=sa.Text())
+            values = {"reason": rows.c.reason}
+        values |= {name: task_state.c[name] + rows.c[name] for name in counts}
     started_at = sa.type_coerce(task_state.c.started_at, sa.types.NULLTYPE).label("started_at")
     return end_running(dialect, kind, rows, (started_at,), **values)
 

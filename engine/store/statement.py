@@ -75,18 +75,35 @@ def insert_rows(
 ) -> None:
     """Insert `rows`, values in the order of `columns`; `stamped` is set to now."""
     for chunk in chunks(rows):
-        tx.execute(_insert(tx.dialect, table, columns, stamped), {"rows": document(chunk)})
+        shared, differing = _apart(chunk, columns) if tx.dialect.shares_values else ({}, columns)
+        if shared:
+            kept = [columns.index(name) for name in differing]
+            chunk = [[row[place] for place in kept] for row in chunk]
+        names = tuple(shared)
+        tx.execute(_insert(tx.dialect, table, differing, names, stamped), {"rows": document(chunk), **shared})
+
+
+def _apart(rows: Sequence[Sequence[Any]], columns: tuple[str, ...]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The value of each column in which all rows have the same, and the names of the others: the first, which
+    makes the rows, and documents, which are text only inside a recordset."""
+    shared = {
+        name: values[0]
+        for name, values in islice(zip(columns, zip(*rows, strict=True), strict=True), 1, None)
+        if values.count(values[0]) == len(values) and not isinstance(values[0], dict | list)
+    }
+    return shared, tuple(name for name in columns if name not in shared)
 
 
 @insertion
-def _insert(dialect: Dialect, table: sa.Table, columns: tuple[str, ...], stamped: str | None) -> sa.Insert:
+def _insert(
+    dialect: Dialect, table: sa.Table, columns: tuple[str, ...], shared: tuple[str, ...], stamped: str | None
+) -> sa.Insert:
     rows = dialect.recordset("rows", column_types(table, columns))
-    values: list[Any] = [rows.c[name] for name in columns]
-    names = list(columns)
+    values: dict[str, Any] = {name: rows.c[name] for name in columns}
+    values |= {name: sa.bindparam(name, type_=sa.types.NULLTYPE) for name in shared}
     if stamped is not None:
-        names.append(stamped)
-        values.append(moment_of(dialect, table.c[stamped]))
-    return sa.insert(table).from_select(names, sa.select(*values))
+        values[stamped] = moment_of(dialect, table.c[stamped])
+    return sa.insert(table).from_select(list(values), sa.select(*values.values()).select_from(rows))
 
 
 def column_types(table: sa.Table, columns: Iterable[str]) -> Mapping[str, Any]:

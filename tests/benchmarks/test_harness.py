@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -155,6 +155,21 @@ def places(tmp_path: Path) -> list[Any]:
         pid = None
 
     return [Nowhere(), SqlitePlace(tmp_path)]
+
+
+def test_floors_claim_through_the_index_of_the_queue(database_url: str) -> None:
+    """Without it they sort the whole queue for each batch, and the engine shines for nothing."""
+    if database_url.startswith("sqlite"):
+        with closing(sqlite.open_file(database_url)) as connection:
+            asked = connection.execute(f"EXPLAIN QUERY PLAN {sqlite.CLAIM}", ["2026"] * 4 + [1])
+            plan = str(asked.fetchall())
+    else:
+        with postgres.connect(database_url) as connection:
+            connection.execute("SET enable_seqscan = off")  # as the floor does
+            binds = {"token": "f", "session": 1, "rank": 0, "at": "-infinity", "id": 0, "batch": 1}
+            binds |= {"actor": "worker:1", "shard": 1}
+            plan = str(connection.execute(f"EXPLAIN {postgres.CLAIM}", binds).fetchall())
+    assert "ix_task_state_claim" in plan
 
 
 def test_floors_leave_the_rows_that_the_engine_leaves(database_url: str, database: Database) -> None:

@@ -41,6 +41,7 @@ class Dialect:
     listens: bool = False  # can push wake-ups to other processes
     locks_rows: bool = True  # several writers at once, so rows are locked
     writes_in_with: bool = False  # WITH … AS (UPDATE …): one statement can do what would take several
+    shares_values: bool = False  # a value that many rows share is better given once than read from each
 
     # --- opening
 
