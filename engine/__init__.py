@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from engine.model.records import WorkflowRun as WorkflowRun
     from engine.model.retry import Backoff as Backoff
     from engine.model.retry import RetryPolicy as RetryPolicy
+    from engine.model.run_defaults import RunDefaults as RunDefaults
     from engine.model.schedules import CatchUp as CatchUp
     from engine.model.schedules import Overlap as Overlap
     from engine.model.schedules import ScheduleSpec as ScheduleSpec
@@ -197,6 +198,7 @@ _HOMES = {
         "Backoff",
         "RetryPolicy",
     ),
+    "engine.model.run_defaults": ("RunDefaults",),
     "engine.model.schedules": (
         "CatchUp",
         "Overlap",

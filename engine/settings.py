@@ -14,15 +14,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import tzinfo
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from engine.client.documents import Document, read
+from engine import settings_contract
+from engine.client.documents import Document, KeyPath, read
 from engine.errors import ConfigError, EngineError
+from engine.model.durations import MAX_TIMEOUT_MS
+from engine.model.run_defaults import RunDefaults
 
 PREFIX = "ENGINE_"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -114,9 +117,33 @@ def _finite_positive(value: float) -> float:
     return value
 
 
+def _within(low: float, high: float, shown: str) -> AfterValidator:
+    """Seconds from `low` to `high`; `shown` says so to people."""
+
+    def check(value: float) -> float:
+        if not low <= value <= high:
+            raise ValueError(f"the duration must be {shown}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _label(text: str) -> str:
+    if not 1 <= len(text) <= settings_contract.MAX_LABEL or not text.isprintable():
+        raise ValueError(f"a text of 1 to {settings_contract.MAX_LABEL} printable characters")
+    return text
+
+
 Seconds = Annotated[float, BeforeValidator(seconds), AfterValidator(_finite_positive)]
 Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
+TaskSeconds = Annotated[
+    float, BeforeValidator(seconds), _within(0.001, MAX_TIMEOUT_MS / 1000, "from 1 ms to 365 days")
+]
+WaitSeconds = Annotated[
+    float, BeforeValidator(seconds), _within(0, settings_contract.MAX_WAIT_MS / 1000, "at most 24 days")
+]
+Label = Annotated[str, AfterValidator(_label)]
 
 
 def _setting(default: Any, description: str, *, unit: str = "", flag: str = "", **more: Any) -> Any:
@@ -132,7 +159,7 @@ class Settings(BaseSettings):
     )
 
     config: Path | None = _setting(
-        None, "YAML file with settings under the names of this table", flag="--config"
+        None, "YAML file with settings, under the names of this table or the contract's", flag="--config"
     )
     database_url: SecretStr | None = _setting(
         None,
@@ -156,6 +183,10 @@ class Settings(BaseSettings):
         (), "host names, besides its own address, under which the server may be called"
     )
     cors_origins: Listed = _setting((), "web origins that may call the server from a browser")
+    read_timeout: Seconds = _setting(15.0, "a request must arrive whole within this time", unit="s")
+    write_timeout: Seconds = _setting(
+        30.0, "an answer must begin within this time, and no client may stop reading for longer", unit="s"
+    )
     insecure_no_auth: bool = _setting(
         False, "serve other machines without a token", flag="--insecure-no-auth"
     )
@@ -179,6 +210,16 @@ class Settings(BaseSettings):
     )
     queues: Listed = _setting((), "queues that a worker takes from; none named: all", flag="--queues")
     worker_name: str | None = _setting(None, "name of this worker in lists; without it, host and process id")
+    default_task_timeout: TaskSeconds = _setting(
+        30.0, "time of an attempt of a workflow's task that has no timeout of its own", unit="s"
+    )
+    retry_attempts: Annotated[int, Field(ge=1, le=settings_contract.MAX_ATTEMPTS)] = _setting(
+        1, "attempts of a workflow's task that asks for no retries, the first included", unit="attempts"
+    )
+    retry_delay: WaitSeconds = _setting(
+        1.0, "first wait before a workflow's task is tried again, unless it says; then doubled", unit="s"
+    )
+    retry_max_delay: WaitSeconds = _setting(5.0, "longest of these waits", unit="s")
     shutdown_timeout: Seconds = _setting(
         15.0, "a stop waits this long for running tasks", unit="s", flag="--shutdown-timeout"
     )
@@ -214,6 +255,8 @@ class Settings(BaseSettings):
     server: str | None = _setting(None, "server that the commands talk to", flag="--server")
     token: SecretStr | None = _setting(None, "token that the commands send to the server", flag="--token")
 
+    instance_name: Label = _setting("task-engine", "name of this installation, told when a server starts")
+    env: Label = _setting("dev", "what this installation is for, such as dev or prod; told with its name")
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", "least level that is logged", flag="--log-level"
     )
@@ -222,6 +265,15 @@ class Settings(BaseSettings):
     )
     timezone: Annotated[str, AfterValidator(_zone)] = _setting("UTC", "zone of schedules that name none")
     debug: bool = _setting(False, "show tracebacks", flag="--debug")
+
+    @model_validator(mode="after")
+    def _order_of_delays(self) -> Self:
+        if self.retry_delay > self.retry_max_delay:
+            raise ValueError(
+                f"retry_delay ({self.retry_delay:g} s) must be at most "
+                f"retry_max_delay ({self.retry_max_delay:g} s)"
+            )
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -244,6 +296,15 @@ class Settings(BaseSettings):
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"sqlite:///{self.data_dir / 'task-engine.db'}"
+
+    @property
+    def run_defaults(self) -> RunDefaults:
+        return RunDefaults(
+            timeout_ms=round(self.default_task_timeout * 1000),
+            retry_count=self.retry_attempts - 1,
+            retry_delay_ms=round(self.retry_delay * 1000),
+            max_retry_delay_ms=round(self.retry_max_delay * 1000),
+        )
 
     @property
     def zone(self) -> tzinfo:
@@ -306,18 +367,24 @@ class _File(PydanticBaseSettingsSource):
 
 
 def read_file(path: str) -> dict[str, Any]:
-    """The settings in a file, with `${VAR}` and `${VAR:default}` replaced. Raises `ConfigError`."""
+    """The settings in a file, in our own form or the contract's. Raises `ConfigError`.
+
+    `${VAR}` and `${VAR:default}` are replaced in values, so that no variable can bring YAML of its own.
+    """
     try:
         document = read(path)
     except EngineError as error:
         raise ConfigError(f"settings file: {error}") from None
     if not isinstance(document.value, dict):
         raise ConfigError(str(document.error((), "a settings file is a mapping of names to values")))
-    for name in document.value:
-        if name not in Settings.model_fields or name == "config":
+    values: dict[str, Any] = _expanded(document, (), document.value)
+    own = Settings.model_fields.keys() - {"config"}
+    if settings_contract.is_contract(values):
+        return settings_contract.translated(values, own, document.error)
+    for name in values:
+        if name not in own:
             raise ConfigError(str(document.error((name,), f"unknown setting {name!r}{_near(name)}")))
-    values = {name: value for name, value in document.value.items() if value is not None}
-    return {name: _expanded(document, name, value) for name, value in values.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _near(name: str) -> str:
@@ -326,22 +393,28 @@ def _near(name: str) -> str:
 
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\}")
+_UNSET = {"ENV": "dev"}  # as in files of workflows
 
 
-def _expanded(document: Document, name: str, value: Any) -> Any:
+def _expanded(document: Document, path: KeyPath, value: Any) -> Any:
     def replace(match: re.Match[str]) -> str:
-        text = os.environ.get(match[1]) or match[2]
+        name, default = match[1], match[2]
+        text = os.environ.get(name) or (_UNSET.get(name) if default is None else default)
         if text is None:
             raise ConfigError(
-                str(document.error((name,), f"variable {match[1]} is not set; write ${{{match[1]}:default}}"))
+                str(document.error(path, f"variable {name} is not set; write ${{{name}:default}}"))
             )
         return text
 
-    if isinstance(value, str):
-        return _VARIABLE.sub(replace, value)
-    if isinstance(value, list):
-        return [_expanded(document, name, item) for item in value]
-    return value
+    match value:
+        case str():
+            return _VARIABLE.sub(replace, value)
+        case list():
+            return [_expanded(document, (*path, index), item) for index, item in enumerate(value)]
+        case dict():
+            return {key: _expanded(document, (*path, key), item) for key, item in value.items()}
+        case _:
+            return value
 
 
 # --- messages
@@ -351,8 +424,11 @@ def _explain(error: ValidationError, flags: Mapping[str, Any]) -> str:
     """Which setting is wrong, where it came from, what would be accepted. Values may be secret: not shown."""
     lines = []
     for problem in error.errors(include_url=False, include_input=False):
-        name = str(problem["loc"][0]) if problem["loc"] else "settings"
         message = problem["msg"].removeprefix("Value error, ")
+        if not problem["loc"]:  # of several settings together
+            lines.append(message)
+            continue
+        name = str(problem["loc"][0])
         lines.append(f"{name} ({_origin(name, flags)}): {message}")
     return "; ".join(dict.fromkeys(lines))
 

@@ -16,7 +16,7 @@ from alembic.autogenerate.api import AutogenContext
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.dialects import postgresql, sqlite
 
-from engine.store.schema import metadata
+from engine.store.stream_schema import metadata  # every table is in it
 
 config = context.config
 

@@ -29,6 +29,7 @@ NAMES_ALLOWED = (
     "worker/guardian.py",  # the guardian's target has fields named after what they reach
     "worker/lifeline.py",
     "settings.py",
+    "settings_dsn.py",
     "cli",
     "sdk",
     "testing",

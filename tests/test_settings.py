@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from engine.errors import ConfigError
+from engine.model.run_defaults import RunDefaults
 from engine.settings import Address, Settings, load, reference, seconds
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
@@ -209,3 +210,32 @@ def test_documentation_shows_the_settings_as_they_are() -> None:
         DOCS.write_text(f"{before}{start}{reference()}{end}{after}")
         return
     assert current == reference()
+
+
+def test_the_first_wait_is_at_most_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINE_RETRY_DELAY", "10s")
+    with pytest.raises(ConfigError, match=r"^retry_delay \(10 s\) must be at most retry_max_delay \(5 s\)$"):
+        load()
+    monkeypatch.setenv("ENGINE_RETRY_MAX_DELAY", "1m")
+    assert load().run_defaults == RunDefaults(30_000, 0, 10_000, 60_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DEFAULT_TASK_TIMEOUT", "0"),
+        ("DEFAULT_TASK_TIMEOUT", "366d"),
+        ("RETRY_ATTEMPTS", "0"),
+        ("RETRY_MAX_DELAY", "25d"),
+        ("READ_TIMEOUT", "0s"),
+        ("WRITE_TIMEOUT", "-1"),
+        ("INSTANCE_NAME", "x" * 65),
+        ("ENV", "a\nb"),
+    ],
+)
+def test_values_outside_their_range_are_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"ENGINE_{name}", value)
+    with pytest.raises(ConfigError, match=rf"{name.lower()} \(ENGINE_{name}\)"):
+        load()

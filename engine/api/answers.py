@@ -28,7 +28,9 @@ from engine.errors import (
     TooLarge,
 )
 
-_WORKFLOW_ROOTS = ("/api/v1/workflows", "/api/v1/instances", "/api/v1/ws")
+_WORKFLOW_ROOTS = tuple(
+    f"/api/v1/{name}" for name in ("workflows", "instances", "schedules", "functions", "ws")
+)
 EXECGO_ROOTS = frozenset({"tasks", "health", "metrics", "mcp", "adapters"})
 MAX_DETAIL = 500
 MAX_ERRORS = 20

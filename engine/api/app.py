@@ -10,7 +10,7 @@ from litestar.datastructures import State
 from litestar.exceptions import ValidationException
 from litestar.openapi.config import OpenAPIConfig
 
-from engine.api import continuations, operators, runs
+from engine.api import continuations, operators, plugins, runs
 from engine.api.access import Access
 from engine.api.answers import answer_error
 from engine.api.continuations import SignalIn, SignOffIn
@@ -22,10 +22,12 @@ from engine.api.execgo.translation import Kinds
 from engine.api.execgo.wire import AdapterRequestIn, GraphIn, McpCallIn
 from engine.api.options import ApiOptions, Services
 from engine.api.parameters import answer_parameters
+from engine.api.plugins import PluginBindingIn
 from engine.api.run_wire import RunIn, TokenIn
 from engine.api.streams import Tail
-from engine.api.workflows import instances, streams, workflows
-from engine.api.workflows.wire import ExecuteIn, UploadIn
+from engine.api.workflows import events, functions, instances, schedules, streams, workflows
+from engine.api.workflows.events import EventIn
+from engine.api.workflows.wire import ExecuteIn, ScheduleChangeIn, ScheduleIn, UploadIn
 from engine.executors.registry import ExecutorRegistry
 from engine.model.graph import MAX_NAME
 from engine.operations.totals import Admission
@@ -39,8 +41,12 @@ ROUTES: list[Any] = [
     *runs.ROUTES,
     *continuations.ROUTES,
     *operators.ROUTES,
+    *plugins.ROUTES,
     *workflows.ROUTES,
     *instances.ROUTES,
+    *events.ROUTES,
+    *schedules.ROUTES,
+    *functions.ROUTES,
     *streams.ROUTES,
 ]
 
@@ -80,7 +86,14 @@ def _openapi(options: ApiOptions, registry: ExecutorRegistry) -> OpenAPIConfig:
 
 
 def _body_schemas(kinds: Sequence[str]) -> dict[str, Any]:
-    schemas = struct_schemas([GraphIn, McpCallIn, AdapterRequestIn, UploadIn, ExecuteIn, SignalIn, SignOffIn])
+    schemas = struct_schemas(
+        [
+            *(GraphIn, McpCallIn, AdapterRequestIn),
+            *(UploadIn, ExecuteIn, ScheduleIn, ScheduleChangeIn),
+            *(SignalIn, SignOffIn, EventIn),
+            PluginBindingIn,
+        ]
+    )
     for model in (RunIn, TokenIn):
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(schema.pop("$defs", {}))

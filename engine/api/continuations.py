@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from litestar import get, post
-from litestar.params import FromPath
+from litestar.params import FromPath, QueryParameter
 
 from engine.api.answers import Problem
 from engine.api.bodies import check_values, decode, read_small_body
@@ -76,6 +76,8 @@ class Saga(msgspec.Struct):
     reason: str | None
 
 
+Limit = Annotated[int, QueryParameter(ge=1, le=500)]
+Offset = Annotated[int, QueryParameter(ge=0, le=1_000_000_000)]
 _signal: msgspec.json.Decoder[SignalIn] = msgspec.json.Decoder(SignalIn)
 _sign_off: msgspec.json.Decoder[SignOffIn] = msgspec.json.Decoder(SignOffIn)
 
@@ -105,13 +107,16 @@ async def send_signal(request: ApiRequest, run_id: FromPath[str], name: FromPath
 
 @get(
     "/api/v1/runs/{run_id:str}/signals",
-    responses=refusals(Problem, 404, 503),
+    responses=refusals(Problem, 404, 422, 503),
     summary="Signals that a run was sent",
     tags=["Signals"],
 )
-async def list_signals(request: ApiRequest, run_id: FromPath[str]) -> Signals:
+async def list_signals(
+    request: ApiRequest, run_id: FromPath[str], limit: Limit = 100, offset: Offset = 0
+) -> Signals:
+    """Oldest first."""
     number = id_of(run_id, "run")
-    found = await steps.list_signals(services_of(request).database, number)
+    found = await steps.list_signals(services_of(request).database, number, limit=limit, offset=offset)
     return Signals(
         number,
         [SignalOut(row.number, row.name, row.payload, row.at, row.actor, row.taken_by) for row in found],

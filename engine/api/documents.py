@@ -27,6 +27,11 @@ _WORDS = {
     503: "Not able now; `Retry-After` says when to try again",
 }
 PROBLEM_TYPE = "application/problem+json"
+YAML = "application/yaml"
+_ALSO_TEXT = {  # answers that are JSON or, if asked for, this
+    "/metrics": "text/plain",
+    "/api/v1/workflows/{workflow_id}/versions/{version}": YAML,
+}
 
 
 def refusals(model: type[Any], *statuses: int) -> dict[int, ResponseSpec]:
@@ -103,8 +108,8 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
         "description": "Refused: host or origin, token, size, method",
         "content": {media_type: refusal},
     }
-    if path == "/metrics":
-        operation["responses"]["200"]["content"]["text/plain"] = {"schema": {"type": "string"}}
+    if path in _ALSO_TEXT:
+        operation["responses"]["200"]["content"][_ALSO_TEXT[path]] = {"schema": {"type": "string"}}
     parameters = operation.setdefault("parameters", [])
     for parameter in parameters:
         parameter["schema"] = _without_null(parameter["schema"])

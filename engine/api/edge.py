@@ -233,7 +233,7 @@ class Edge:
         if b"access-control-request-method" not in headers or not self._cors(headers):
             return []
         return [
-            (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, DELETE"),
+            (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE"),
             (b"access-control-allow-headers", b"authorization, content-type, idempotency-key, x-trace-id"),
             (b"access-control-max-age", b"600"),
         ]

@@ -1,4 +1,4 @@
-"""Routes of `/api/v1` for operators: workers and tokens."""
+"""Routes of `/api/v1` for operators: workers, limits and tokens."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Response, delete, get, post
+from litestar import Response, delete, get, post, put
 from litestar.params import FromPath, FromQuery, QueryParameter
 
 from engine.api.answers import FieldError, InvalidFields, Problem
 from engine.api.bodies import decode, read_small_body
 from engine.api.documents import body_operation, refusals
 from engine.api.edge import text_of_segment
-from engine.api.options import ApiRequest, services_of
+from engine.api.options import ApiRequest, actor_of, services_of
 from engine.api.run_translation import name_of, token_out, validate, worker_out
-from engine.api.run_wire import NewToken, TokenIn, Tokens, Workers
-from engine.operations import tokens, workers
+from engine.api.run_wire import LimitIn, LimitOut, Limits, NewToken, TokenIn, Tokens, Workers
+from engine.model.records import LimitUse
+from engine.operations import limits, tokens, workers
 
 Limit = Annotated[int, QueryParameter(ge=1, le=500)]
 Offset = Annotated[int, QueryParameter(ge=0, le=1_000_000_000)]
@@ -74,4 +75,42 @@ async def revoke_token(request: ApiRequest, token_id: FromPath[str]) -> None:
     await tokens.revoke(services_of(request).database, name_of(text_of_segment(token_id), "token"))
 
 
-ROUTES = [list_workers, list_tokens, create_token, revoke_token]
+@get("/api/v1/limits", responses=refusals(Problem, 422, 503), summary="Limits", tags=["Operators"])
+async def list_limits(request: ApiRequest, limit: Limit = 100, offset: Offset = 0) -> Limits:
+    """By key. Tasks bring limits along, or an operator sets them."""
+    found = await limits.list_limits(services_of(request).database, limit=limit, offset=offset)
+    return Limits([_limit_out(each) for each in found])
+
+
+@put(
+    "/api/v1/limits/{key:str}",
+    operation_class=body_operation("LimitIn"),
+    responses=refusals(Problem, 400, 413, 422, 503),
+    summary="Set a limit",
+    tags=["Operators"],
+)
+async def put_limit(request: ApiRequest, key: FromPath[str]) -> LimitOut:
+    """From the next claim on; what runs goes on. `*` holds for every task that is submitted from now on."""
+    wanted = validate(LimitIn, decode(_documents, await read_small_body(request)))
+    database, name = services_of(request).database, text_of_segment(key)
+    return _limit_out(await limits.put(database, name, wanted.at_most, actor=actor_of(request)))
+
+
+@delete(
+    "/api/v1/limits/{key:str}",
+    status_code=204,
+    responses=refusals(Problem, 404, 503),
+    summary="Lift a limit",
+    tags=["Operators"],
+)
+async def lift_limit(request: ApiRequest, key: FromPath[str]) -> None:
+    """As many tasks may run as there are workers for."""
+    name = name_of(text_of_segment(key), "limit")
+    await limits.lift(services_of(request).database, name, actor=actor_of(request))
+
+
+def _limit_out(use: LimitUse) -> LimitOut:
+    return LimitOut(use.key, use.at_most, use.running)
+
+
+ROUTES = [list_workers, list_limits, put_limit, lift_limit, list_tokens, create_token, revoke_token]

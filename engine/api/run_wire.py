@@ -26,6 +26,7 @@ from pydantic import (
 
 from engine.model.graph import (
     DEFAULT_QUEUE,
+    MAX_AT_MOST,
     MAX_NAME,
     MAX_PRIORITY,
     MAX_TASKS,
@@ -176,6 +177,10 @@ class TokenIn(_Strict):
         list[Literal["read", "submit", "control", "worker", "admin"]], FailFast(), Field(min_length=1)
     ]
     expires_at: Time | None = None
+
+
+class LimitIn(_Strict):
+    at_most: Annotated[StrictInt, Field(ge=1, le=MAX_AT_MOST)]
 
 
 # --- answers
@@ -347,6 +352,18 @@ class TokenOut(msgspec.Struct):
 
 class Tokens(msgspec.Struct):
     tokens: list[TokenOut]
+
+
+class LimitOut(msgspec.Struct):
+    """`running`: tasks that name the limit and run now."""
+
+    key: str
+    at_most: int
+    running: int
+
+
+class Limits(msgspec.Struct):
+    limits: list[LimitOut]
 
 
 class NewToken(msgspec.Struct):

@@ -49,7 +49,8 @@ from engine.operations.submits import Key
 
 _documents: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _POLL_SECONDS = 0.2
-MAX_WAIT_SECONDS = 25.0  # below the 30 s after which the server gives a request up
+MAX_WAIT_SECONDS = 25.0  # below the 30 s after which the server gives a request up …
+_WAIT_SHARE = MAX_WAIT_SECONDS / 30  # … and so much of that time where it is set shorter
 _TAGS = ["Runs"]
 
 Limit = Annotated[int, QueryParameter(ge=1, le=500)]
@@ -205,7 +206,7 @@ async def list_events(
     """Events numbered above `after`. With `wait`, up to that many seconds pass until there is one."""
     services, number = services_of(request), id_of(run_id, "run")
     await runs.get(services.database, number)
-    deadline = time.monotonic() + wait
+    deadline = time.monotonic() + min(wait, services.options.write_timeout_seconds * _WAIT_SHARE)
     while True:
         found = await runs.events(services.database, number, after=after, limit=limit)
         left = deadline - time.monotonic()

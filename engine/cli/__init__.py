@@ -16,10 +16,14 @@ COMMANDS = {
     "run": ("engine.cli.run", "Run a graph from a file here and now, and show how it goes."),
     "server": ("engine.cli.server", "Serve the REST interfaces."),
     "worker": ("engine.cli.worker", "Work on tasks of a database."),
-    "workflow": ("engine.cli.workflow", "Upload, check, list, show, execute and delete workflows."),
+    "workflow": ("engine.cli.workflow", "Upload, check, list, show, switch, execute and delete workflows."),
     "instance": ("engine.cli.instance", "List, show, watch and control instances of workflows; read logs."),
+    "schedule": ("engine.cli.schedule", "Make, list, show, pause and trigger schedules of workflows."),
+    "function": ("engine.cli.function", "List the functions that workflows may call."),
     "task": ("engine.cli.task", "Submit graphs; look at, wait for, cancel and delete tasks."),
     "runs": ("engine.cli.runs", "List, show, watch, pause, resume, cancel and retry runs; read their logs."),
+    "limit": ("engine.cli.limit", "List, set and lift limits: how many tasks that name a key run at once."),
+    "plugin": ("engine.cli.plugin", "Bind plug-ins (email, webhook, sms_alert, yours) to events of workflows."),
     "token": ("engine.cli.token", "Make, list and revoke tokens for the server."),
     "db": ("engine.cli.db", "Upgrade and check the database schema."),
     "doctor": ("engine.cli.doctor", "Check database, schema, clock, workers and disk."),
@@ -49,6 +53,12 @@ def program(debug: bool) -> None:
 
 def main() -> None:
     """Entry point of `task-engine` and `python -m engine`."""
+    prepare_streams()
+    program(prog_name=NAME)
+
+
+def prepare_streams() -> None:
+    """Let anything be printed, also where nobody listens."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # started with a closed descriptor
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 — lives as long as the process
@@ -56,7 +66,6 @@ def main() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")  # file names and arguments need not be text
-    program(prog_name=NAME)
 
 
-__all__ = ["LazyGroup", "main", "program"]
+__all__ = ["LazyGroup", "main", "prepare_streams", "program"]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from engine.client.documents import read_text
 from engine.definitions import read_files
 from engine.errors import Fault, InvalidInput, WorkflowError, path_text
-from engine.expressions import checks as expressions
+from engine.expressions.checks import tasks_read_by
 from engine.model.workflow_rules import Checks
 from engine.model.workflows import Workflow
 
@@ -34,12 +34,7 @@ def checked(texts: Mapping[str, str], checks: Checks) -> list[Workflow]:
 
 def checks_without_database(kinds: Collection[str] | None = None) -> Checks:
     """Everything but the names of functions, which a database knows; and of kinds, unless they are given."""
-    return Checks(kinds=kinds, condition=_tasks_read_by)
-
-
-def _tasks_read_by(condition: str) -> Collection[str]:
-    expressions.check(condition, names=("params", "tasks"), is_condition=True)
-    return expressions.references(condition)
+    return Checks(kinds=kinds, condition=tasks_read_by)
 
 
 def _located(fault: Fault) -> str:

@@ -8,13 +8,17 @@ from datetime import datetime
 from functools import cached_property
 
 from engine.cli.graphs import CONTRACT, contract_task, filters, graph_of, key_of
-from engine.cli.local_workflows import LocalWorkflows, now
+from engine.cli.local_answers import now
+from engine.cli.local_plugins import LocalPlugins
+from engine.cli.local_schedules import LocalSchedules
+from engine.cli.local_workflows import LocalWorkflows
 from engine.cli.wiring import SERVER_TOO, check_schema, executor_settings, open_database
 from engine.client.documents import Document
 from engine.client.rest import ContractTask, Submitted
 from engine.executors.registry import ExecutorRegistry
-from engine.model.records import Event, LogLine, Run, Task, Token, WorkerSession
-from engine.operations import runs, submits, tasks, tokens, workers
+from engine.model.json import MAX_INT
+from engine.model.records import Event, LimitUse, LogLine, Run, Task, Token, WorkerSession
+from engine.operations import limits, runs, submits, tasks, tokens, workers
 from engine.sdk.opening import shown
 from engine.settings import Settings
 from engine.store.database import Database
@@ -22,7 +26,7 @@ from engine.store.database import Database
 _LOOK_SECONDS = 0.1
 
 
-class LocalTarget(LocalWorkflows):
+class LocalTarget(LocalWorkflows, LocalSchedules, LocalPlugins):
     def __init__(self, database: Database, settings: Settings) -> None:
         self.database = database
         self.settings = settings
@@ -109,10 +113,19 @@ class LocalTarget(LocalWorkflows):
     def _shown(self, task: Task) -> ContractTask:
         return contract_task(task, self._registry)
 
-    # --- workers and tokens
+    # --- workers, limits and tokens
 
     def workers(self, *, only_live: bool) -> list[WorkerSession]:
         return now(workers.list_sessions(self.database, only_live=only_live))
+
+    def limits(self) -> list[LimitUse]:
+        return now(limits.list_limits(self.database, limit=MAX_INT))
+
+    def set_limit(self, key: str, at_most: int) -> LimitUse:
+        return now(limits.put(self.database, key, at_most))
+
+    def lift_limit(self, key: str) -> None:
+        now(limits.lift(self.database, key))
 
     def tokens(self) -> list[Token]:
         return now(tokens.list_tokens(self.database))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Collection, Coroutine, Mapping
-from typing import Any, TypeVar
-
-import msgspec
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from engine.api.bodies import fingerprint
 from engine.api.run_translation import id_of
 from engine.api.workflows import wire
+from engine.api.workflows import workflow_translation as translation
 from engine.api.workflows.translation import (
     MAX_IDS,
     RUN_STATE,
@@ -19,17 +17,16 @@ from engine.api.workflows.translation import (
     task_instance_of,
 )
 from engine.cli import definitions
+from engine.cli.local_answers import data_of, now
 from engine.cli.workflow_verbs import Data
 from engine.executors.registry import ExecutorRegistry
 from engine.model.json import JSON
-from engine.model.records import SavedWorkflow, Task, WorkflowRun
+from engine.model.records import Task, WorkflowRun
 from engine.model.states import TaskState
-from engine.model.workflows import Workflow
 from engine.operations import executions, runs, workflows
 from engine.operations.submits import Key
 from engine.store.database import Database
 
-T = TypeVar("T")
 _PAGE = 5_000
 _UNFINISHED = (TaskState.RUNNING, TaskState.BLOCKED, TaskState.AVAILABLE, TaskState.HELD)
 
@@ -48,31 +45,36 @@ class LocalWorkflows:
     def upload_workflows(self, texts: Mapping[str, str]) -> Data:
         kinds = self._registry.kinds()
         found = definitions.checked(texts, now(workflows.checks(self.database, kinds)))
-        saved = {item.name: item for item in now(workflows.save(self.database, found, kinds=kinds))}
-        summaries = [_summary(saved[workflow.name]) for workflow in found]
-        return _data(wire.Uploaded(**msgspec.structs.asdict(summaries[0]), workflows=summaries))
+        saved = now(workflows.save(self.database, found, kinds=kinds))
+        return data_of(translation.uploaded(saved, found))
 
     def workflows(self, *, limit: int | None, offset: int) -> Data:
         total, found = now(workflows.list_saved(self.database, limit=limit, offset=offset))
-        return _data(wire.Workflows(total, list(map(_summary, found)), offset + len(found) < total))
+        return data_of(translation.page_of(total, found, offset))
 
     def workflow(self, workflow: str, version: int | None = None) -> Data:
-        return _data(_detail(now(workflows.get(self.database, workflow, version))))
+        return data_of(translation.detail_of(now(workflows.get(self.database, workflow, version))))
 
     def workflow_versions(self, workflow: str, *, limit: int, offset: int) -> Data:
-        found = now(workflows.versions(self.database, workflow))
-        listed = list(map(_summary, found[offset : offset + limit]))
-        return _data(wire.Workflows(len(found), listed, offset + limit < len(found)))
+        total, found = now(workflows.versions(self.database, workflow, limit=limit, offset=offset))
+        return data_of(translation.page_of(total, found, offset))
+
+    def workflow_definition(self, workflow: str, version: int | None = None) -> str:
+        return translation.yaml_of(now(workflows.get(self.database, workflow, version)))
+
+    def enable_workflow(self, workflow: str, is_enabled: bool = True) -> Data:
+        saved = now(workflows.enable(self.database, workflow, is_enabled))
+        return data_of(wire.Message(f"workflow {'enabled' if is_enabled else 'disabled'}", saved.id))
 
     def delete_workflow(self, workflow: str) -> Data:
-        return _data(wire.Message("workflow deleted", now(workflows.delete(self.database, workflow))))
+        return data_of(wire.Message("workflow deleted", now(workflows.delete(self.database, workflow))))
 
     def execute(self, workflow: str, params: Mapping[str, JSON], *, key: str) -> Data:
         segment = workflow.replace("%", "%25").replace("/", "%2F")  # as in the server's path
         scope = f"local POST /api/v1/workflows/{segment}/execute"
         idempotency = Key(scope, key, fingerprint([params]))
         accepted = now(executions.execute(self.database, workflow, params, idempotency=idempotency))
-        return _data(wire.Started(str(accepted.run_id), "instance started"))
+        return data_of(wire.Started(str(accepted.run_id), "instance started"))
 
     def history(self, workflow: str, *, status: str | None, limit: int, offset: int, order: str) -> Data:
         return self._instances(
@@ -89,12 +91,12 @@ class LocalWorkflows:
         total, found = now(
             workflows.list_runs(self.database, states=states, limit=limit, offset=offset, **wanted)
         )
-        return _data(wire.Instances(total, list(map(summary_of, found)), offset + limit < total))
+        return data_of(wire.Instances(total, list(map(summary_of, found)), offset + limit < total))
 
     def instance(self, instance_id: str) -> Data:
         found = self._run(instance_id)
         states = _UNFINISHED if found.run.finished_at is None else ()
-        return _data(detail_of(found, self._listed(found.run.id, states)))
+        return data_of(detail_of(found, self._listed(found.run.id, states)))
 
     def _listed(self, run_id: int, states: Collection[TaskState]) -> list[Task]:
         return [
@@ -109,73 +111,30 @@ class LocalWorkflows:
         after: int | None = None
         while True:
             page = now(runs.tasks(self.database, run.id, after=after, limit=_PAGE))
-            found += [_data(task_instance_of(task, run)) for task in page]
+            found += [data_of(task_instance_of(task, run)) for task in page]
             if len(page) < _PAGE:
                 return found
             after = page[-1].id
 
     def pause_instance(self, instance_id: str) -> Data:
         run = now(runs.hold(self.database, self._run(instance_id).run.id))
-        return _data(wire.Message("instance paused", str(run.id)))
+        return data_of(wire.Message("instance paused", str(run.id)))
 
     def resume_instance(self, instance_id: str) -> Data:
         run = now(runs.resume(self.database, self._run(instance_id).run.id))
-        return _data(wire.Message("instance resumed", str(run.id)))
+        return data_of(wire.Message("instance resumed", str(run.id)))
 
     def cancel_instance(self, instance_id: str) -> Data:
         run = now(runs.cancel(self.database, self._run(instance_id).run.id))
-        return _data(wire.Message("instance cancelled", str(run.id)))
+        return data_of(wire.Message("instance cancelled", str(run.id)))
 
     def retry_instance(self, instance_id: str) -> Data:
         run = now(runs.retry(self.database, self._run(instance_id).run.id))
-        return _data(wire.Message("instance goes on", str(run.id)))
+        return data_of(wire.Message("instance goes on", str(run.id)))
 
     def rerun_instance(self, instance_id: str, params: Mapping[str, JSON]) -> Data:
         accepted = now(executions.rerun(self.database, self._run(instance_id).run.id, params))
-        return _data(wire.Started(str(accepted.run_id), "instance started"))
+        return data_of(wire.Started(str(accepted.run_id), "instance started"))
 
     def _run(self, instance_id: str) -> WorkflowRun:
         return now(workflows.get_run(self.database, id_of(instance_id, "instance")))
-
-
-def now(work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(work)
-
-
-def _data(answer: msgspec.Struct) -> Data:
-    data: Data = msgspec.to_builtins(answer)
-    return data
-
-
-def _summary(saved: SavedWorkflow) -> wire.WorkflowSummary:
-    cron = Workflow.from_json(saved.definition).cron
-    return wire.WorkflowSummary(
-        id=saved.id,
-        name=saved.name,
-        description=saved.description,
-        task_count=saved.task_count,
-        created_at=saved.created_at,
-        status=wire.WorkflowStatus.ENABLED if saved.is_enabled else wire.WorkflowStatus.DISABLED,
-        version=saved.version,
-        cron_expr=cron,
-        cron_enabled=None if cron is None else saved.is_enabled,
-    )
-
-
-def _detail(saved: SavedWorkflow) -> wire.WorkflowDetail:
-    tasks = Workflow.from_json(saved.definition).tasks
-    return wire.WorkflowDetail(
-        **msgspec.structs.asdict(_summary(saved)),
-        tasks=[
-            wire.WorkflowTaskOut(
-                id=task.name,
-                name=task.name,
-                description=task.description,
-                dependencies=list(task.depends_on) or None,
-                timeout=None if task.timeout_ms is None else task.timeout_ms / 1000,
-                retry_count=task.retry_count or None,
-            )
-            for task in tasks
-        ],
-        dependencies={task.name: list(task.depends_on) for task in tasks if task.depends_on},
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -16,10 +17,13 @@ from engine.api.app import create_app
 from engine.api.options import LOOPBACK_HOSTS, ApiOptions
 from engine.api.server import new_event_loop, serve
 from engine.cli.options import DURATION, config_option, data_dir_option, db_option, functions_option, stacked
+from engine.cli.output import note
 from engine.cli.stopping import Stopping
 from engine.cli.wiring import (
+    CONFIG_PLACES,
     check_schema,
     executor_settings,
+    found_config,
     hide_secrets_of,
     is_sqlite,
     open_database,
@@ -29,7 +33,7 @@ from engine.cli.wiring import (
 from engine.errors import ConfigError
 from engine.executors.base import ExecutorSettings
 from engine.executors.registry import ExecutorRegistry
-from engine.operations import tokens
+from engine.operations import functions, tokens
 from engine.sdk.opening import shown
 from engine.settings import Address, Settings, load
 from engine.store.database import Database
@@ -38,6 +42,7 @@ from engine.worker.pool import PoolSpec, run_pool
 from engine.worker.service import Worker
 
 _MIN_TOKEN = 32
+_EVERY_INTERFACE = ("", "0.0.0.0", "::")  # noqa: S104
 
 
 @click.group("server")
@@ -72,17 +77,17 @@ def server() -> None:
 def start(host: str | None, port: int | None, **flags: Any) -> None:
     """Serve until SIGTERM or Ctrl-C: then take no more requests and let running tasks end. Twice: at once.
 
-    Flags with one dash (-addr, -data-dir …) are those of ExecGo.
+    Flags with one dash (-addr, -data-dir …) are those of ExecGo. Without --config, settings are read from
+    configs/engine.yaml, config/engine.yaml or engine.yaml, if there is one.
     """
-    settings = load(flags)
-    if host is not None or port is not None:
-        if flags["addr"] is not None:
-            raise click.UsageError("give --addr, or --host and --port")
-        configured = settings.address
-        address = Address(
-            configured.host if host is None else host, configured.port if port is None else port
-        )
-        settings = load({**flags, "addr": str(address)})
+    serve_and_work(host, port, flags)
+
+
+def serve_and_work(
+    host: str | None, port: int | None, flags: dict[str, Any], places: Iterable[str] = CONFIG_PLACES
+) -> None:
+    """Both commands. If no settings file is named, the first of `places` that is there is read."""
+    settings = _settings(host, port, {**flags, "config": flags["config"] or found_config(places)})
     configure_logging(settings.log_level)
     hide_secrets_of(settings)
     database = open_database(
@@ -101,13 +106,23 @@ def start(host: str | None, port: int | None, **flags: Any) -> None:
         database.close()
 
 
+def _settings(host: str | None, port: int | None, flags: dict[str, Any]) -> Settings:
+    settings = load(flags)
+    if host is None and port is None:
+        return settings
+    if flags.get("addr") is not None:
+        raise click.UsageError("give --addr, or --host and --port")
+    configured = settings.address
+    address = Address(configured.host if host is None else host, configured.port if port is None else port)
+    return load({**flags, "addr": str(address)})
+
+
 async def _run(settings: Settings, database: Database) -> None:
     stopping = Stopping()
-    limits = executor_settings(
-        settings, is_local=settings.address.is_loopback, protected=[*database.files, *_own_files(settings)]
-    )
+    limits = executor_settings(settings, is_local=settings.address.is_loopback, protected=database.files)
     registry = ExecutorRegistry.from_entry_points(limits)
     options = await api_options(settings, database)
+    await functions.register(database, registry.functions())  # those of workers to come, too
     if "grpc_addr" in settings.model_fields_set:
         emit("server.grpc_unavailable", level="warning", addr=settings.grpc_addr, reason="not in this build")
     if settings.workers == 0 and database.is_private:
@@ -148,7 +163,11 @@ async def _run(settings: Settings, database: Database) -> None:
         database=shown(database.url),
         workers=settings.workers,
         auth="token" if options.require_token else "none",
+        instance=settings.instance_name,
+        env=settings.env,
+        config=None if settings.config is None else str(settings.config),
     )
+    note(f"✅ Task Engine Server started on {_short(address)}")
     waiting = asyncio.create_task(stopping.stop.wait())
     await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
@@ -158,8 +177,10 @@ async def _run(settings: Settings, database: Database) -> None:
     return None
 
 
-def _own_files(settings: Settings) -> list[str]:
-    return [str(settings.config)] if settings.config is not None else []
+def _short(address: Address) -> str:
+    """As Go writes it: every interface is left out."""
+    is_every = address.path is None and address.host in _EVERY_INTERFACE
+    return f":{address.port}" if is_every else str(address)
 
 
 @dataclass(slots=True)
@@ -186,6 +207,7 @@ class _Workers:
                 options=options,
                 executor_settings=self.limits,
                 wake_others=self.settings.wake,
+                run_defaults=self.settings.run_defaults,
                 log_level=self.settings.log_level,
             )
             self._pool = asyncio.create_task(run_pool(spec, self.stopping.stop, self.stopping.force))
@@ -217,6 +239,8 @@ async def api_options(settings: Settings, database: Database) -> ApiOptions:
         bootstrap_token=secret,
         cors_origins=settings.cors_origins,
         max_open_tasks=settings.max_open_tasks,
+        read_timeout_seconds=settings.read_timeout,
+        write_timeout_seconds=settings.write_timeout,
         access_log=settings.access_log,
     )
 

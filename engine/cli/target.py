@@ -14,13 +14,14 @@ import rich_click as click
 
 from engine.cli.options import config_option, data_dir_option, db_option, json_option, stacked
 from engine.cli.output import note
-from engine.cli.workflow_verbs import Workflows
+from engine.cli.plugin_verbs import Plugins
+from engine.cli.workflow_verbs import Schedules, Workflows
 from engine.client import rest
 from engine.client.documents import Document
 from engine.client.rest import ContractTask, Submitted
 from engine.client.waiting import sleep
 from engine.errors import Conflict, NotFound, Overloaded, ServerUnavailable, StoreUnavailable
-from engine.model.records import Event, LogLine, Run, Task, Token, WorkerSession
+from engine.model.records import Event, LimitUse, LogLine, Run, Task, Token, WorkerSession
 from engine.settings import Settings, load
 
 N = TypeVar("N", int, str)
@@ -30,7 +31,7 @@ _PAGE = 1000
 _PAUSES = (0.2, 0.4, 0.8, 1.6, 3.2, *[5.0] * 6)  # seconds between attempts to reach a target again: 36
 
 
-class Target(Workflows, Protocol):
+class Target(Workflows, Schedules, Plugins, Protocol):
     """Raises `NotFound`, `Conflict`, `InvalidInput` … alike on both sides."""
 
     where: str  # for people: a server's URL, or a database without its password
@@ -59,6 +60,9 @@ class Target(Workflows, Protocol):
     def delete_contract_task(self, task_id: str) -> None: ...
 
     def workers(self, *, only_live: bool) -> list[WorkerSession]: ...
+    def limits(self) -> list[LimitUse]: ...
+    def set_limit(self, key: str, at_most: int) -> LimitUse: ...
+    def lift_limit(self, key: str) -> None: ...
     def tokens(self) -> list[Token]: ...
     def create_token(self, name: str, scopes: Sequence[str], expires_at: datetime | None) -> str: ...
     def revoke_token(self, token_id: str) -> None: ...

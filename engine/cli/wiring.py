@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +20,14 @@ from engine.worker.options import WorkerOptions
 from engine.worker.secrecy import hide_secrets
 
 SERVER_TOO = "name a database with --db, or a server with --server"
+CONFIG_PLACES = ("configs/engine.yaml", "config/engine.yaml", "engine.yaml")
+
+
+def found_config(places: Iterable[str] = CONFIG_PLACES) -> str | None:
+    """The first of `places` that is there, unless a variable names the settings file."""
+    if os.environ.get("ENGINE_CONFIG"):
+        return None
+    return next((place for place in places if Path(place).is_file()), None)
 
 
 def is_sqlite(url: str) -> bool:
@@ -54,7 +63,11 @@ def open_database(
         raise StoreUnavailable(f"there is no database file {name}; {instead}")
     try:
         return Database(
-            settings.database, pool_size=pool_size, exclusive=exclusive, wake_others=settings.wake
+            settings.database,
+            pool_size=pool_size,
+            exclusive=exclusive,
+            wake_others=settings.wake,
+            run_defaults=settings.run_defaults,
         )
     except ConfigError as error:
         if exclusive and on_disk and (users := _users(name)):
@@ -110,6 +123,7 @@ def executor_settings(
     settings: Settings, *, is_local: bool, protected: Iterable[str] = ()
 ) -> ExecutorSettings:
     """`is_local`: only programs of this machine can submit, so scripts are on unless switched off."""
+    own = [settings.config] if settings.config is not None else []
     return ExecutorSettings(
         file_root=settings.file_root.absolute(),
         shell_policy="open" if settings.shell_policy == "open" else "",
@@ -122,7 +136,7 @@ def executor_settings(
             processes=settings.process_count,
             output_bytes=settings.process_output_bytes,
         ),
-        protected_files=tuple(Path(name).absolute() for name in protected),
+        protected_files=tuple(Path(name).absolute() for name in (*protected, *own)),
         functions=settings.functions,
         threads=settings.max_concurrency,
     )

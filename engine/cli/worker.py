@@ -82,6 +82,7 @@ async def _run(settings: Settings, options: WorkerOptions, database: Database, p
             options=options,
             executor_settings=limits,
             wake_others=settings.wake,
+            run_defaults=settings.run_defaults,
             log_level=settings.log_level,
         )
         emit("pool.started", processes=processes, concurrency=options.concurrency)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import rich_click as click
 
@@ -36,7 +37,7 @@ files_argument = click.argument("files", metavar="FILE...", type=FILE, nargs=-1,
 
 @click.group("workflow")
 def workflow() -> None:
-    """Upload, check, list, show, execute and delete workflows.
+    """Upload, check, list, show, enable, disable, execute and delete workflows.
 
     WORKFLOW is the id or the name of one.
     """
@@ -117,9 +118,15 @@ def list_(target: Target, limit: int | None, offset: int, as_json: bool) -> None
 @workflow.command("show")
 @workflow_argument
 @click.option("--version", type=click.IntRange(1, 2**31 - 1), metavar="N", help="Not the newest version.")
+@click.option("--yaml", "as_yaml", is_flag=True, help="Print the definition, as `upload` reads it.")
 @with_target
-def show(target: Target, workflow_id: str, version: int | None, as_json: bool) -> None:
+def show(target: Target, workflow_id: str, version: int | None, as_yaml: bool, as_json: bool) -> None:
     """Show a workflow and its tasks."""
+    if as_yaml and as_json:
+        raise click.UsageError("give --yaml or --json, not both")
+    if as_yaml:
+        click.echo(target.workflow_definition(workflow_id, version), nl=False)
+        return
     document = target.workflow(workflow_id, version)
     if as_json:
         print_json(document)
@@ -155,6 +162,7 @@ def _facts(found: WorkflowSummary) -> list[tuple[str, object]]:
         ("cron", found.cron_expr),
         ("tasks", found.task_count),
         ("created", date_and_time(found.created_at)),
+        ("changed", date_and_time(found.changed_at)),
     ]
 
 
@@ -170,9 +178,15 @@ def versions(target: Target, workflow_id: str, limit: int, offset: int, as_json:
         return
     found = typed(document, Workflows)
     show_table(
-        ("VERSION", "NAME", "TASKS", "DESCRIPTION"),
+        ("VERSION", "NAME", "TASKS", "SAVED", "DESCRIPTION"),
         (
-            (each.version, one_line(each.name, 60), each.task_count, one_line(each.description, 60))
+            (
+                each.version,
+                one_line(each.name, 60),
+                each.task_count,
+                date_and_time(each.changed_at),
+                one_line(each.description, 60),
+            )
             for each in found.items
         ),
     )
@@ -180,12 +194,25 @@ def versions(target: Target, workflow_id: str, limit: int, offset: int, as_json:
         note_more(offset + len(found.items))
 
 
-@workflow.command("delete")
-@workflow_argument
-@with_target
-def delete(target: Target, workflow_id: str, as_json: bool) -> None:
-    """Delete a workflow with all its versions. Refused while it has unfinished instances."""
-    say_message(target.delete_workflow(workflow_id), as_json=as_json)
+def _control(name: str, help_: str, act: Callable[[Target, str], dict[str, Any]]) -> None:
+    @workflow.command(name, help=help_)
+    @workflow_argument
+    @with_target
+    def command(target: Target, workflow_id: str, as_json: bool) -> None:
+        say_message(act(target, workflow_id), as_json=as_json)
+
+
+_control("enable", "Let a workflow be executed again.", lambda t, key: t.enable_workflow(key, True))
+_control(
+    "disable",
+    "Let a workflow start no more instances; those that run go on.",
+    lambda t, key: t.enable_workflow(key, False),
+)
+_control(
+    "delete",
+    "Delete a workflow with all its versions. Refused while it has unfinished instances.",
+    lambda t, key: t.delete_workflow(key),
+)
 
 
 @workflow.command("execute")

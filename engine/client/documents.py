@@ -1,6 +1,7 @@
 """JSON and YAML documents out of files: YAML 1.2 core without tags, aliases or repeated keys, within limits.
 
-Whatever is wrong becomes `InvalidInput` with the place: `file:line:column: what`.
+Whatever is wrong becomes `InvalidInput` with the place: `file:line:column: what`. YAML is read like that of
+workflows, by `engine.definitions.source`.
 """
 
 from __future__ import annotations
@@ -15,38 +16,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO, Never
+from typing import BinaryIO, Never
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import (
-    AliasEvent,
-    DocumentStartEvent,
-    MappingEndEvent,
-    MappingStartEvent,
-    ScalarEvent,
-    SequenceEndEvent,
-    SequenceStartEvent,
-)
-from ruamel.yaml.reader import ReaderError
-
-from engine.errors import InvalidInput
+from engine.definitions import source as yaml
+from engine.errors import Fault, InvalidInput
 from engine.model.json import JSON, MAX_INT, MIN_INT
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_DEPTH = 100  # of the file; parameters inside a graph have a limit of their own
 STDIN = "-"
 
-KeyPath = tuple[str | int, ...]
-Place = tuple[int, int]  # line and column, from 1
-_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-_WORDS: dict[str, JSON] = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
-    **dict.fromkeys(("true", "True", "TRUE"), True),
-    **dict.fromkeys(("false", "False", "FALSE"), False),
-}
+KeyPath = yaml.Path
+Place = yaml.Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +74,7 @@ def parse(text: str, source: str, *, only_json: bool = False) -> Document:
         except json.JSONDecodeError as error:
             if only_json:
                 raise InvalidInput(_at(source, (error.lineno, error.colno), error.msg)) from None
-    return _Builder(source).build(text)
+    return _parse_yaml(text, source)
 
 
 def _read_file(path: str) -> bytes:
@@ -169,8 +150,8 @@ def _refuse(constant: str) -> Never:
 _JSON = json.JSONDecoder(
     object_pairs_hook=_unique,
     parse_constant=_refuse,
-    parse_int=lambda digits: _bounded(digits, ""),
-    parse_float=lambda digits: _finite(digits, ""),
+    parse_int=lambda digits: _bounded(digits),
+    parse_float=lambda digits: _finite(digits),
 )
 
 
@@ -224,148 +205,35 @@ def _values(text: str) -> Iterator[tuple[KeyPath, Place, str]]:
                 inside.append("" if is_key else 0)
 
 
-def _bounded(digits: str, where: str, base: int = 10) -> int:
-    if len(digits) <= 70 and MIN_INT <= (value := int(digits, base)) <= MAX_INT:
+def _bounded(digits: str) -> int:
+    if len(digits) <= 70 and MIN_INT <= (value := int(digits)) <= MAX_INT:
         return value
-    raise InvalidInput(f"{where}integer {digits[:20]}… is outside 64 bits")
+    raise InvalidInput(f"integer {digits[:20]}… is outside 64 bits")
 
 
-def _finite(digits: str, where: str) -> float:
+def _finite(digits: str) -> float:
     if math.isfinite(value := float(digits)):
         return value
-    raise InvalidInput(f"{where}number {digits[:20]} is not finite")
+    raise InvalidInput(f"number {digits[:20]} is not finite")
 
 
 # --- YAML
 
 
-@dataclass(slots=True)
-class _Open:
-    """A collection whose end has not been read yet."""
+def _parse_yaml(text: str, source: str) -> Document:
+    """Raises `InvalidInput` with a line for each thing that is wrong."""
+    documents = yaml.parse(text, limit=MAX_BYTES)
+    faults = [fault for document in documents for fault in document.faults]
+    if len(documents) > 1:
+        message = "one document is expected, a second one starts here"
+        faults.append(Fault((), message, place=documents[1].place(())))
+    if faults:
+        raise InvalidInput("\n".join(_located(source, fault) for fault in faults))
+    if not documents:
+        raise _empty(source)
+    found = documents[0]
+    return Document(source, found.value, lambda: found.places)
 
-    value: dict[str, JSON] | list[JSON]
-    path: KeyPath
-    key: str | None = None
 
-
-class _Builder:
-    """Builds values from the parser's events: no recursion, no resolver, no constructor that could run."""
-
-    def __init__(self, source: str) -> None:
-        self._source = source
-        self._open: list[_Open] = []
-        self._root: JSON = None
-        self._documents = 0
-        self._places: dict[KeyPath, Place] = {}
-
-    def build(self, text: str) -> Document:
-        try:
-            for event in YAML(typ="safe", pure=True).parse(text):
-                self._take(event)
-        except MarkedYAMLError as error:
-            raise self._marked(error) from None
-        except ReaderError as error:
-            line = text.count("\n", 0, error.position) + 1
-            raise InvalidInput(f"{self._source}:{line}: {error.reason}") from None
-        except (YAMLError, RecursionError, ValueError) as error:
-            raise InvalidInput(f"{self._source}: {str(error).splitlines()[0]}") from None
-        if not self._documents:
-            raise _empty(self._source)
-        return Document(self._source, self._root, lambda: self._places)
-
-    def _take(self, event: Any) -> None:
-        match event:
-            case AliasEvent():
-                raise self._error(event, "aliases are not accepted; write the value out")
-            case DocumentStartEvent():
-                self._start_document(event)
-            case MappingStartEvent() | SequenceStartEvent():
-                self._start(event)
-            case MappingEndEvent() | SequenceEndEvent():
-                self._open.pop()
-            case ScalarEvent():
-                self._scalar(event)
-
-    def _start_document(self, event: Any) -> None:
-        self._documents += 1
-        if self._documents > 1:
-            raise self._error(event, "one document is expected, a second one starts here")
-        if event.version not in (None, (1, 2)) or event.tags:
-            raise self._error(event, "directives other than %YAML 1.2 are not accepted")
-
-    def _start(self, event: Any) -> None:
-        self._check_plain(event)
-        if len(self._open) >= MAX_DEPTH:
-            raise self._error(event, f"nesting is deeper than {MAX_DEPTH} levels")
-        parent = self._open[-1] if self._open else None
-        if parent is not None and isinstance(parent.value, dict) and parent.key is None:
-            raise self._error(event, "a key must be text")
-        value: dict[str, JSON] | list[JSON] = {} if isinstance(event, MappingStartEvent) else []
-        self._open.append(_Open(value, self._add(event, value)))
-
-    def _scalar(self, event: Any) -> None:
-        self._check_plain(event)
-        parent = self._open[-1] if self._open else None
-        value = self._resolve(event)
-        if parent is None or isinstance(parent.value, list) or parent.key is not None:
-            self._add(event, value)
-            return
-        if not isinstance(value, str):
-            raise self._error(event, f"a key must be text; put {event.value!r} in quotes")
-        if value == "<<" and event.style is None:
-            raise self._error(event, "merge keys are not accepted; write the values out")
-        if value in parent.value:
-            raise self._error(event, f"key {value!r} appears twice in one mapping")
-        parent.key = value
-
-    def _add(self, event: Any, value: JSON) -> KeyPath:
-        """Put a value where it belongs; returns its path."""
-        path: KeyPath = ()
-        if not self._open:
-            self._root = value
-        else:
-            parent = self._open[-1]
-            if isinstance(parent.value, list):
-                path = (*parent.path, len(parent.value))
-                parent.value.append(value)
-            else:
-                assert parent.key is not None
-                path = (*parent.path, parent.key)
-                parent.value[parent.key] = value
-                parent.key = None
-        self._places[path] = (event.start_mark.line + 1, event.start_mark.column + 1)
-        return path
-
-    def _check_plain(self, event: Any) -> None:
-        if event.anchor is not None:
-            raise self._error(event, "anchors are not accepted")
-        if event.tag is not None:
-            raise self._error(event, f"tags are not accepted (found {str(event.tag)[:40]})")
-
-    def _resolve(self, event: Any) -> JSON:
-        """The YAML 1.2 core schema: `no` is text, `010` is ten, a date is text."""
-        text: str = event.value
-        if event.style is not None:
-            return text
-        if text in _WORDS:
-            return _WORDS[text]
-        where = _at(self._source, (event.start_mark.line + 1, event.start_mark.column + 1), "")
-        if _INT.fullmatch(text):
-            base = {"0o": 8, "0x": 16}.get(text[:2], 10)
-            return _bounded(text, where, base)
-        if _FLOAT.fullmatch(text):
-            return _finite(text, where)
-        if _NOT_FINITE.fullmatch(text):
-            raise self._error(event, f"{text} is not a finite number")
-        return text
-
-    def _error(self, event: Any, message: str) -> InvalidInput:
-        mark = event.start_mark
-        return InvalidInput(_at(self._source, (mark.line + 1, mark.column + 1), message))
-
-    def _marked(self, error: MarkedYAMLError) -> InvalidInput:
-        mark = error.problem_mark or error.context_mark
-        message = " ".join(filter(None, (error.problem, error.context))) or "not YAML"
-        if mark is None:
-            return InvalidInput(f"{self._source}: {message}")
-        return InvalidInput(_at(self._source, (mark.line + 1, mark.column + 1), message.splitlines()[0]))
+def _located(source: str, fault: Fault) -> str:
+    return f"{source}: {fault.message}" if fault.place is None else _at(source, fault.place, fault.message)

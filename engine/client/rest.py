@@ -10,12 +10,14 @@ from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 from engine.client.answers import field_of, rows, typed
+from engine.client.plugins import Plugins
+from engine.client.schedules import Schedules
 from engine.client.transport import Transport
 from engine.client.waiting import deadline_in, wait_until
 from engine.client.workflows import Workflows
 from engine.errors import InvalidInput, NotFound
 from engine.model.json import JSON
-from engine.model.records import Event, LogLine, Run, Task, Token, WorkerSession
+from engine.model.records import Event, LimitUse, LogLine, Run, Task, Token, WorkerSession
 from engine.model.states import FINAL_RUN_STATES
 
 T = TypeVar("T")
@@ -63,7 +65,7 @@ def is_execgo(graph: JSON) -> bool:
     return isinstance(first, dict) and bool({"id", "type"} & first.keys()) and "kind" not in first
 
 
-class Client(Workflows):
+class Client(Workflows, Schedules, Plugins):
     """A server. Raises the engine's errors: `NotFound`, `Conflict`, `InvalidInput`, `ServerUnavailable` …"""
 
     def __init__(self, url: str, token: str | None = None, *, timeout_seconds: float = 60.0) -> None:
@@ -215,6 +217,18 @@ class Client(Workflows):
 
     def delete_contract_task(self, task_id: str) -> None:
         self._transport.request("DELETE", f"/tasks/{quote(task_id, safe='')}")
+
+    # --- limits
+
+    def limits(self) -> list[LimitUse]:
+        return self._all("/api/v1/limits", "limits", LimitUse)
+
+    def set_limit(self, key: str, at_most: int) -> LimitUse:
+        answer = self._send("PUT", f"/api/v1/limits/{quote(key, safe='')}", {"at_most": at_most})
+        return typed(answer, LimitUse)
+
+    def lift_limit(self, key: str) -> None:
+        self._transport.request("DELETE", f"/api/v1/limits/{quote(key, safe='')}")
 
     # --- tokens
 

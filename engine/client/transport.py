@@ -53,6 +53,15 @@ class Transport:
     def get(self, path: str, **parameters: Any) -> JSON:
         return self.request("GET", path, parameters=parameters)
 
+    def text(self, path: str, media_type: str, **parameters: Any) -> str:
+        """The text of an answer that is no JSON. Raises `EngineError`s."""
+        answer = self._exchange("GET", path, parameters=parameters, headers={"accept": media_type})
+        if answer.is_success and not answer.headers.get("content-type", "").startswith(media_type):
+            raise ServerUnavailable(f"{self.url} answered without {media_type}; is it a Task Engine?")
+        if not answer.is_success:
+            self._read(answer)  # raises why
+        return answer.text
+
     def request(
         self,
         method: str,
@@ -64,10 +73,31 @@ class Transport:
         timeout_seconds: float | None = None,
     ) -> JSON:
         """The JSON of the answer, None if it is empty. Raises `EngineError`s."""
+        return self._read(
+            self._exchange(
+                method,
+                path,
+                parameters=parameters,
+                body=body,
+                headers=headers,
+                timeout_seconds=timeout_seconds,
+            )
+        )
+
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_seconds: float | None = None,
+    ) -> httpx.Response:
         given = {key: value for key, value in (parameters or {}).items() if value is not None}
         media = {} if body is None else {"content-type": "application/json"}
         try:
-            answer = self._http.request(
+            return self._http.request(
                 method,
                 path,
                 params=given,
@@ -81,7 +111,6 @@ class Transport:
             raise ServerUnavailable(
                 f"the connection to {self.url} failed ({_reason(error)})", is_unknown=method != "GET"
             ) from None
-        return self._read(answer)
 
     def close(self) -> None:
         self._http.close()

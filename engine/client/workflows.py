@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Any
-from urllib.parse import quote
 
-from engine.client.answers import field_of, typed
-from engine.client.transport import Transport
-from engine.errors import NotFound
+from engine.client.answers import typed
+from engine.client.envelope import Data, Envelope, data_of, segment
 from engine.model.json import JSON
 
-Data = dict[str, Any]
 WORKFLOWS, INSTANCES = "/api/v1/workflows", "/api/v1/instances"
 
 
-class Workflows:
-    """Raises the engine's errors. `workflow` is an id or a name."""
-
-    _transport: Transport
+class Workflows(Envelope):
+    """`workflow` is an id or a name."""
 
     # --- workflows
 
     def upload_workflow(self, content: str) -> Data:
         """Save the workflows of a YAML text: all of them, or none."""
-        return typed(self._post(WORKFLOWS, {"content": content}), Data)
+        return self._send_data("POST", WORKFLOWS, {"content": content})
 
     def workflows(self, *, limit: int | None = None, offset: int = 0) -> Data:
         """Last created first; without `limit` all of them."""
@@ -35,34 +28,29 @@ class Workflows:
         return self._get(f"{WORKFLOWS}/{segment(workflow)}", version=version)
 
     def workflow_versions(self, workflow: str, *, limit: int = 20, offset: int = 0) -> Data:
-        """Newest first, one request for each: the contract has no list of them."""
-        newest = self.workflow(workflow)
-        total = field_of(newest, "version", int)
-        wanted = range(total - offset, max(0, total - offset - limit), -1)
-        found = (newest if number == total else self._version(newest["id"], number) for number in wanted)
-        items = [
-            {key: value for key, value in item.items() if key not in ("tasks", "dependencies")}
-            for item in found
-            if item is not None
-        ]
-        return {"total": total, "items": items, "has_more": offset + limit < total}
+        """Newest first."""
+        path = f"{WORKFLOWS}/{segment(workflow)}/versions"
+        return self._get(path, limit=limit, offset=offset or None)
 
-    def _version(self, workflow: str, number: int) -> Data | None:
-        try:
-            return self.workflow(workflow, number)
-        except NotFound:  # removed meanwhile
-            return None
+    def workflow_definition(self, workflow: str, version: int | None = None) -> str:
+        """YAML that an upload reads as the same workflow; of the newest version unless one is named."""
+        path = f"{WORKFLOWS}/{segment(workflow)}/definition"
+        return self._transport.text(path, "application/yaml", version=version)
+
+    def enable_workflow(self, workflow: str, is_enabled: bool = True) -> Data:
+        """A disabled workflow starts no instances; what runs goes on."""
+        verb = "enable" if is_enabled else "disable"
+        return self._send_data("POST", f"{WORKFLOWS}/{segment(workflow)}/{verb}")
 
     def delete_workflow(self, workflow: str) -> Data:
-        path = f"{WORKFLOWS}/{segment(workflow)}"
-        return typed(data_of(self._transport.request("DELETE", path)), Data)
+        return self._send_data("DELETE", f"{WORKFLOWS}/{segment(workflow)}")
 
     def execute(
         self, workflow: str, params: Mapping[str, JSON] | None = None, *, key: str | None = None
     ) -> Data:
         """Start an instance. With `key` it is safe to repeat within a day."""
         path = f"{WORKFLOWS}/{segment(workflow)}/execute"
-        return typed(self._post(path, {"params": dict(params or {})}, key), Data)
+        return self._send_data("POST", path, {"params": dict(params or {})}, key)
 
     def history(
         self,
@@ -107,28 +95,7 @@ class Workflows:
     def rerun_instance(self, instance_id: str, params: Mapping[str, JSON] | None = None) -> Data:
         """Start the same version once more; `params` replace those of the instance, one by one."""
         path = f"{INSTANCES}/{segment(instance_id)}/rerun"
-        return typed(self._post(path, {"params": dict(params or {})}), Data)
+        return self._send_data("POST", path, {"params": dict(params or {})})
 
     def _control_instance(self, instance_id: str, verb: str) -> Data:
-        return typed(self._post(f"{INSTANCES}/{segment(instance_id)}/{verb}"), Data)
-
-    # --- requests
-
-    def _get(self, path: str, **parameters: Any) -> Data:
-        return typed(data_of(self._transport.get(path, **parameters)), Data)
-
-    def _post(self, path: str, body: JSON = None, key: str | None = None) -> JSON:
-        encoded = None if body is None else json.dumps(body, ensure_ascii=False).encode()
-        headers = {"idempotency-key": key} if key else None
-        return data_of(self._transport.request("POST", path, body=encoded, headers=headers))
-
-
-def data_of(answer: JSON) -> JSON:
-    """What stands in the envelope `{code, message, data}`; empty data may be left out."""
-    return typed(answer, dict[str, Any]).get("data")
-
-
-def segment(text: str) -> str:
-    """One segment of a path. Dots alone would be taken for steps up."""
-    quoted = quote(text, safe="")
-    return quoted.replace(".", "%2E") if set(text) == {"."} else quoted
+        return self._send_data("POST", f"{INSTANCES}/{segment(instance_id)}/{verb}")

@@ -62,10 +62,10 @@ class Document:
         return next((self.places[path[:end]] for end in ends if path[:end] in self.places), None)
 
 
-def parse(text: str) -> list[Document]:
-    """The documents of a text, each with what is wrong in it."""
-    if len(text) > MAX_CHARACTERS:
-        too_long = Fault((), f"has {len(text)} characters, the limit is {MAX_CHARACTERS}")
+def parse(text: str, *, limit: int = MAX_CHARACTERS) -> list[Document]:
+    """The documents of a text of at most `limit` characters, each with what is wrong in it."""
+    if len(text) > limit:
+        too_long = Fault((), f"has {len(text)} characters, the limit is {limit}")
         return [Document(faults=[too_long], is_broken=True)]
     return _Builder().build(text)
 
@@ -179,7 +179,7 @@ class _Builder:
         if value == "<<" and event.style is None:
             self._add_fault("merge keys are not accepted; write the values out", event.start_mark)
         elif is_repeated:
-            self._add_fault("the key appears twice in one mapping", event.start_mark)
+            self._add_fault(f"key {value[:40]!r} appears twice in one mapping", event.start_mark)
 
     def _add(self, event: Any, value: JSON) -> Path:
         """Put a value where it belongs; returns its path."""

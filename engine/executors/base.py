@@ -15,6 +15,7 @@ from engine.model.graph import TaskSpec
 from engine.model.json import JSON
 from engine.model.outcomes import Outcome
 from engine.model.records import Lease
+from engine.streams.ports import StreamStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,12 @@ class Upstream(Protocol):
     async def __call__(self, names: Sequence[str] | None = None, /) -> dict[str, JSON]: ...
 
 
+class Publish(Protocol):
+    """Gives an event to event-driven tasks of the run; returns their names. Waits while one has no room."""
+
+    async def __call__(self, type: str, payload: JSON, /) -> list[str]: ...
+
+
 class Interruption:
     """Whether an attempt is being interrupted, as an `asyncio.Event` says it; made for every attempt."""
 
@@ -98,9 +105,14 @@ class TaskContext:
     cancelled: Interruption
     log: Callable[[str, str], None]  # (stream, text): stdout, stderr or log
     spawn: Spawn
+    add_sub_tasks: Spawn  # as `spawn`; the task is over only when they are, and fails if they do
     report: Report
     upstream: Upstream
     steps: Callable[[], DurableSteps]  # what the task has done so far
+    executor_of: Callable[[str], Executor] | None = None  # a kind of the same worker; raises `UnknownKind`
+    publish: Publish | None = None
+    stream: Callable[[], StreamStore] | None = None  # how far a streaming task has come
+    draining: Interruption = field(default_factory=Interruption)  # the worker stops: give back the endless
 
     @property
     def environment(self) -> dict[str, str]:

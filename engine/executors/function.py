@@ -6,13 +6,14 @@ import asyncio
 import contextvars
 import os
 import threading
-from collections.abc import Callable, Container, Mapping
+from collections.abc import AsyncGenerator, Callable, Container, Mapping
 from concurrent.futures import CancelledError, Future
+from contextlib import aclosing
 from functools import partial
 from typing import Any, ClassVar
 
 from engine.errors import AttemptInterrupted, InvalidArguments, InvalidInput
-from engine.executors.base import ExecutorSettings, TaskContext, attempt_environment
+from engine.executors.base import Executor, ExecutorSettings, TaskContext, attempt_environment
 from engine.executors.child import MARK
 from engine.executors.function_child import Request, refuse_while_importing_main
 from engine.executors.function_process import (
@@ -25,13 +26,14 @@ from engine.executors.function_process import (
 )
 from engine.executors.threads import Threads
 from engine.functions.context import Context, Facts, SyncContext
-from engine.functions.function import KIND, Function, How
+from engine.functions.function import Function, How
 from engine.functions.loading import load_functions
 from engine.functions.perform import failed, perform, perform_async
 from engine.functions.ports import WAITING, Ports
 from engine.functions.registry import FunctionRegistry
 from engine.model.json import JSON
-from engine.model.outcomes import Outcome
+from engine.model.outcomes import Failed, Outcome
+from engine.model.workflows import FUNCTION
 
 _STARTS = 3  # of a process that ends before it has begun the call
 
@@ -48,7 +50,21 @@ def basic_ports(context: TaskContext) -> Ports:
     """What an attempt has by itself."""
     client = context.lease.client
     workflow_id = client.get("workflow_id") if isinstance(client, dict) else None
-    return Ports(context.spawn, context.report, context.upstream, context.steps(), workflow_id)
+    return Ports(
+        context.add_sub_tasks,
+        context.report,
+        context.upstream,
+        context.steps(),
+        workflow_id,
+        None if context.executor_of is None else partial(_perform_kind, context, context.executor_of),
+        context.publish,
+    )
+
+
+async def _perform_kind(
+    context: TaskContext, executor_of: Callable[[str], Executor], kind: str, params: JSON
+) -> Outcome:
+    return await executor_of(kind).execute(context, params)
 
 
 class FunctionExecutor:
@@ -62,7 +78,7 @@ class FunctionExecutor:
     by itself. Then its process is killed; its thread is left to end when it will, see `overdue`.
     """
 
-    kind: ClassVar[str] = KIND
+    kind: ClassVar[str] = FUNCTION
     category: ClassVar[str] = "python"
 
     def __init__(
@@ -138,6 +154,22 @@ class FunctionExecutor:
                 return await self._in_thread(function, given, context, ports, upstream)
             case How.PROCESS:
                 return await self._in_process(function, given, context, ports, upstream)
+            case How.STREAM:
+                message = f'function "{name}" yields: it can only be the source of a streaming task'
+                return Failed(message, code="invalid_params", is_permanent=True)
+
+    async def iterate(self, context: TaskContext, params: JSON) -> AsyncGenerator[Any, None]:
+        """What a function that yields (`How.STREAM`) yields. Raises what it raises, and `InvalidInput`."""
+        name, given = _parse(params)
+        function = self._registry.get(name)
+        ports = self._ports(context)
+        upstream = await self._upstream(function, given, ports)
+        given = function.complete(given, upstream or {})
+        facts, given_to = _facts(context, ports), self._given(context, upstream)
+        call = Context(facts, given, stopping=context.cancelled, ask=ports.ask, **given_to)
+        async with aclosing(function.call(**function.arguments(call))) as items:
+            async for item in items:
+                yield item
 
     async def _upstream(
         self, function: Function, params: Mapping[str, JSON], ports: Ports

@@ -94,6 +94,10 @@ class ExecutorRegistry:
         unknown = itertools.islice((name for name in params if name not in known), MAX_UNKNOWN)
         return {name: f'unknown parameter "{shorten(name, 100)}"{_near(name, known)}' for name in unknown}
 
+    def functions(self) -> list[dict[str, JSON]]:
+        """What there is to keep and show of functions that executors call, as `FunctionRegistry.describe`."""
+        return [described for each in self for described in getattr(each, "describe", list)()]
+
     def kinds(self) -> list[str]:
         return sorted(self._executors)
 

@@ -33,6 +33,12 @@ def references(text: str) -> frozenset[str]:
     return parse(text).tasks
 
 
+def tasks_read_by(condition: str) -> frozenset[str]:
+    """The tasks that the condition of a workflow's task reads. Raises `InvalidExpression`."""
+    check(condition, names=("params", "tasks"), is_condition=True)
+    return references(condition)
+
+
 def _has_small_types(syntax: Syntax) -> bool:
     """`[1].map(a, {a: a}).map(a, {a: a})…`: each step doubles the type, 20 of them fill the memory."""
     return not (syntax.has_maps and syntax.macros > 1)

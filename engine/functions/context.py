@@ -15,6 +15,7 @@ from engine.functions.given import Given
 from engine.functions.results import to_json
 from engine.model.graph import TaskSpec
 from engine.model.json import JSON
+from engine.model.outcomes import Outcome
 
 T = TypeVar("T")
 Write = Callable[[str, str], None]  # (stream, text)
@@ -178,6 +179,23 @@ class Context(BaseContext):
         """The payload of the next signal. Raises `TimeoutError` after `timeout` seconds."""
         return await self._ask("next_signal", name, None if timeout is None else _seconds(timeout))
 
+    async def publish(self, event_type: str, payload: JSON = None) -> list[str]:
+        """Give an event to the event-driven tasks of this run that take its type; returns their names.
+
+        It is stored until they have dealt with it. Waits while one has no room for it, unless that one drops what
+        it has no room for. Repeated by a later attempt, it is a new event. Raises `Conflict` if no task takes it.
+        """
+        names: list[str] = await self._ask("publish", event_type, to_json(payload, "the payload"))
+        return names
+
+    async def perform(self, kind: str, params: JSON) -> Outcome:
+        """Have this worker's executor of another kind do its work, as part of this attempt.
+
+        What is returned may be returned by the function: it says how the attempt ended.
+        """
+        outcome: Outcome = await self._ask("perform", kind, params)
+        return outcome
+
 
 class SyncContext(BaseContext):
     """The context of a plain `def`, in a thread or a process. Every call may block; any thread may call."""
@@ -220,6 +238,10 @@ class SyncContext(BaseContext):
     def wait_for_signal(self, name: str, timeout: float | timedelta | None = None) -> JSON:
         """As `Context.wait_for_signal`."""
         return self._ask("next_signal", name, None if timeout is None else _seconds(timeout))
+
+    def publish(self, event_type: str, payload: JSON = None) -> list[str]:
+        """As `Context.publish`."""
+        return cast(list[str], self._ask("publish", event_type, to_json(payload, "the payload")))
 
 
 class _LogHandler(logging.Handler):

@@ -15,14 +15,14 @@ from engine.functions.signature import Signature, invalid
 from engine.model.graph import DEFAULT_QUEUE, TaskSpec, check_name, priority_level
 from engine.model.json import JSON
 from engine.model.retry import Backoff, RetryPolicy
-
-KIND = "function"
+from engine.model.workflows import FUNCTION
 
 
 class How(StrEnum):
     ASYNC = "async"  # on the worker's event loop
     THREAD = "thread"  # of the worker; cannot be killed
     PROCESS = "process"  # of its own; for work that keeps a processor busy
+    STREAM = "stream"  # on the event loop; yields the items of a streaming task
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class Function:
             **fields,
         }
         return TaskSpec(
-            name or self.name, KIND, {"function": self.name, "params": dict(params or {})}, **given
+            name or self.name, FUNCTION, {"function": self.name, "params": dict(params or {})}, **given
         )
 
     def _accepted(self, params: Mapping[str, JSON]) -> Mapping[str, JSON]:
@@ -199,8 +199,13 @@ def origin(call: Callable[..., Any]) -> str:
 
 def _how(call: Callable[..., Any], run_in: str | None, where: str) -> How:
     called = call if inspect.isroutine(call) else getattr(call, "__call__", call)  # noqa: B004 - of an object
+    if inspect.isasyncgenfunction(called) and run_in in (None, How.STREAM):
+        return How.STREAM
     if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
-        raise ConfigError(f"{where}: a task returns its result, it cannot yield")
+        raise ConfigError(
+            f"{where}: a task returns its result, it cannot yield; what does, as the source of a stream, is "
+            "`async def`"
+        )
     if inspect.iscoroutinefunction(called):
         if run_in not in (None, How.ASYNC):
             raise ConfigError(f"{where}: an async function runs on the event loop, not in a {run_in}")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from engine.errors import Conflict
 from engine.model.graph import TaskSpec
 from engine.model.json import JSON
+from engine.model.outcomes import Outcome
 
 
 class Saved(NamedTuple):
@@ -47,6 +48,8 @@ class Ports:
     upstream: Callable[[], Awaitable[Mapping[str, JSON]]] | None = None  # in the order of the dependencies
     steps: DurableSteps | None = None
     workflow_id: str | None = None
+    perform: Callable[[str, JSON], Awaitable[Outcome]] | None = None  # by the executor of a kind
+    publish: Callable[[str, JSON], Awaitable[list[str]]] | None = None  # to event-driven tasks of the run
 
     async def ask(self, port: str, *arguments: Any) -> Any:
         """Call a port by name: so a thread or another process may ask for one as well."""
@@ -57,9 +60,10 @@ class Ports:
         return await call(*arguments)
 
 
-WAITING = frozenset({"sleep_until", "next_signal"})  # may take days: given up when the attempt is to stop
-_STEPS = WAITING | {"step_result", "save_step"}
-_ASKED = _STEPS | {"spawn", "report"}
+# May take days: given up when the attempt is to stop.
+WAITING = frozenset({"sleep_until", "next_signal", "publish"})
+_STEPS = frozenset({"sleep_until", "next_signal", "step_result", "save_step"})
+_ASKED = _STEPS | {"spawn", "report", "perform", "publish"}
 
 
 @dataclass(slots=True)

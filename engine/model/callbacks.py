@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.model.graph import MAX_NAME, Dependency, Graph, Rule, TaskSpec
+from engine.model.happenings import Happening
 from engine.model.json import JSON
+from engine.model.states import Move
 from engine.model.workflows import FUNCTION, CallbackState, Workflow
 
 _TIMEOUT_MS = 30_000
+_ENDS = frozenset({str(Move.SUCCEED), str(Move.FAIL)})
 Named = Mapping[str, Mapping[str, Sequence[str]]]  # task → state → functions in declared order
 
 
@@ -32,6 +35,19 @@ def named(workflow: Workflow) -> Named:
         for callback in task.callbacks:
             found.setdefault(task.name, {}).setdefault(str(callback.state), []).append(callback.function)
     return found
+
+
+def kinds(callbacks: Named) -> set[str]:
+    """Kinds of the event rows that the callbacks have to be told of."""
+    return set(_ENDS) if callbacks else set()
+
+
+def settled(happening: Happening) -> Settled | None:
+    """The task that ended for good in this event, if one did."""
+    if happening.kind not in _ENDS or happening.task_id is None or happening.name is None:
+        return None
+    error = None if happening.kind == Move.SUCCEED else happening.error or {}
+    return Settled(happening.task_id, happening.name, happening.params, happening.result, error)
 
 
 def calls(run_id: int, workflow_id: str, callbacks: Named, settled: Settled) -> Graph | None:

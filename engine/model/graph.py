@@ -17,6 +17,7 @@ MAX_NAME = 200
 MAX_LIMITS = 8  # of one task
 MAX_AT_MOST = 1_000_000
 DEFAULT_QUEUE = "default"
+EVERY_TASK = "*"  # the limit that holds for all tasks; operators set it, tasks cannot name it
 
 
 class Reach(StrEnum):
@@ -195,6 +196,8 @@ def _check_limits(task: TaskSpec) -> None:
         )
     for limit in task.limits:
         check_name(limit.key, f'limit of task "{task.name}"')
+        if limit.key == EVERY_TASK:
+            raise GraphError(f'task "{task.name}": the limit "*" holds for every task; operators set it')
         if not 1 <= limit.at_most <= MAX_AT_MOST:
             raise GraphError(
                 f'limit "{limit.key}" of task "{task.name}": {limit.at_most} is outside 1 to {MAX_AT_MOST}'

@@ -7,6 +7,8 @@
     required    parameters that must be there by then
     depends_on  the direct dependencies in declared order, if `mapping` or `required` look at them
     condition   CEL text: the task is skipped unless it holds. Evaluated elsewhere
+    names       own parameters that the condition reads by their bare names, besides `params` and `tasks`
+    tolerance   share of its sub-tasks that need not succeed
     at          where in the spec's parameters the task's own stand: ["params"] for functions
 
 Keys that say nothing are left out; a task without any has no inputs at all.
@@ -30,7 +32,9 @@ class Inputs:
     required: tuple[str, ...] = ()
     depends_on: tuple[str, ...] = ()
     condition: str | None = None
+    tolerance: float = 0.0
     at: Path = ()
+    names: tuple[str, ...] = ()
 
     @property
     def tasks(self) -> list[str]:
@@ -50,6 +54,8 @@ class Inputs:
             "required": [*self.required],
             "depends_on": [*self.depends_on],
             "condition": self.condition,
+            "names": [*self.names],
+            "tolerance": self.tolerance,
         }
         told = {key: value for key, value in document.items() if value}
         return {**told, "at": [*self.at]} if told else None
@@ -64,7 +70,9 @@ class Inputs:
             required=tuple(document.get("required", ())),
             depends_on=tuple(document.get("depends_on", ())),
             condition=document.get("condition"),
+            tolerance=document.get("tolerance", 0.0),
             at=tuple(document.get("at", ())),
+            names=tuple(document.get("names", ())),
         )
 
 

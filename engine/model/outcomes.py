@@ -83,7 +83,12 @@ class Crashed:
     reason: str = "worker lost"
 
 
-Outcome = Succeeded | Failed | Declined | Cancelled | Released | Crashed
+@dataclass(frozen=True, slots=True)
+class Awaiting:
+    """The task has done its part: another attempt sums up when the tasks that it added have ended."""
+
+
+Outcome = Succeeded | Failed | Declined | Cancelled | Released | Crashed | Awaiting
 
 
 class Decision(NamedTuple):
@@ -115,6 +120,8 @@ def decide(lease: Lease, outcome: Outcome) -> Decision:
             return Decision(Move.DECLINE, "skipped", error={"code": "condition", "message": reason})
         case Released():
             return Decision(Move.RETRY, "released")
+        case Awaiting():
+            return Decision(Move.AWAIT, "awaiting")
         case Failed():
             failures = lease.failures + 1
             if lease.is_cancelling:

@@ -184,6 +184,15 @@ class WorkflowRun:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitUse:
+    """A limit, and how many tasks that name it are running now."""
+
+    key: str
+    at_most: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """An API token as listed; the secret itself is never stored."""
 

@@ -10,8 +10,7 @@ from typing import Any
 from engine.model.graph import Compensation, Dependency, Graph, Rule, TaskSpec
 from engine.model.json import JSON
 from engine.model.states import FINAL_RUN_STATES, RunState
-
-FUNCTION = "function"  # the kind whose arguments stand in `params` within its parameters
+from engine.model.workflows import FUNCTION
 
 
 class SagaState(StrEnum):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -10,6 +10,7 @@ from itertools import takewhile
 
 from engine.errors import InvalidInput
 from engine.model.cron import Cron
+from engine.model.graph import check_name
 from engine.model.json import JSON
 
 ON_TIME = timedelta(seconds=60)  # a time that is looked at later than this was missed
@@ -37,7 +38,10 @@ class CatchUp(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ScheduleSpec:
-    """A schedule as it is asked for. Raises `InvalidInput` (also as `InvalidCron`) if it makes no sense."""
+    """A schedule as it is asked for. Text may be given for members of enums.
+
+    Raises `InvalidInput` (also as `InvalidCron`) if it makes no sense.
+    """
 
     name: str
     expression: str
@@ -48,9 +52,20 @@ class ScheduleSpec:
     catch_up_limit: int = 100
 
     def __post_init__(self) -> None:
+        check_name(self.name, "schedule name")
         Cron.parse(self.expression, self.zone)
+        if not isinstance(self.params, Mapping | None):
+            raise InvalidInput("params of a schedule are an object with their names as keys")
+        self._choose("overlap", Overlap)
+        self._choose("catch_up", CatchUp)
         if not 1 <= self.catch_up_limit <= MAX_CATCH_UP:
             raise InvalidInput(f"catch_up_limit {self.catch_up_limit} is outside 1 to {MAX_CATCH_UP}")
+
+    def _choose(self, field: str, words: type[StrEnum]) -> None:
+        given = getattr(self, field)
+        if given not in list(words):
+            raise InvalidInput(f"{field} {given!r:.40} is not one of {', '.join(words)}")
+        object.__setattr__(self, field, words(given))
 
 
 @dataclass(frozen=True, slots=True)

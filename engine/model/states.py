@@ -52,6 +52,7 @@ class Move(StrEnum):
     FAIL = "failed"
     RETRY = "retried"
     RETRY_HELD = "retried_held"
+    AWAIT = "awaiting"  # it has done its part, and waits for the tasks that it added
     SKIP = "skipped"
     DECLINE = "declined"  # its condition does not hold
     CANCEL = "cancelled"
@@ -78,6 +79,7 @@ TRANSITIONS: dict[Move, Transition] = {
     Move.FAIL: _from(TaskState.RUNNING, to=TaskState.FAILED),
     Move.RETRY: _from(TaskState.RUNNING, to=TaskState.AVAILABLE),
     Move.RETRY_HELD: _from(TaskState.RUNNING, to=TaskState.HELD),
+    Move.AWAIT: _from(TaskState.RUNNING, to=TaskState.BLOCKED),
     Move.SKIP: _from(TaskState.BLOCKED, to=TaskState.SKIPPED),
     Move.DECLINE: _from(TaskState.RUNNING, to=TaskState.SKIPPED),
     Move.CANCEL: _from(

@@ -19,19 +19,19 @@ from engine.model.json import JSON
 from engine.model.placeholders import BadPlaceholder, Bound, Path, Pending, bind, missing_text, text_of
 from engine.model.realtime import RealtimeMode, RealtimeTask
 from engine.model.retry import Backoff, RetryPolicy
+from engine.model.run_defaults import RunDefaults
 from engine.model.workflows import FUNCTION, Workflow, WorkflowTask
 
 REALTIME = "realtime"
-DEFAULT_TIMEOUT_MS = 30_000
-MAX_RETRY_DELAY_MS = 5_000  # `retry.max_delay` of the contract's settings (section 6)
+_NO_FAULT = 2**31 - 1  # crashes: what runs for months meets many, and goes on with another worker each time
+_DEFAULTS = RunDefaults()
 
 
 def graph_of(
     workflow: Workflow,
     params: Mapping[str, JSON] | None = None,
     *,
-    default_timeout_ms: int = DEFAULT_TIMEOUT_MS,
-    max_retry_delay_ms: int = MAX_RETRY_DELAY_MS,
+    defaults: RunDefaults = _DEFAULTS,
     concurrency_key: str | None = None,
 ) -> Graph:
     """The graph of a valid workflow; `params` are the effective ones. A workflow without tasks has an empty
@@ -42,17 +42,18 @@ def graph_of(
     """
     most = workflow.max_concurrent_task
     own = () if concurrency_key is None or most is None else (Limit(concurrency_key, most),)
-    return _Translation(params or {}, default_timeout_ms, max_retry_delay_ms, own).graph(workflow)
+    return _Translation(params or {}, defaults, own).graph(workflow)
 
 
-def retry_policy(count: int, interval_ms: int | None, max_delay_ms: int = MAX_RETRY_DELAY_MS) -> RetryPolicy:
+def retry_policy(count: int, interval_ms: int | None, defaults: RunDefaults = _DEFAULTS) -> RetryPolicy:
     """`count` attempts more, each after the same wait or after 1 s, 2 s, 4 s … (contract section 5.2)."""
     if not count:
         return RetryPolicy()
     if interval_ms is not None:
         fixed = RetryPolicy(count + 1, backoff=Backoff.FIXED, jitter=0)
         return replace(fixed, initial_ms=interval_ms, max_ms=interval_ms)
-    return RetryPolicy(count + 1, max_ms=max_delay_ms, jitter=0)
+    first_ms, most_ms = defaults.retry_delay_ms, defaults.max_retry_delay_ms
+    return RetryPolicy(count + 1, initial_ms=first_ms, max_ms=most_ms, jitter=0)
 
 
 class _Translation:
@@ -61,18 +62,18 @@ class _Translation:
     def __init__(
         self,
         params: Mapping[str, JSON],
-        default_timeout_ms: int,
-        max_retry_delay_ms: int,
+        defaults: RunDefaults,
         limits: tuple[Limit, ...],
     ) -> None:
         self._params = params
-        self._default_timeout_ms = default_timeout_ms
-        self._max_retry_delay_ms = max_retry_delay_ms
+        self._defaults = defaults
         self._limits = limits
+        self._tolerance = 0.0
         self._missing: dict[str, str] = {}
         self._faults: list[Fault] = []
 
     def graph(self, workflow: Workflow) -> Graph:
+        self._tolerance = workflow.sub_task_error_tolerance
         specs = [*self._specs(workflow)]
         self._raise_faults()
         return Graph(tuple(specs), name=workflow.name, labels=dict(workflow.labels))
@@ -102,8 +103,10 @@ class _Translation:
     def _spec(self, path: Path, task: WorkflowTask) -> TaskSpec:
         bound = self._bound((*path, "params"), task.params)
         calls = task.kind == FUNCTION
-        timeout_ms = self._default_timeout_ms if task.timeout_ms is None else task.timeout_ms
-        retry = retry_policy(task.retry_count, task.retry_interval_ms, self._max_retry_delay_ms)
+        timeout_ms = self._defaults.timeout_ms if task.timeout_ms is None else task.timeout_ms
+        retry = retry_policy(
+            task.retry_count or self._defaults.retry_count, task.retry_interval_ms, self._defaults
+        )
         return TaskSpec(
             name=task.name,
             kind=task.kind,
@@ -114,9 +117,21 @@ class _Translation:
             priority=task.priority,
             timeout_ms=timeout_ms,
             retry=retry,
-            inputs=_inputs(task, bound, ("params",) if calls else ()).to_json(),
+            inputs=self._inputs(task, bound, ("params",) if calls else ()).to_json(),
             compensation=self._compensation(path, task, timeout_ms, retry),
             limits=self._limits_of(path, task),
+        )
+
+    def _inputs(self, task: WorkflowTask, bound: Bound, at: Path) -> Inputs:
+        looks = bool(task.required_params or task.result_mapping)
+        return Inputs(
+            references=tuple(Pending((*at, *pending.at), pending.parts) for pending in bound.pending),
+            mapping=dict(task.result_mapping),
+            required=tuple(task.required_params),
+            depends_on=tuple(task.depends_on) if looks else (),
+            condition=task.condition,
+            tolerance=self._tolerance if task.is_template else 0.0,
+            at=at,
         )
 
     def _limits_of(self, path: Path, task: WorkflowTask) -> tuple[Limit, ...]:
@@ -139,13 +154,14 @@ class _Translation:
         for name in ("name", "description", "depends_on", "timeout_ms", "retry_count"):
             described.pop(name, None)
         ends = task.mode is RealtimeMode.ONE_SHOT
+        retry = retry_policy(task.retry_count, None, self._defaults)
         return TaskSpec(
             name=task.name,
             kind=REALTIME,
             params=described,
             depends_on=tuple(map(Dependency, task.depends_on)),
-            timeout_ms=self._default_timeout_ms if task.timeout_ms is None and ends else task.timeout_ms,
-            retry=retry_policy(task.retry_count, None, self._max_retry_delay_ms),
+            timeout_ms=self._defaults.timeout_ms if task.timeout_ms is None and ends else task.timeout_ms,
+            retry=retry if ends else replace(retry, max_crashes=_NO_FAULT),
             limits=self._limits,
         )
 
@@ -154,13 +170,3 @@ def _call(function: str | None, params: JSON) -> dict[str, Any]:
     return {"function": function, "params": params or {}}
 
 
-def _inputs(task: WorkflowTask, bound: Bound, at: Path) -> Inputs:
-    looks = bool(task.required_params or task.result_mapping)
-    return Inputs(
-        references=tuple(Pending((*at, *pending.at), pending.parts) for pending in bound.pending),
-        mapping=dict(task.result_mapping),
-        required=tuple(task.required_params),
-        depends_on=tuple(task.depends_on) if looks else (),
-        condition=task.condition,
-        at=at,
-    )

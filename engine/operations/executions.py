@@ -9,11 +9,12 @@ from engine.errors import Conflict, NotFound
 from engine.model.callbacks import Named, named
 from engine.model.json import JSON
 from engine.model.records import SavedWorkflow
+from engine.model.run_defaults import RunDefaults
 from engine.model.workflow_graph import graph_of
 from engine.model.workflows import Workflow
 from engine.operations import submits
 from engine.operations.submits import Accepted, Key, Submission
-from engine.store import relays
+from engine.store import plugins, relays
 from engine.store import workflows as store
 from engine.store.database import Database, Transaction
 
@@ -33,7 +34,14 @@ async def execute(
     Raises `NotFound`, `Conflict` if it is disabled, and `InvalidInput` for parameters that do not fit.
     """
     saved = await database.read(find, key, version)
-    start = prepare(saved, params or {}, actor=actor, idempotency=idempotency, rerun_of=rerun_of)
+    start = prepare(
+        saved,
+        params or {},
+        actor=actor,
+        defaults=database.run_defaults,
+        idempotency=idempotency,
+        rerun_of=rerun_of,
+    )
     return await database.run(start_within, start, actor=actor)
 
 
@@ -53,15 +61,19 @@ def prepare(
     params: Mapping[str, JSON],
     *,
     actor: str,
+    defaults: RunDefaults,
     idempotency: Key | None = None,
     rerun_of: int | None = None,
 ) -> Start:
-    """Everything that can be refused before a transaction. Raises `Conflict`, `InvalidInput`."""
+    """Everything that can be refused before a transaction. Raises `Conflict`, `InvalidInput`.
+
+    `defaults` hold for tasks that say nothing themselves: those of the database or of the transaction.
+    """
     if not saved.is_enabled:
         raise Conflict(f"workflow {saved.name!r} is disabled; enable it before executing it")
     workflow = Workflow.from_json(saved.definition)
     effective = workflow.effective_params(params)
-    graph = graph_of(workflow, effective, concurrency_key=f"workflow {saved.id}")
+    graph = graph_of(workflow, effective, defaults=defaults, concurrency_key=f"workflow {saved.id}")
     told = {"workflow_id": saved.id}
     checked = submits.check(replace(graph, tasks=tuple(replace(task, client=told) for task in graph.tasks)))
     return Start(saved, effective, Submission(checked, actor, None, idempotency), named(workflow), rerun_of)
@@ -74,7 +86,7 @@ def start_within(tx: Transaction, start: Start) -> Accepted:
     accepted = submits.submit_within(tx, start.submission)
     if not accepted.is_repeat:
         store.bind(tx, accepted.run_id, start.saved, start.params, rerun_of=start.rerun_of)
-        if start.callbacks:
+        if start.callbacks or plugins.concern(tx, start.saved.id):
             relays.insert(tx, accepted.run_id, start.saved.id, start.callbacks)
     return accepted
 

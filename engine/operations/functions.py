@@ -7,12 +7,15 @@ from typing import Any
 
 from engine.store import functions as store
 from engine.store.database import Database
+from engine.store.functions import KnownFunction
 
 
-async def register(database: Database, described: Sequence[Mapping[str, Any]]) -> None:
-    """Keep what this process can call; see `FunctionRegistry.describe`."""
+async def register(
+    database: Database, described: Sequence[Mapping[str, Any]], session_id: int | None = None
+) -> None:
+    """Keep what this process can call; see `FunctionRegistry.describe`. A worker says which session it is."""
     if described:
-        await database.run(store.register, described)
+        await database.run(store.register, described, session_id)
 
 
 async def names(database: Database) -> list[str]:
@@ -20,6 +23,10 @@ async def names(database: Database) -> list[str]:
     return await database.read(store.names)
 
 
-async def list_functions(database: Database, *, limit: int = 1000, offset: int = 0) -> list[Any]:
-    """By name: (name, description, origin, schema, registered_at)."""
-    return await database.read(lambda tx: store.list_functions(tx, limit=limit, offset=offset))
+async def list_functions(
+    database: Database, *, is_missing: bool | None = None, limit: int = 1000, offset: int = 0
+) -> tuple[int, list[KnownFunction]]:
+    """How many there are, and some of them by name. A missing one is one that no live worker has."""
+    return await database.read(
+        lambda tx: store.list_functions(tx, is_missing=is_missing, limit=limit, offset=offset)
+    )

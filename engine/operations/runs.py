@@ -7,9 +7,10 @@ from typing import Any
 from engine.errors import Conflict, NotFound
 from engine.model.records import Event, LogLine, Run, Task
 from engine.model.states import FINAL_RUN_STATES, RunState
-from engine.store import keys, queries, removal, sagas
+from engine.store import keys, queries, relays, removal, sagas
 from engine.store import runs as store
 from engine.store.database import Database, Transaction
+from engine.store.functions import forget_ended
 from engine.store.workers import forget
 
 KEY_SECONDS = 24 * 3600
@@ -142,6 +143,7 @@ def _retry(tx: Transaction, run_id: int) -> Run:
         raise Conflict(f"run {run_id} is {state}; only a failed or cancelled run can be retried")
     if (compensations := sagas.compensating(tx, run_id)) is not None:
         raise Conflict(f"run {run_id} is undone by run {compensations}; start it anew instead of retrying it")
+    relays.reopen(tx, run_id)
     store.rerun(tx, run_id)
     return _current(tx, run_id)
 
@@ -182,3 +184,4 @@ def _prune_chunk(tx: Transaction, finished_seconds: float) -> int:
 def _forget_old(tx: Transaction, finished_seconds: float) -> None:
     keys.forget_keys(tx, KEY_SECONDS)
     forget(tx, finished_seconds)
+    forget_ended(tx)

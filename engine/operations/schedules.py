@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from typing import Any
 
 from engine.errors import Conflict, EngineError, NotFound, StoreUnavailable
 from engine.model.cron import Cron
+from engine.model.json import JSON
 from engine.model.records import SavedWorkflow
 from engine.model.schedules import Due, Overlap, ScheduleSpec, due
 from engine.model.workflows import Workflow
@@ -35,7 +38,7 @@ async def create(database: Database, workflow: str, spec: ScheduleSpec, *, actor
 
 def _create(tx: Transaction, workflow: str, spec: ScheduleSpec) -> Schedule:
     saved = find(tx, workflow)
-    executions.prepare(saved, spec.params or {}, actor=ACTOR)  # it fails here rather than at night
+    _prepare(tx, saved, spec.params, ACTOR)  # it fails here rather than at night
     schedule_id, now = f"sch-{secrets.token_hex(6)}", store.now(tx)
     store.insert(tx, schedule_id, saved.id, spec, now, _cron(spec, now).next(now))
     return _get(tx, schedule_id)
@@ -54,6 +57,37 @@ def _update(tx: Transaction, key: str, spec: ScheduleSpec) -> Schedule:
         now = store.now(tx)
         store.update(tx, found.id, spec, anchor_at=now, next_at=_cron(spec, now).next(now))
     return _get(tx, found.id)
+
+
+async def change(
+    database: Database,
+    key: str,
+    changes: Mapping[str, Any],
+    *,
+    is_paused: bool | None = None,
+    actor: str = "local",
+) -> Schedule:
+    """Replace some fields of what a schedule says, by the names of `ScheduleSpec`; pause or resume it.
+
+    All of that or nothing. Parameters are tried as `create` does.
+    """
+    return await database.run(_change, key, changes, is_paused, actor=actor)
+
+
+def _change(tx: Transaction, key: str, changes: Mapping[str, Any], is_paused: bool | None) -> Schedule:
+    found = _get(tx, key, locked=True)
+    if changes:
+        spec = replace(_spec(found), **changes)
+        if "params" in changes:
+            _prepare(tx, find(tx, found.workflow_id), spec.params, ACTOR)
+        _update(tx, found.id, spec)
+    if is_paused is not None:
+        (_pause if is_paused else _resume)(tx, found.id)
+    return _get(tx, found.id)
+
+
+def _spec(found: Schedule) -> ScheduleSpec:
+    return ScheduleSpec(**{each.name: getattr(found, each.name) for each in fields(ScheduleSpec)})
 
 
 async def pause(database: Database, key: str, *, actor: str = "local") -> Schedule:
@@ -138,23 +172,38 @@ def _get(tx: Transaction, key: str, *, locked: bool = False) -> Schedule:
 
 
 async def list_schedules(
-    database: Database, *, workflow: str | None = None, limit: int = 100, offset: int = 0
+    database: Database,
+    *,
+    workflow: str | None = None,
+    is_paused: bool | None = None,
+    limit: int = 100,
+    offset: int = 0,
 ) -> tuple[int, list[Schedule]]:
-    """How many there are, and some of them by name."""
+    """How many match, and some of them by name. Raises `NotFound` for an unknown workflow."""
 
     def read(tx: Transaction) -> tuple[int, list[Schedule]]:
         workflow_id = None if workflow is None else find(tx, workflow).id
-        return store.list_schedules(tx, workflow_id=workflow_id, limit=limit, offset=offset)
+        return store.list_schedules(
+            tx, workflow_id=workflow_id, is_paused=is_paused, limit=limit, offset=offset
+        )
 
     return await database.read(read)
 
 
 async def upcoming(database: Database, key: str, count: int = 10) -> list[datetime]:
-    """The next nominal times, in UTC."""
-    found = await get(database, key)
+    """The next nominal times, in UTC. Of a paused schedule those that would come if it were resumed now."""
+    return (await next_times(database, key, count))[1]
+
+
+async def next_times(database: Database, key: str, count: int) -> tuple[Schedule, list[datetime]]:
+    """A schedule, and its `upcoming` times."""
+    found, now = await database.read(lambda tx: (_get(tx, key), store.now(tx)))
+    cron = _cron(found, found.anchor_at)
+    if found.is_paused:
+        return found, cron.upcoming(now, count)
     if found.next_at is None:
-        return []
-    return [found.next_at, *_cron(found, found.anchor_at).upcoming(found.next_at, count - 1)]
+        return found, []
+    return found, [found.next_at, *cron.upcoming(found.next_at, count - 1)]
 
 
 async def firings(database: Database, key: str, *, limit: int = 100) -> list[Firing]:
@@ -176,7 +225,7 @@ async def trigger(database: Database, key: str, *, actor: str = "local") -> Acce
 
 def _trigger(tx: Transaction, key: str) -> Accepted:
     found = _get(tx, key, locked=True)
-    start = executions.prepare(find(tx, found.workflow_id), found.params or {}, actor=tx.actor)
+    start = _prepare(tx, find(tx, found.workflow_id), found.params, tx.actor)
     accepted = executions.start_within(tx, start)
     moment = store.now(tx)
     if not store.decide(tx, found.id, moment, "started", f"triggered by {tx.actor}"):
@@ -248,7 +297,7 @@ def _fire_one(tx: Transaction, found: Schedule, nominal: datetime, started: int)
 def _start(tx: Transaction, found: Schedule, nominal: datetime) -> int:
     """Start the run of a nominal time; what keeps it from starting is noted with both."""
     try:
-        start = executions.prepare(find(tx, found.workflow_id), found.params or {}, actor=ACTOR)
+        start = _prepare(tx, find(tx, found.workflow_id), found.params, ACTOR)
     except EngineError as error:
         store.revise(tx, found.id, nominal, "failed", detail=str(error)[:_MAX_ERROR])
         store.set_(tx, found.id, error=str(error)[:_MAX_ERROR])
@@ -257,3 +306,7 @@ def _start(tx: Transaction, found: Schedule, nominal: datetime) -> int:
     store.revise(tx, found.id, nominal, "started", run_id=accepted.run_id)
     store.set_(tx, found.id, error=None)
     return 1
+
+
+def _prepare(tx: Transaction, saved: SavedWorkflow, params: JSON, actor: str) -> executions.Start:
+    return executions.prepare(saved, params or {}, actor=actor, defaults=tx.run_defaults)

@@ -99,15 +99,17 @@ def _send_signal(tx: Transaction, run_id: int, name: str, payload: JSON) -> int:
     return number
 
 
-async def list_signals(database: Database, run_id: int) -> list[Any]:
+async def list_signals(
+    database: Database, run_id: int, *, limit: int | None = None, offset: int = 0
+) -> list[Any]:
     """Signals of a run, oldest first: (number, name, payload, at, actor, taken_by). Raises `NotFound`."""
-    return await database.read(_list_signals, run_id)
+    return await database.read(_list_signals, run_id, limit, offset)
 
 
-def _list_signals(tx: Transaction, run_id: int) -> list[Any]:
+def _list_signals(tx: Transaction, run_id: int, limit: int | None, offset: int) -> list[Any]:
     if queries.get_run(tx, run_id) is None:
         raise NotFound(f"run not found: {run_id}")
-    return steps.list_signals(tx, run_id)
+    return steps.list_signals(tx, run_id, limit=limit, offset=offset)
 
 
 def _lost(lease: Lease) -> LeaseLost:

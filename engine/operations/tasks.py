@@ -13,6 +13,7 @@ from engine.model.json import JSON, Unstorable, check_storable, is_storable, sto
 from engine.model.outcomes import Cancelled, Failed, Outcome, Succeeded, decide
 from engine.model.records import Attempt, Lease, Task
 from engine.model.states import FINAL_TASK_STATES
+from engine.model.sub_tasks import SubTask
 from engine.store import aliases, claims, finishes, limits, queries, runs, submits, workers
 from engine.store import upstream as store_upstream
 from engine.store.bookkeeping import count
@@ -161,17 +162,22 @@ def _unstorable(outcome: Outcome, code: str, message: str) -> Failed:
 # --- what a running task does to its run
 
 
-async def spawn(database: Database, lease: Lease, tasks: Sequence[TaskSpec], *, actor: str) -> list[int]:
+async def spawn(
+    database: Database, lease: Lease, tasks: Sequence[TaskSpec], *, actor: str, awaited: bool = False
+) -> list[int]:
     """Add tasks to the run of a running task. Returns their ids in order.
+
+    If they are `awaited`, the task is to end with `Awaiting` once it has done its part, and is over only
+    when they are: what waits for it waits for them as well.
 
     Names that this same task added before are returned as they are, so a repeated attempt adds nothing
     twice. Raises `LeaseLost` if the attempt is no longer current, `Conflict` if the run is being cancelled,
     `GraphError` for bad graphs.
     """
-    return await database.run(_spawn, lease, list(tasks), actor=actor)
+    return await database.run(_spawn, lease, list(tasks), awaited, actor=actor)
 
 
-def _spawn(tx: Transaction, lease: Lease, specs: list[TaskSpec]) -> list[int]:
+def _spawn(tx: Transaction, lease: Lease, specs: list[TaskSpec], awaited: bool) -> list[int]:
     checked = plan(Graph(tuple(specs)))
     tx.dialect.share_runs(tx, [lease.run_id])
     if not workers.holds(tx, lease):
@@ -184,7 +190,12 @@ def _spawn(tx: Transaction, lease: Lease, specs: list[TaskSpec]) -> list[int]:
         raise GraphError(f'duplicate task id: "{min(existing)}"')
     if submits.is_cancelling(tx, lease.run_id):
         raise Conflict(f"run {lease.run_id} is being cancelled; nothing can be added to it")
-    return submits.add_children(tx, lease.run_id, lease.task_id, checked).task_ids
+    return submits.add_children(tx, lease, checked, awaited=awaited).task_ids
+
+
+async def sub_tasks(database: Database, lease: Lease) -> list[SubTask]:
+    """The tasks that a task has added and waits for, in the order of their addition."""
+    return await database.read(store_upstream.added, lease.task_id)
 
 
 async def upstream(database: Database, lease: Lease, names: Sequence[str] | None = None) -> dict[str, JSON]:

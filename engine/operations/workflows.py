@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Collection, Sequence
 
 from engine.errors import Conflict, NotFound
-from engine.expressions import checks as expressions
+from engine.expressions.checks import tasks_read_by
 from engine.model.records import SavedWorkflow, WorkflowRun
 from engine.model.workflow_graph import REALTIME
 from engine.model.workflow_rules import Checks, check
@@ -23,13 +23,7 @@ _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # no letters that look alike
 async def checks(database: Database, kinds: Collection[str] | None = None) -> Checks:
     """What workflows are checked against: registered functions and, if they are given, `kinds`."""
     known = None if kinds is None else {*kinds, FUNCTION, REALTIME}
-    return Checks(functions=await functions.names(database), kinds=known, condition=_reads)
-
-
-def _reads(condition: str) -> Collection[str]:
-    """The tasks that a condition reads. Raises `InvalidExpression`."""
-    expressions.check(condition, names=("params", "tasks"), is_condition=True)
-    return expressions.references(condition)
+    return Checks(functions=await functions.names(database), kinds=known, condition=tasks_read_by)
 
 
 async def save(
@@ -94,9 +88,13 @@ async def list_saved(
     return await database.read(lambda tx: store.list_saved(tx, limit=limit, offset=offset))
 
 
-async def versions(database: Database, key: str) -> list[SavedWorkflow]:
-    """All versions of a workflow, newest first."""
-    return await database.read(lambda tx: store.list_versions(tx, find(tx, key).id))
+async def versions(
+    database: Database, key: str, *, limit: int | None = None, offset: int = 0
+) -> tuple[int, list[SavedWorkflow]]:
+    """How many there are of a workflow, and some of them, newest first."""
+    return await database.read(
+        lambda tx: store.list_versions(tx, find(tx, key).id, limit=limit, offset=offset)
+    )
 
 
 async def enable(database: Database, key: str, is_enabled: bool, *, actor: str = "local") -> SavedWorkflow:

@@ -14,6 +14,7 @@ from engine.errors import Conflict
 from engine.executors.base import Executor
 from engine.executors.registry import ExecutorRegistry
 from engine.sdk.embedded import DEFAULT_URL, Engine
+from engine.sdk.plugins import BindingLike
 from engine.worker.options import WorkerOptions
 
 P = ParamSpec("P")
@@ -46,6 +47,8 @@ class SyncEngine:
         executors: Iterable[Executor] = (),
         functions: Iterable[Any] = (),
         services: Mapping[str, Any] | None = None,
+        plugins: Iterable[Any] = (),
+        plugin_bindings: Iterable[BindingLike] = (),
         registry: ExecutorRegistry | None = None,
         options: WorkerOptions | None = None,
         shared: bool = False,
@@ -59,6 +62,8 @@ class SyncEngine:
             executors=executors,
             functions=functions,
             services=services,
+            plugins=plugins,
+            plugin_bindings=plugin_bindings,
             registry=registry,
             options=options,
             shared=shared,
@@ -136,6 +141,8 @@ class SyncEngine:
     save = _blocking(Engine.save)
     workflow = _blocking(Engine.workflow)
     list_workflows = _blocking(Engine.list_workflows)
+    workflow_versions = _blocking(Engine.workflow_versions)
+    workflow_definition = _blocking(Engine.workflow_definition)
     delete_workflow = _blocking(Engine.delete_workflow)
     enable_workflow = _blocking(Engine.enable_workflow)
     execute = _blocking(Engine.execute)
@@ -147,9 +154,17 @@ class SyncEngine:
     retry_saga = _blocking(Engine.retry_saga)
     sign_off_saga = _blocking(Engine.sign_off_saga)
     schedule = _blocking(Engine.schedule)
+    get_schedule = _blocking(Engine.get_schedule)
     list_schedules = _blocking(Engine.list_schedules)
+    change_schedule = _blocking(Engine.change_schedule)
     pause_schedule = _blocking(Engine.pause_schedule)
     resume_schedule = _blocking(Engine.resume_schedule)
     trigger_schedule = _blocking(Engine.trigger_schedule)
+    upcoming = _blocking(Engine.upcoming)
     delete_schedule = _blocking(Engine.delete_schedule)
+    list_functions = _blocking(Engine.list_functions)
     missing_functions = _blocking(Engine.missing_functions)
+
+    bind_plugin = _blocking(Engine.bind_plugin)
+    unbind_plugin = _blocking(Engine.unbind_plugin)
+    plugin_bindings = _blocking(Engine.plugin_bindings)

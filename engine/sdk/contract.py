@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any, Self
 
 from engine.errors import ConfigError
+from engine.functions.builtin import BUILTIN
 from engine.functions.decorator import TaskFunction
+from engine.functions.loading import load_functions
 from engine.functions.registry import FunctionRegistry
 from engine.model.json import JSON
+from engine.model.plugins import Binding
 from engine.model.records import WorkflowRun
+from engine.model.similar import near
 from engine.sdk.embedded import DEFAULT_URL, Engine
+from engine.sdk.plugins import BindingLike, bindings_of, check_bindings
 from engine.sdk.workflows import Definition
 from engine.settings import Settings, load
 from engine.telemetry import emit
@@ -62,7 +67,8 @@ class WorkflowEngine(Engine):
 class EngineBuilder:
     """`EngineBuilder("engine.yaml").with_job_func("load", load).build()`.
 
-    The file has the engine's own settings; without one they come from `ENGINE_…` variables, and the database
+    The file has settings, under the engine's own names or those of the contract (docs/configuration.md), also
+    functions that they name. Without one they come from `ENGINE_…` variables, and the database
     is `task-engine.db` in the working directory unless `url` or a setting names another.
     """
 
@@ -72,6 +78,8 @@ class EngineBuilder:
         self._url = self._settings.database if self._settings.database_url is not None else DEFAULT_URL
         self._functions = FunctionRegistry()
         self._services: dict[str, Any] = {}
+        self._plugins: list[Any] = []
+        self._bindings: list[Binding] = []
         self._reports = False
 
     def with_job_func(self, name: str, function: Callable[..., Any] | TaskFunction[..., Any]) -> Self:
@@ -98,20 +106,47 @@ class EngineBuilder:
         self._services[key] = service
         return self
 
+    def with_plugin(self, plugin: Any) -> Self:
+        """An object or a class, see `engine.plugins.base.Plugin`. Called where a binding says so."""
+        self._plugins.append(plugin)
+        return self
+
+    def with_plugin_binding(self, binding: BindingLike) -> Self:
+        """`{"plugin", "event", "condition"?, "params"?, "workflow_id"?, "id"?}`; kept when the engine starts.
+
+        Raises `InvalidInput` for what is none. Whether there is such a plug-in is looked at by `build`.
+        """
+        self._bindings += bindings_of([binding])
+        return self
+
+    def with_builtin_functions(self, *names: str) -> Self:
+        """`http_request` and `shell_command`, or those that are named. Raises `ConfigError`."""
+        known = {function.name: function for function in BUILTIN}
+        for name in names or known:
+            if name not in known:
+                raise ConfigError(f"there is no built-in function {name!r}{near(name, known)}")
+            self._functions.add(known[name])
+        return self
+
     def restore_functions_on_start(self) -> Self:
         """At the start tell of functions that the database knows and this program has no code for."""
         self._reports = True
         return self
 
     def build(self) -> WorkflowEngine:
+        """Raises `InvalidInput` for a binding to a plug-in that is not there, `ConfigError`."""
+        check_bindings(self._bindings, self._plugins)
         build = _Reporting if self._reports else WorkflowEngine
         return build(
             self._url,
             concurrency=self._settings.max_concurrency,
             queues=self._settings.queues,
             shared=self._settings.shared,
-            functions=[self._functions],
+            run_defaults=self._settings.run_defaults,
+            functions=[self._functions, load_functions(self._settings.functions)],
             services=self._services,
+            plugins=self._plugins,
+            plugin_bindings=self._bindings,
         )
 
 

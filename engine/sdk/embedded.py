@@ -12,15 +12,19 @@ from typing import Any, Self
 from engine.errors import Conflict
 from engine.executors.base import Executor, ExecutorSettings
 from engine.executors.function import FunctionExecutor
+from engine.executors.realtime import RealtimeExecutor
 from engine.executors.registry import ExecutorRegistry
 from engine.functions.registry import FunctionRegistry
 from engine.model.graph import Graph
+from engine.model.plugins import KIND as PLUGIN
 from engine.model.records import Event, LogLine, Run, Task
+from engine.model.run_defaults import RunDefaults
 from engine.operations import functions as registrations
 from engine.operations import runs
 from engine.operations.submits import Accepted
 from engine.sdk.checks import Kinds
 from engine.sdk.opening import store_errors
+from engine.sdk.plugins import BindingLike, Plugins, bind, bindings_of, executor_of
 from engine.sdk.requests import SubmitMany, SubmitOne
 from engine.sdk.waiting import Watch
 from engine.sdk.workflows import Workflows
@@ -33,14 +37,16 @@ from engine.worker.service import Worker
 DEFAULT_URL = "sqlite:///task-engine.db"
 
 
-class Engine(Workflows):
+class Engine(Workflows, Plugins):
     """`async with Engine(url) as engine:` opens the database and works until the block ends.
 
     SQLite: the file is this program's alone unless `shared`, and gets its schema by itself. Postgres: the
     schema must be there (`task-engine db upgrade`). `workers=0` only submits and looks. Tasks are
     performed by the installed executors, or by those of `registry`, and besides by `executors`; tasks of the
     kind `function` by `functions` (`@task`s, plain functions, registries), which find `services` by key.
-    `options` replaces `concurrency` and `queues`. Methods may be called from the loop that opened it.
+    `plugins` (objects or classes) are called besides the installed ones, where `plugin_bindings` say.
+    `options` replaces `concurrency` and `queues`, `run_defaults` hold for tasks of workflows that say nothing
+    themselves. Methods may be called from the loop that opened it.
 
     Opening raises `ConfigError` (URL, executor, a file in use), `StoreUnavailable`, `SchemaMismatch`.
     """
@@ -55,9 +61,12 @@ class Engine(Workflows):
         executors: Iterable[Executor] = (),
         functions: Iterable[Any] = (),
         services: Mapping[str, Any] | None = None,
+        plugins: Iterable[Any] = (),
+        plugin_bindings: Iterable[BindingLike] = (),
         registry: ExecutorRegistry | None = None,
         options: WorkerOptions | None = None,
         shared: bool = False,
+        run_defaults: RunDefaults | None = None,
         pool_size: int = 4,
     ) -> None:
         self._url = url
@@ -65,9 +74,12 @@ class Engine(Workflows):
         self._executors = tuple(executors)
         self._functions = FunctionRegistry(functions)
         self._services = dict(services or {})
+        self._plugins = tuple(plugins)
+        self._bindings = bindings_of(plugin_bindings)
         self._registry = registry
         self._options = options or WorkerOptions(concurrency=concurrency, queues=tuple(queues))
         self._exclusive = not shared
+        self._run_defaults = run_defaults or RunDefaults()
         self._pool_size = pool_size
         self._kinds: Kinds | None = None
         self._opened: tuple[Database, Watch] | None = None
@@ -82,6 +94,7 @@ class Engine(Workflows):
             watch = Watch(database)
             stack.push_async_callback(watch.close)
             await registrations.register(database, self._functions.describe())
+            await bind(database, self._bindings, self._plugins)
             if self._workers:
                 workers: list[Worker] = []
                 await self._start(workers, database, stack)
@@ -101,7 +114,12 @@ class Engine(Workflows):
             return self._connect()
 
     def _connect(self) -> Database:
-        database = Database(self._url, pool_size=self._pool_size, exclusive=self._exclusive)
+        database = Database(
+            self._url,
+            pool_size=self._pool_size,
+            exclusive=self._exclusive,
+            run_defaults=self._run_defaults,
+        )
         try:
             if database.dialect.locks_rows:
                 migrate.check(database.engine)
@@ -132,10 +150,27 @@ class Engine(Workflows):
             performer = self._function_executor(database)
             stack.push_async_callback(performer.close)
             others.append(performer)
-        return ExecutorRegistry.from_executors([*registry, *others]) if others else registry
+            streams = self._realtime_executor(database)
+            stack.push_async_callback(streams.close)
+            others.append(streams)
+        kept: Iterable[Executor] = registry
+        if self._plugins:  # the installed executor does not know them
+            caller = executor_of(self._plugins, ExecutorSettings(threads=self._options.concurrency))
+            stack.push_async_callback(caller.close)
+            others.append(caller)
+            kept = (each for each in registry if each.kind != PLUGIN)
+        return ExecutorRegistry.from_executors([*kept, *others]) if others else registry
 
     def _function_executor(self, database: Database) -> FunctionExecutor:
         return FunctionExecutor(
+            self._functions,
+            services=self._services,
+            threads=self._options.concurrency * self._workers,
+            is_alone=database.is_private,
+        )
+
+    def _realtime_executor(self, database: Database) -> RealtimeExecutor:
+        return RealtimeExecutor(
             self._functions,
             services=self._services,
             threads=self._options.concurrency * self._workers,

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from datetime import datetime
 from typing import Any
 
+from engine.definitions import to_yaml
+from engine.errors import InvalidInput
 from engine.functions.registry import FunctionRegistry
 from engine.model.json import JSON
 from engine.model.records import SavedWorkflow, WorkflowRun
@@ -16,6 +21,7 @@ from engine.operations.sagas import SagaReport
 from engine.operations.submits import Accepted
 from engine.sdk.authoring import WorkflowFunction
 from engine.store.database import Database
+from engine.store.functions import KnownFunction
 from engine.store.schedules import Schedule
 
 Definition = Workflow | WorkflowFunction[Any]
@@ -50,6 +56,17 @@ class Workflows:
     async def list_workflows(self, *, limit: int | None = None, offset: int = 0) -> list[SavedWorkflow]:
         """Newest versions, last created first."""
         return (await workflows.list_saved(self._database, limit=limit, offset=offset))[1]
+
+    async def workflow_versions(
+        self, workflow: str, *, limit: int | None = None, offset: int = 0
+    ) -> list[SavedWorkflow]:
+        """Newest first."""
+        return (await workflows.versions(self._database, workflow, limit=limit, offset=offset))[1]
+
+    async def workflow_definition(self, workflow: str, version: int | None = None) -> str:
+        """YAML that reads as the same workflow; of the newest version unless one is named."""
+        saved = await workflows.get(self._database, workflow, version)
+        return await asyncio.to_thread(to_yaml, Workflow.from_json(saved.definition))
 
     async def delete_workflow(self, workflow: str, *, actor: str = "local") -> None:
         """With all versions and schedules. Raises `Conflict` while runs of it have not ended."""
@@ -134,24 +151,71 @@ class Workflows:
         """Run a workflow at these times. Raises `NotFound`, `Conflict` if the schedule's name is taken."""
         return await schedules.create(self._database, workflow, spec, actor=actor)
 
-    async def list_schedules(self, workflow: str | None = None) -> list[Schedule]:
-        return (await schedules.list_schedules(self._database, workflow=workflow, limit=1_000))[1]
+    async def get_schedule(self, schedule: str) -> Schedule:
+        """By id or name. Raises `NotFound`."""
+        return await schedules.get(self._database, schedule)
+
+    async def list_schedules(
+        self,
+        workflow: str | None = None,
+        *,
+        is_enabled: bool | None = None,
+        limit: int = 1_000,
+        offset: int = 0,
+    ) -> list[Schedule]:
+        """By name; of one workflow or of all."""
+        is_paused = None if is_enabled is None else not is_enabled
+        _, found = await schedules.list_schedules(
+            self._database, workflow=workflow, is_paused=is_paused, limit=limit, offset=offset
+        )
+        return found
+
+    async def change_schedule(
+        self, schedule: str, *, is_enabled: bool | None = None, actor: str = "local", **changes: Any
+    ) -> Schedule:
+        """`changes` are fields of `ScheduleSpec`. Raises `Conflict` if another schedule has the name."""
+        if unknown := changes.keys() - _CHANGEABLE:
+            known = ", ".join(sorted(_CHANGEABLE))
+            raise InvalidInput(f"a schedule has no {', '.join(sorted(unknown))} (it has {known})")
+        is_paused = None if is_enabled is None else not is_enabled
+        return await schedules.change(
+            self._database, schedule, changes, is_paused=is_paused, actor=actor
+        )
 
     async def pause_schedule(self, schedule: str, *, actor: str = "local") -> Schedule:
+        """After this returns it starts no run until it is resumed."""
         return await schedules.pause(self._database, schedule, actor=actor)
 
     async def resume_schedule(self, schedule: str, *, actor: str = "local") -> Schedule:
+        """Go on with the next time from now."""
         return await schedules.resume(self._database, schedule, actor=actor)
 
     async def trigger_schedule(self, schedule: str, *, actor: str = "local") -> Accepted:
-        """Start a run of it now."""
+        """Start a run of it now, whatever its times, pause and overlap say."""
         return await schedules.trigger(self._database, schedule, actor=actor)
 
+    async def upcoming(self, schedule: str, count: int = 10) -> list[datetime]:
+        """Its next nominal times, in UTC; while it is paused those that would come if it were resumed now."""
+        return await schedules.upcoming(self._database, schedule, count)
+
     async def delete_schedule(self, schedule: str, *, actor: str = "local") -> None:
+        """Runs that it started go on."""
         await schedules.delete(self._database, schedule, actor=actor)
 
     # --- functions
 
+    async def list_functions(
+        self, *, is_missing: bool | None = None, limit: int = 1_000, offset: int = 0
+    ) -> list[KnownFunction]:
+        """All that some process has registered, by name, and which live workers have code for each."""
+        _, found = await functions.list_functions(
+            self._database, is_missing=is_missing, limit=limit, offset=offset
+        )
+        return found
+
     async def missing_functions(self) -> list[str]:
         """Names that some process has registered and that have no code here."""
         return self._functions.missing(await functions.names(self._database))
+
+
+_CHANGEABLE = frozenset(each.name for each in fields(ScheduleSpec))

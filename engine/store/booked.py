@@ -203,10 +203,11 @@ def _totals(dialect: Dialect, changes: sa.CTE, moves: sa.ColumnElement[bool], ta
     to_running = is_one_of(changes.c.target, TaskState.RUNNING)
     from_running = is_one_of(changes.c.source, TaskState.RUNNING)
     ends, reopens = is_one_of(changes.c.target, *finals), is_one_of(changes.c.source, *finals)
+    waits = is_one_of(changes.c.target, TaskState.BLOCKED)
     gains = {
         **{str(state): _how_many(is_one_of(changes.c.target, state)) for state in finals},
         "started": _how_many(to_running),
-        "retried": _how_many(sa.and_(from_running, sa.not_(sa.or_(ends, to_running)))),
+        "retried": _how_many(sa.and_(from_running, sa.not_(sa.or_(ends, to_running, waits)))),
         "running": _how_many(to_running) - _how_many(from_running),
         "open": _how_many(reopens) - _how_many(sa.and_(ends, changes.c.source.is_not(None))),
     }

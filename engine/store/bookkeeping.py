@@ -146,7 +146,7 @@ def _counts(changes: Iterable[Change]) -> Counter[str]:
             continue
         if target in FINAL_TASK_STATES or target is TaskState.RUNNING:
             counts[target if target is not TaskState.RUNNING else "started"] += times
-        elif source is TaskState.RUNNING:
+        elif source is TaskState.RUNNING and target is not TaskState.BLOCKED:
             counts["retried"] += times
         counts["running"] += times * ((target is TaskState.RUNNING) - (source is TaskState.RUNNING))
         if source is not None:

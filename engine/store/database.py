@@ -14,11 +14,13 @@ from typing import Any, Generic, TypeVar, overload
 
 import sqlalchemy as sa
 
-from engine.errors import StoreUnavailable
+from engine.errors import ConfigError, StoreUnavailable
+from engine.model.run_defaults import RunDefaults
 from engine.store.beat import BeatTarget
+from engine.store.clock import Clock
 from engine.store.dialects import dialect_of, parse_url
 from engine.store.dialects.base import Dialect, Durability, Subscription
-from engine.store.dialects.sqlite import FileClaim, in_memory
+from engine.store.dialects.sqlite import FileClaim, in_memory, tell_time
 from engine.store.prepared import Pipeline, Prepared, Rows
 from engine.store.together import Together
 
@@ -33,6 +35,7 @@ ENDED = "."  # a hint that a run has ended
 SIGNALLED = "?"  # a hint that a run was sent a signal
 SHARDS = 256  # of the counters; more would make the totals dearer to read
 _HINT_SECONDS = 0.002  # wake-ups of other processes are gathered this long
+_DEFAULTS = RunDefaults()
 
 
 @dataclass(slots=True)
@@ -44,6 +47,7 @@ class Transaction:
     pipeline: Pipeline
     actor: str = "local"
     shard: int = 0  # of this process in `counter`
+    run_defaults: RunDefaults = _DEFAULTS  # of this process, for runs of workflows that start in it
     wakes: set[str] = field(default_factory=set)  # queues that have work now; CONTROL, ENDED
     ended: list[Rows] = field(default_factory=list)  # runs that are over, to be looked at after the commit
     gives_way: bool = False
@@ -91,15 +95,30 @@ class Database:
     Postgres: a pool of `pool_size` connections. SQLite: one writing thread with a connection of its own
     and a few readers; in memory everything shares one connection. `exclusive` promises that no other
     process uses the SQLite file, which allows WAL whatever the library's version.
+
+    `run_defaults` hold for tasks of the workflows whose runs start through it.
+
+    `clock` is a time of a test's own, for a database in memory; otherwise the database has the time. Raises
+    `ConfigError`.
     """
 
     def __init__(
-        self, url: str, *, pool_size: int = 4, exclusive: bool = False, wake_others: bool = True
+        self,
+        url: str,
+        *,
+        pool_size: int = 4,
+        exclusive: bool = False,
+        wake_others: bool = True,
+        clock: Clock | None = None,
+        run_defaults: RunDefaults = _DEFAULTS,
     ) -> None:
         self.url = parse_url(url)
+        self.run_defaults = run_defaults
         self.dialect = dialect_of(self.url.get_backend_name())
         self._serial = not self.dialect.locks_rows
         self._one_connection = self._serial and in_memory(self.url)
+        if clock is not None and not self._one_connection:
+            raise ConfigError("only a database in memory can have a clock of its own")
         self._claim: FileClaim | None = None
         if self._serial and not self._one_connection:
             self._claim = FileClaim(self.url, exclusive=exclusive)
@@ -107,6 +126,9 @@ class Database:
         self.is_private = self._one_connection or (self._serial and exclusive)
         self.needs_recovery = self.is_private  # sessions of earlier processes are certainly dead
         self.engine = self.dialect.create_engine(self.url, pool_size=pool_size + 1, exclusive=exclusive)
+        self.clock = clock or Clock()
+        if clock is not None:
+            tell_time(self.engine, clock.now)
         self._readers = self.engine.execution_options(read_only=True)
         self.writers = 1 if self._serial else pool_size  # transactions that may write at once
         self._write_pool = ThreadPoolExecutor(self.writers, "engine-store")
@@ -188,7 +210,9 @@ class Database:
                     pipeline.ended_by_errors(),
                 ):
                     pipeline.begin()
-                    tx = Transaction(connection, self.dialect, pipeline, actor, self._shard())
+                    tx = Transaction(
+                        connection, self.dialect, pipeline, actor, self._shard(), self.run_defaults
+                    )
                     result = work(tx, *args)
                     told = self._notifier.at_once(tx.wakes) if self._notifier is not None else set()
                     committing = True

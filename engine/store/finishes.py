@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -116,27 +116,36 @@ def _paused_runs(dialect: Dialect) -> sa.Select[Any]:
 
 
 @statement
-def _told_to_stop(dialect: Dialect) -> sa.Select[Any]:
-    return sa.select(task_state.c.task_id).where(
-        dialect.is_any(task_state.c.task_id, "ids"), task_state.c.is_cancelling
+def _as_they_are(dialect: Dialect) -> sa.Select[Any]:
+    """Locked: what a task waits for must not end between this look and what follows from it."""
+    row = task_state.c
+    found = sa.select(row.task_id, row.is_cancelling, row.waiting_on).where(
+        dialect.is_any(row.task_id, "ids")
     )
+    return found.order_by(row.task_id).with_for_update()
 
 
 def _by_move(tx: Transaction, endings: Iterable[Ending], paused_runs: Any) -> dict[Move, list[Ending]]:
     groups: dict[Move, list[Ending]] = defaultdict(list)
     for ending in endings:
         groups[ending.decision.move].append(ending)
-    retried = groups.pop(Move.RETRY, [])
-    if retried:
+    go_on = [*groups.pop(Move.RETRY, ()), *groups.pop(Move.AWAIT, ())]
+    if go_on:
         paused = set(paused_runs.scalars())
-        ids = {"ids": tx.dialect.array(ending.lease.task_id for ending in retried)}
-        told_to_stop = set(tx.execute(_told_to_stop(tx.dialect), ids).scalars())
-        for ending in retried:
-            if ending.lease.task_id in told_to_stop:  # after a cancel nothing starts anew
-                groups[Move.CANCEL].append(ending)
-            else:
-                groups[Move.RETRY_HELD if ending.lease.run_id in paused else Move.RETRY].append(ending)
+        ids = {"ids": tx.dialect.array(ending.lease.task_id for ending in go_on)}
+        rows = {row.task_id: row for row in tx.execute(_as_they_are(tx.dialect), ids)}
+        for ending in go_on:
+            groups[_next(ending, rows.get(ending.lease.task_id), paused)].append(ending)
     return groups
+
+
+def _next(ending: Ending, row: Any, paused: Collection[int]) -> Move:
+    """How a task goes on that has not ended. Without a row, whatever: it is not ours any more."""
+    if row is not None and row.is_cancelling:  # after a cancel nothing starts anew
+        return Move.CANCEL
+    if row is not None and ending.decision.move is Move.AWAIT and row.waiting_on:
+        return Move.AWAIT
+    return Move.RETRY_HELD if ending.lease.run_id in paused else Move.RETRY
 
 
 def _write_endings(tx: Transaction, kind: Move, endings: Sequence[Ending]) -> list[tuple[Ending, Any]]:
@@ -176,6 +185,8 @@ def _finish(dialect: Dialect, kind: Move) -> sa.Update:
         else:
             rows = read(**counts, reason=sa.Text())
             values = {"reason": rows.c.reason}
+        if kind is Move.AWAIT:
+            values["delay_ms"] = 0  # it has waited for that before its first attempt
         values |= {name: task_state.c[name] + rows.c[name] for name in counts}
     started_at = sa.type_coerce(task_state.c.started_at, sa.types.NULLTYPE).label("started_at")
     return end_running(dialect, kind, rows, (started_at,), **values)

@@ -3,26 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
+from engine.model.json import JSON
 from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
-from engine.store.schema import function
-from engine.store.statement import column_types, document, json_text, moment_of, statement
+from engine.store.schema import function, worker_function, worker_session
+from engine.store.statement import (
+    column_types,
+    document,
+    insert_rows,
+    json_text,
+    moment_of,
+    statement,
+)
 
 _COLUMNS = ("name", "description", "origin", "schema")
+_SHOWN = 20  # workers of one function that are named
 
 
-def register(tx: Transaction, described: Sequence[Mapping[str, Any]]) -> None:
-    """Keep these, the newest word about each; `described` is what `FunctionRegistry.describe` says."""
+@dataclass(frozen=True, slots=True)
+class KnownFunction:
+    """A function as it was last registered, and the live workers that have code for it."""
+
+    name: str
+    description: str
+    origin: str  # module:qualified.name
+    schema: JSON  # JSON Schema of its parameters
+    registered_at: datetime
+    worker_count: int
+    workers: tuple[str, ...]  # their names, the first ones
+
+
+def register(
+    tx: Transaction, described: Sequence[Mapping[str, Any]], session_id: int | None = None
+) -> None:
+    """Keep these, the newest word about each; `described` is what `FunctionRegistry.describe` says.
+
+    With `session_id` it is this worker session, which has just begun, that has code for them.
+    """
     rows = [
         [item["name"], item["description"], item["origin"], json_text(item["params"])]
         for item in sorted(described, key=lambda item: str(item["name"]))
     ]
     if rows:
         tx.execute(_register(tx.dialect), {"functions": document(rows)})
+    if rows and session_id is not None:
+        names = sorted({str(item["name"]) for item in described})
+        insert_rows(tx, worker_function, [[name, session_id] for name in names], ("name", "session_id"))
 
 
 @statement
@@ -42,6 +74,56 @@ def names(tx: Transaction) -> list[str]:
     return list(tx.execute(sa.select(function.c.name).order_by(function.c.name)).scalars())
 
 
-def list_functions(tx: Transaction, *, limit: int = 1000, offset: int = 0) -> list[Any]:
-    """Rows of `function` by name."""
-    return list(tx.execute(sa.select(function).order_by(function.c.name).limit(limit).offset(offset)))
+def list_functions(
+    tx: Transaction, *, is_missing: bool | None = None, limit: int = 1000, offset: int = 0
+) -> tuple[int, list[KnownFunction]]:
+    """How many there are, and some of them by name. A missing one is one that no live worker has."""
+    wanted = []
+    if is_missing is not None:
+        wanted.append(~_is_somewhere if is_missing else _is_somewhere)
+    total = tx.execute(sa.select(sa.func.count()).select_from(function).where(*wanted)).scalar_one()
+    page = sa.select(function).where(*wanted).order_by(function.c.name).limit(limit).offset(offset)
+    rows = tx.execute(page).all()
+    found = _workers(tx, [row.name for row in rows])
+    return total, [KnownFunction(**row._mapping, **found.get(row.name, _NOBODY)) for row in rows]
+
+
+_HAVING = worker_function.join(worker_session, worker_session.c.id == worker_function.c.session_id)
+_is_live = worker_session.c.ended_at.is_(None)
+_is_somewhere = (
+    sa.select(sa.literal(1))
+    .select_from(_HAVING)
+    .where(worker_function.c.name == function.c.name, _is_live)
+    .correlate(function)
+    .exists()
+)
+_NOBODY: dict[str, Any] = {"worker_count": 0, "workers": ()}
+
+
+def _workers(tx: Transaction, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """By function: how many live workers have it, and the names of the first of them."""
+    of_function = worker_function.c.name
+    order = worker_session.c.name, worker_session.c.id
+    ranked = (
+        sa.select(
+            of_function.label("name"),
+            worker_session.c.name.label("worker"),
+            sa.func.row_number().over(partition_by=of_function, order_by=order).label("rank"),
+            sa.func.count().over(partition_by=of_function).label("total"),
+        )
+        .select_from(_HAVING)
+        .where(of_function.in_(names), _is_live)
+        .subquery("ranked")
+    )
+    query = sa.select(ranked).where(ranked.c.rank <= _SHOWN).order_by(ranked.c.name, ranked.c.rank)
+    found: dict[str, dict[str, Any]] = {}
+    for row in tx.execute(query):
+        entry = found.setdefault(row.name, {"worker_count": row.total, "workers": ()})
+        entry["workers"] = (*entry["workers"], row.worker)
+    return found
+
+
+def forget_ended(tx: Transaction) -> None:
+    """Remove what sessions had that are not kept any more."""
+    kept = sa.select(worker_session.c.id)
+    tx.execute(sa.delete(worker_function).where(worker_function.c.session_id.not_in(kept)))

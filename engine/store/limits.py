@@ -12,8 +12,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from engine.model.graph import Plan, TaskSpec
-from engine.model.records import Lease
+from engine.model.graph import EVERY_TASK, MAX_AT_MOST, Plan, TaskSpec
+from engine.model.records import Lease, LimitUse
 from engine.model.states import Move, TaskState
 from engine.model.tally import Change
 from engine.store.bookkeeping import record
@@ -65,6 +65,33 @@ def _write(dialect: Dialect) -> Any:
         ["key", "at_most"], sa.select(rows.c.key, rows.c.at_most).where(sa.true()).order_by(rows.c.key)
     )
     return insert.on_conflict_do_update(index_elements=["key"], set_={"at_most": insert.excluded.at_most})
+
+
+def set_(tx: Transaction, key: str, at_most: int) -> None:
+    tx.execute(_write(tx.dialect), {"limits": document([[key, at_most]])})
+
+
+def list_(tx: Transaction, limit: int, offset: int) -> list[LimitUse]:
+    """By key."""
+    query = sa.select(concurrency_limit).order_by(concurrency_limit.c.key).limit(limit).offset(offset)
+    running = _by_key(tx)
+    return [LimitUse(row.key, row.at_most, running[row.key]) for row in tx.execute(query)]
+
+
+def get(tx: Transaction, key: str) -> LimitUse | None:
+    row = tx.execute(sa.select(concurrency_limit).where(concurrency_limit.c.key == key)).first()
+    return None if row is None else LimitUse(row.key, row.at_most, _by_key(tx)[key])
+
+
+def keys_of(rows: sa.FromClause) -> sa.ColumnElement[str]:
+    """`limit_keys` of new tasks, with the limit that holds for all of them if there is one."""
+    holds = sa.exists().where(
+        concurrency_limit.c.key == sa.literal_column(f"'{EVERY_TASK}'"),
+        concurrency_limit.c.at_most < sa.literal_column(str(MAX_AT_MOST)),
+    )
+    own = rows.c.limit_keys
+    others = sa.func.coalesce(sa.literal_column(f"'{_BETWEEN}'", sa.Text).concat(own), "")
+    return sa.case((holds, sa.literal_column(f"'{EVERY_TASK}'", sa.Text).concat(others)), else_=own)
 
 
 def are_there(tx: Transaction) -> bool:
@@ -129,12 +156,17 @@ def _free(tx: Transaction, groups: Sequence[str]) -> dict[str, int]:
     if not keys:
         return {}
     rows = tx.execute(_lock(tx.dialect), {"keys": tx.dialect.array(keys)}).all()
-    free = dict.fromkeys(keys, 1) | {row.key: row.at_most for row in rows}
+    running = _by_key(tx)
+    known = {row.key: row.at_most for row in rows}
+    return {key: known.get(key, 1) - running[key] for key in keys}
+
+
+def _by_key(tx: Transaction) -> Counter[str]:
+    """How many tasks run now, for each key that one of them names."""
+    running: Counter[str] = Counter()
     for row in tx.execute(_running(tx.dialect)):
-        for key in row.limit_keys.split(_BETWEEN):
-            if key in free:
-                free[key] -= row.number
-    return free
+        running.update(dict.fromkeys(row.limit_keys.split(_BETWEEN), row.number))
+    return running
 
 
 @statement

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from engine.model.graph import Rule
 from engine.model.states import TRANSITIONS, Move, TaskState
 from engine.model.tally import Change
 from engine.store.database import Transaction
@@ -125,6 +126,13 @@ def fresh(dialect: Dialect, kind: Move) -> sa.ColumnElement[Any]:
 def _explained(dialect: Dialect, kind: Move, source: TaskState) -> sa.Update:
     rows = moved(dialect, reason=sa.Text())
     return move(dialect, kind, rows, source=source, reason=rows.c.reason, is_cancelling=sa.false())
+
+
+def wait_for(tx: Transaction, task_id: int, tasks: int) -> None:
+    """Have a running task wait for `tasks` more, however they end, once it has done its part (AWAIT)."""
+    row = task_state.c
+    values = {"waiting_on": row.waiting_on + tasks, "rule": str(Rule.ALL_DONE)}
+    tx.execute(sa.update(task_state).where(row.task_id == task_id).values(values))
 
 
 def make_available(tx: Transaction, kind: Move, source: TaskState, ids: Sequence[int]) -> Iterable[Change]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from engine.model.callbacks import Settled
-from engine.model.states import Move
+from engine.model.happenings import Happening, Scope
+from engine.model.states import RunState
 from engine.store.database import Transaction
-from engine.store.schema import attempt, event, relay, run, task
-
-_ENDS = (str(Move.SUCCEED), str(Move.FAIL))
+from engine.store.schema import attempt, event, relay, run, task, workflow_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +30,12 @@ def insert(tx: Transaction, run_id: int, workflow_id: str, callbacks: Mapping[st
     )
 
 
-def to_do(tx: Transaction, limit: int) -> list[int]:
-    """Runs with events that were not dealt with."""
+def to_do(tx: Transaction, limit: int, after: int = 0) -> list[int]:
+    """Runs with events that were not dealt with, those above `after` by id."""
     query = (
         sa.select(relay.c.run_id)
         .join(run, run.c.id == relay.c.run_id)
-        .where(run.c.event_count > relay.c.number)
+        .where(sa.not_(relay.c.is_over), relay.c.run_id > after, run.c.event_count > relay.c.number)
         .order_by(relay.c.run_id)
         .limit(limit)
     )
@@ -53,15 +51,45 @@ def take(tx: Transaction, run_id: int) -> Relay | None:
     return Relay(run_id, row.number, row.workflow_id, row.callbacks)
 
 
-def settled(tx: Transaction, run_id: int, after: int, limit: int) -> tuple[int, list[Settled]]:
-    """Of the next `limit` events: the number of the last one, and the tasks that ended in them."""
+def scope(tx: Transaction, run_id: int) -> Scope | None:
+    """The run as it is now, None if it is no run of a workflow. Events up to its newest can be read."""
+    query = (
+        sa.select(run, workflow_run.c.workflow_id, workflow_run.c.workflow_name, workflow_run.c.version)
+        .join_from(run, workflow_run, workflow_run.c.run_id == run.c.id)
+        .where(run.c.id == run_id)
+    )
+    row = tx.execute(query).one_or_none()
+    if row is None:
+        return None
+    return Scope(
+        run_id=run_id,
+        workflow_id=row.workflow_id,
+        workflow_name=row.workflow_name,
+        version=row.version,
+        state=RunState(row.state),
+        created_at=row.created_at,
+        events=row.event_count,
+        total=row.total,
+        succeeded=row.succeeded,
+        failed=row.failed,
+    )
+
+
+def happenings(
+    tx: Transaction, run_id: int, *, after: int, until: int, kinds: Collection[str], limit: int
+) -> list[Happening]:
+    """The first `limit` events of these kinds numbered above `after`, not above `until`."""
     query = (
         sa.select(
             event.c.number,
             event.c.kind,
+            event.c.at,
             event.c.task_id,
             task.c.name,
+            task.c.kind.label("task_kind"),
             task.c.params,
+            event.c.attempt,
+            attempt.c.outcome,
             attempt.c.result,
             attempt.c.error,
         )
@@ -71,22 +99,22 @@ def settled(tx: Transaction, run_id: int, after: int, limit: int) -> tuple[int, 
             attempt,
             sa.and_(attempt.c.task_id == event.c.task_id, attempt.c.number == event.c.attempt),
         )
-        .where(event.c.run_id == run_id, event.c.number > after)
+        .where(
+            event.c.run_id == run_id,
+            event.c.number > after,
+            event.c.number <= until,
+            event.c.kind.in_(sorted(kinds)),
+        )
         .order_by(event.c.number)
         .limit(limit)
     )
-    rows = tx.execute(query).all()
-    ended = [
-        Settled(row.task_id, row.name, row.params, row.result, None if _succeeded(row) else row.error or {})
-        for row in rows
-        if row.kind in _ENDS and row.name is not None
-    ]
-    return (rows[-1].number if rows else after), ended
+    return [Happening(**row._mapping) for row in tx.execute(query)]
 
 
-def _succeeded(row: Any) -> bool:
-    return bool(row.kind == Move.SUCCEED)
+def move_on(tx: Transaction, run_id: int, number: int, *, is_over: bool) -> None:
+    tx.execute(sa.update(relay).where(relay.c.run_id == run_id).values(number=number, is_over=is_over))
 
 
-def move_on(tx: Transaction, run_id: int, number: int) -> None:
-    tx.execute(sa.update(relay).where(relay.c.run_id == run_id).values(number=number))
+def reopen(tx: Transaction, run_id: int) -> None:
+    """A run that had ended goes on. Before its tasks are touched: whoever tells of it has locked this row."""
+    tx.execute(sa.update(relay).where(relay.c.run_id == run_id).values(is_over=False))

@@ -28,6 +28,7 @@ from engine.store.schema import (
     workflow_run,
 )
 from engine.store.statement import statement
+from engine.store.stream_schema import stream, stream_batch, stream_item
 
 
 def delete(tx: Transaction, run_ids: Sequence[int]) -> int:
@@ -43,6 +44,9 @@ def delete(tx: Transaction, run_ids: Sequence[int]) -> int:
         (alias, alias.c.task_id),
         (compensation, compensation.c.task_id),
         (step, step.c.task_id),
+        (stream, stream.c.task_id),
+        (stream_item, stream_item.c.task_id),
+        (stream_batch, stream_batch.c.task_id),
         (task_state, task_state.c.task_id),
         (task, task.c.id),
     ):

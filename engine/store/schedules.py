@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -73,23 +74,18 @@ def insert(
     next_at: datetime | None,
 ) -> None:
     """Raises `Conflict` if there is a schedule of that name."""
-    try:
-        tx.execute(
-            sa.insert(schedule).values(
-                id=schedule_id,
-                workflow_id=workflow_id,
-                **_values(spec),
-                anchor_at=anchor,
-                next_at=next_at,
-                actor=tx.actor,
-                created_at=anchor,
-                changed_at=anchor,
-            )
-        )
-    except sa.exc.IntegrityError as error:
-        if tx.dialect.is_duplicate(error):
-            raise Conflict(f"there is a schedule {spec.name!r} already") from None
-        raise
+    row = sa.insert(schedule).values(
+        id=schedule_id,
+        workflow_id=workflow_id,
+        **_values(spec),
+        anchor_at=anchor,
+        next_at=next_at,
+        actor=tx.actor,
+        created_at=anchor,
+        changed_at=anchor,
+    )
+    with _unique(tx, spec.name):
+        tx.execute(row)
 
 
 def _values(spec: ScheduleSpec) -> dict[str, Any]:
@@ -97,8 +93,20 @@ def _values(spec: ScheduleSpec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in names}
 
 
+@contextmanager
+def _unique(tx: Transaction, name: str) -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.IntegrityError as error:
+        if tx.dialect.is_duplicate(error):
+            raise Conflict(f"there is a schedule {name!r} already") from None
+        raise
+
+
 def update(tx: Transaction, schedule_id: str, spec: ScheduleSpec, **others: Any) -> None:
-    set_(tx, schedule_id, **_values(spec), **others)
+    """Raises `Conflict` if another schedule has the name."""
+    with _unique(tx, spec.name):
+        set_(tx, schedule_id, **_values(spec), **others)
 
 
 def set_(tx: Transaction, schedule_id: str, **values: Any) -> None:
@@ -119,10 +127,17 @@ def find(tx: Transaction, key: str, *, locked: bool = False) -> Schedule | None:
 
 
 def list_schedules(
-    tx: Transaction, *, workflow_id: str | None = None, limit: int = 100, offset: int = 0
+    tx: Transaction,
+    *,
+    workflow_id: str | None = None,
+    is_paused: bool | None = None,
+    limit: int = 100,
+    offset: int = 0,
 ) -> tuple[int, list[Schedule]]:
-    """How many there are, and some of them by name."""
+    """How many match, and some of them by name."""
     wanted = [] if workflow_id is None else [schedule.c.workflow_id == workflow_id]
+    if is_paused is not None:
+        wanted.append(schedule.c.is_paused if is_paused else ~schedule.c.is_paused)
     total = tx.execute(sa.select(sa.func.count()).select_from(schedule).where(*wanted)).scalar_one()
     query = sa.select(schedule).where(*wanted).order_by(schedule.c.name).limit(limit).offset(offset)
     return total, [_schedule(row) for row in tx.execute(query)]

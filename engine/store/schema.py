@@ -427,11 +427,27 @@ step = sa.Table(
 relay = sa.Table(
     "relay",
     metadata,
-    # A run of a workflow with callbacks, and the last of its events that was dealt with.
+    # A run whose events callbacks or plug-ins are told of, and the last one that was dealt with.
     sa.Column("run_id", Id, primary_key=True, autoincrement=False),
     sa.Column("number", sa.Integer, nullable=False),
     sa.Column("workflow_id", sa.Text, nullable=False),
     sa.Column("callbacks", Json, nullable=False),
+    # The run has ended and everything is told: nobody looks at it again unless it is retried.
+    sa.Column("is_over", sa.Boolean, nullable=False, server_default=sa.false()),
+)
+sa.Index("ix_relay_open", relay.c.run_id, **_partial(sa.not_(relay.c.is_over)))
+
+plugin_binding = sa.Table(
+    "plugin_binding",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("plugin", sa.Text, nullable=False),
+    sa.Column("event", sa.Text, nullable=False),
+    sa.Column("condition", sa.Text),  # CEL; null: at each event
+    sa.Column("params", Json, nullable=False),
+    sa.Column("workflow_id", sa.Text),  # null: of every workflow
+    sa.Column("is_enabled", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Column("created_at", UtcDateTime, nullable=False),
 )
 
 signal = sa.Table(
@@ -455,6 +471,14 @@ function = sa.Table(
     sa.Column("origin", sa.Text, nullable=False),  # module:qualified.name
     sa.Column("schema", Json),  # JSON Schema of the parameters
     sa.Column("registered_at", UtcDateTime, nullable=False),
+)
+
+# Which worker session has code for which function.
+worker_function = sa.Table(
+    "worker_function",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("session_id", Id, primary_key=True, autoincrement=False),
 )
 
 # Ids are drawn in blocks, so that a graph knows the ids of its rows before it writes them. Databases

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from engine.model.graph import Plan, Reach, Rule, TaskSpec
+from engine.model.records import Lease
 from engine.model.retry import RetryPolicy
 from engine.model.states import Move, RunState, TaskState
 from engine.model.tally import Change
@@ -18,7 +19,7 @@ from engine.store import compensations, limits
 from engine.store.bookkeeping import count, lock_tallies, record, write_tallies
 from engine.store.database import LostRace, Transaction
 from engine.store.dialects.base import Dialect
-from engine.store.moves import make_available
+from engine.store.moves import make_available, wait_for
 from engine.store.schema import edge, event, queue, run, task, task_state
 from engine.store.statement import chunks, document, insert_rows, insertion, json_text, moment_of, moment_text
 
@@ -87,7 +88,10 @@ def _wake_for(tx: Transaction, plan: Plan) -> None:
 
 
 def _insert_tasks(
-    tx: Transaction, graphs: Sequence[tuple[Plan, Submitted]], parent_id: int | None = None
+    tx: Transaction,
+    graphs: Sequence[tuple[Plan, Submitted]],
+    parent_id: int | None = None,
+    least: Reach = Reach.ITSELF,
 ) -> None:
     rows = (
         (
@@ -96,7 +100,7 @@ def _insert_tasks(
         )
         for plan, written in graphs
         for task_id, spec, waiting, reach in zip(
-            written.task_ids, plan.graph.tasks, plan.waiting_on, _reaches(plan), strict=True
+            written.task_ids, plan.graph.tasks, plan.waiting_on, _reaches(plan, least), strict=True
         )
     )
     for chunk in chunks(rows):
@@ -112,7 +116,8 @@ def _insert_tasks(
     _remember_queues(tx, {spec.queue for plan, _ in graphs for spec in plan.graph.tasks})
 
 
-def _reaches(plan: Plan) -> list[Reach]:
+def _reaches(plan: Plan, least: Reach) -> list[Reach]:
+    """At `least` as far: tasks that are added to a graph may concern what is there already."""
     tasks = plan.graph.tasks
     if plan.is_saga:
         return [Reach.SAGA] * len(tasks)
@@ -123,7 +128,10 @@ def _reaches(plan: Plan) -> list[Reach]:
             reaches[parent] = Reach.SKIP
         elif reaches[parent] is Reach.ITSELF:
             reaches[parent] = Reach.RELEASE
-    return reaches
+    if least is Reach.ITSELF:
+        return reaches
+    order = list(Reach)
+    return [max(reach, least, key=order.index) for reach in reaches]
 
 
 def count_submitted(tx: Transaction, plans: Sequence[Plan]) -> None:
@@ -212,7 +220,8 @@ def _insert_states(dialect: Dialect) -> sa.Insert:
         (rows.c.waiting_on == 0, start),
         else_=rows.c.available_at,
     )
-    values = [available_at if name == "available_at" else rows.c[name] for name in _STATE_COLUMNS]
+    computed = {"available_at": available_at, "limit_keys": limits.keys_of(rows)}
+    values = [computed.get(name, rows.c[name]) for name in _STATE_COLUMNS]
     return sa.insert(task_state).from_select([*_STATE_COLUMNS, "changed_at"], sa.select(*values, now))
 
 
@@ -233,21 +242,28 @@ def queue_names(tx: Transaction) -> list[str]:
     return list(tx.execute(sa.select(queue.c.name).order_by(queue.c.name)).scalars())
 
 
-def add_children(tx: Transaction, run_id: int, parent_id: int, plan: Plan) -> Submitted:
-    """Add tasks to a run while its task `parent_id` runs. The caller shares the run and holds the lease.
+def add_children(tx: Transaction, lease: Lease, plan: Plan, *, awaited: bool) -> Submitted:
+    """Add tasks to a run while one of its tasks runs. The caller shares the run and holds the lease.
 
-    Raises `LostRace` if another task of the run adds one of the names at the same time.
+    If they are `awaited`, the running task is over only when they are. Raises `LostRace` if another task of
+    the run adds one of the names at the same time.
     """
+    run_id, parent_id = lease.run_id, lease.task_id
+    least = lease.reach if lease.reach is Reach.SAGA else Reach.RELEASE if awaited else Reach.ITSELF
     task_ids = tx.dialect.allocate(tx, "task", len(plan.waiting_on))
     written = Submitted(run_id, task_ids)
     limits.remember(tx, [plan])
     try:
-        _insert_tasks(tx, [(plan, written)], parent_id)
+        _insert_tasks(tx, [(plan, written)], parent_id, least)
         tx.pipeline.leave()
     except sa.exc.IntegrityError as error:
         if tx.dialect.is_duplicate(error):
             raise LostRace from error
         raise
+    if awaited:
+        edges = [[task_id, parent_id, None] for task_id in task_ids]
+        insert_rows(tx, edge, edges, ("parent_id", "child_id", "condition"))
+        wait_for(tx, parent_id, len(task_ids))
     [tally] = lock_tallies(tx, [run_id])
     tally.total += len(task_ids)
     write_tallies(tx, [tally])

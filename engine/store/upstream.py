@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from engine.model.json import JSON
 from engine.model.states import TaskState
+from engine.model.sub_tasks import SubTask
 from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.schema import attempt, edge, state_is, task, task_state
@@ -28,6 +29,12 @@ def named(tx: Transaction, run_id: int, names: Sequence[str]) -> dict[str, JSON]
     return {row.name: row.result for row in tx.execute(_named(tx.dialect), binds)}
 
 
+def added(tx: Transaction, task_id: int) -> list[SubTask]:
+    """The tasks that a task has added and waits for, in the order of their addition."""
+    rows = tx.execute(_added(tx.dialect), {"task": task_id})
+    return [SubTask(row.id, row.name, TaskState(row.state), row.result, row.error) for row in rows]
+
+
 _newest = sa.and_(attempt.c.task_id == task_state.c.task_id, attempt.c.number == task_state.c.attempt)
 _succeeded = state_is(task_state.c.state, TaskState.SUCCEEDED)
 
@@ -42,6 +49,21 @@ def _direct(dialect: Dialect) -> sa.Select[Any]:
         .join(attempt, _newest)
         .join(task, task.c.id == edge.c.parent_id)
         .where(edge.c.child_id == sa.bindparam("task", type_=edge.c.child_id.type), _succeeded)
+        .where(task.c.parent_id.is_distinct_from(edge.c.child_id))  # those it added itself
+        .order_by(task.c.id)
+    )
+
+
+@statement
+def _added(dialect: Dialect) -> sa.Select[Any]:
+    return (
+        sa.select(task.c.id, task.c.name, task_state.c.state, attempt.c.result, attempt.c.error)
+        .select_from(edge)
+        .join(task_state, task_state.c.task_id == edge.c.parent_id)
+        .outerjoin(attempt, _newest)
+        .join(task, task.c.id == edge.c.parent_id)
+        .where(edge.c.child_id == sa.bindparam("task", type_=edge.c.child_id.type))
+        .where(task.c.parent_id == edge.c.child_id)
         .order_by(task.c.id)
     )
 

@@ -96,10 +96,14 @@ def list_saved(
     return total, [SavedWorkflow(**row._mapping) for row in rows]
 
 
-def list_versions(tx: Transaction, workflow_id: str) -> list[SavedWorkflow]:
-    """Newest first."""
-    query = _SAVED.where(workflow.c.id == workflow_id).order_by(workflow_version.c.version.desc())
-    return [SavedWorkflow(**row._mapping) for row in tx.execute(query)]
+def list_versions(
+    tx: Transaction, workflow_id: str, *, limit: int | None = None, offset: int = 0
+) -> tuple[int, list[SavedWorkflow]]:
+    """How many there are of a workflow, and some of them, newest first."""
+    mine = workflow_version.c.workflow_id == workflow_id
+    total = tx.execute(sa.select(sa.func.count()).select_from(workflow_version).where(mine)).scalar_one()
+    query = _SAVED.where(mine).order_by(workflow_version.c.version.desc()).limit(limit).offset(offset)
+    return total, [SavedWorkflow(**row._mapping) for row in tx.execute(query)]
 
 
 def enable(tx: Transaction, workflow_id: str, is_enabled: bool) -> bool:

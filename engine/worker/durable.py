@@ -45,7 +45,7 @@ class DatabaseSteps:
     async def sleep_until(self, name: str, seconds: float, /) -> None:
         left = await self._until(f"sleep:{name}", seconds)
         while left > 0:
-            await asyncio.sleep(left)
+            await self._wait(asyncio.Event(), left)
             left = await self._until(f"sleep:{name}", seconds)
 
     async def next_signal(self, name: str, timeout: float | None, /) -> JSON:
@@ -69,15 +69,15 @@ class DatabaseSteps:
             taken = await self._insist(lambda: steps.take_signal(self._database, self._lease, step, name))
             if taken is not None:
                 return taken.payload
-            left = _LOOK_SECONDS
-            if timeout is not None:
-                left = min(left, await self._until(f"{step}:timeout", timeout))
-                if left <= 0:
-                    raise TimeoutError(f"no signal {name!r} came within {timeout:g} seconds")
-            try:
-                await asyncio.wait_for(come.wait(), left)
-            except TimeoutError:
-                continue
+            left = None if timeout is None else await self._until(f"{step}:timeout", timeout)
+            if left is not None and left <= 0:
+                raise TimeoutError(f"no signal {name!r} came within {timeout:g} seconds")
+            await self._wait(come, left, look_seconds=_LOOK_SECONDS)
+
+    async def _wait(
+        self, come: asyncio.Event, seconds: float | None, look_seconds: float | None = None
+    ) -> None:
+        await self._database.clock.wait(self._lease.task_id, come, seconds, look_seconds)
 
     async def _until(self, name: str, seconds: float) -> float:
         left: float = await self._insist(lambda: steps.until(self._database, self._lease, name, seconds))

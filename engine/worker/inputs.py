@@ -40,4 +40,5 @@ async def _holds(
     own = lease.params
     for step in inputs.at:
         own = own.get(step) if isinstance(own, Mapping) else None
-    return await evaluator.condition(text, {"params": own or {}, "tasks": tasks})
+    bare = {name: (own or {}).get(name) for name in inputs.names}
+    return await evaluator.condition(text, {**bare, "params": own or {}, "tasks": tasks})

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from engine.executors.base import ExecutorSettings, ProcessLimits
+from engine.model.run_defaults import RunDefaults
 from engine.telemetry import emit
 from engine.worker.options import WorkerOptions
 
@@ -33,6 +34,7 @@ class PoolSpec:
     options: WorkerOptions = field(default_factory=WorkerOptions)
     executor_settings: ExecutorSettings = field(default_factory=ExecutorSettings)
     wake_others: bool = True
+    run_defaults: RunDefaults = field(default_factory=RunDefaults)
     log_level: str = "info"
 
     def to_line(self) -> bytes:
@@ -49,6 +51,7 @@ class PoolSpec:
         settings["protected_files"] = tuple(Path(path) for path in settings["protected_files"])
         fields["options"] = WorkerOptions(**fields["options"])
         fields["executor_settings"] = ExecutorSettings(**settings)
+        fields["run_defaults"] = RunDefaults(**fields["run_defaults"])
         return cls(**fields)
 
 

@@ -40,7 +40,7 @@ async def work(spec: PoolSpec) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, stop)
     loop.add_reader(sys.stdin.fileno(), _on_input, loop, stop)
-    database = Database(spec.url, wake_others=spec.wake_others)
+    database = Database(spec.url, wake_others=spec.wake_others, run_defaults=spec.run_defaults)
     try:
         registry = ExecutorRegistry.from_entry_points(spec.executor_settings)
         worker = Worker(database, registry, spec.options)

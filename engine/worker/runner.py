@@ -24,6 +24,8 @@ from engine.worker import capture
 from engine.worker.durable import DatabaseSteps
 from engine.worker.inputs import prepare
 from engine.worker.logbook import AttemptLog, Logbook
+from engine.worker.streaming import DatabaseStream, Publisher
+from engine.worker.sub_tasks import SubTasks
 
 T = TypeVar("T")
 
@@ -59,7 +61,10 @@ class Attempt:
         self._log: AttemptLog = book.open(lease)
         self._stop: Stop | None = None
         self._cancelled = Interruption()
+        self._draining = Interruption()
         self._handle: asyncio.Task[Any] | None = None
+        # Hardly any attempt has some; nothing is made and asked for those that cannot.
+        self._sub_tasks = SubTasks(database, lease, self._insist) if lease.attempt > 1 else None
 
     async def run(self, handle: asyncio.Task[Any]) -> Outcome:
         """Perform the attempt in the asyncio task that calls this: its `handle`, which `stop` interrupts."""
@@ -95,12 +100,18 @@ class Attempt:
             if self._handle is not None:
                 self._handle.cancel()
 
+    def drain(self) -> None:
+        """The worker takes no more work: an attempt that would not end by itself gives its task back."""
+        self._draining.set()
+
     async def _perform(self) -> Outcome:
         lease = self.lease
         seconds = None if lease.timeout_ms is None else lease.timeout_ms / 1000
         limit: asyncio.Timeout | None = None
         capture.current.set(self._log.write)
         try:
+            if self._sub_tasks is not None and (ended := await self._sub_tasks.end()) is not None:
+                return ended
             executor = self._registry.get(lease.kind)
             params = lease.params
             if lease.inputs is not None:
@@ -108,9 +119,12 @@ class Attempt:
                 if isinstance(params, Declined | Failed):
                     return params
             if seconds is None:
-                return _checked(await executor.execute(self._context(seconds), params))
-            async with asyncio.timeout(seconds) as limit:
-                return _checked(await executor.execute(self._context(seconds), params))
+                outcome = await executor.execute(self._context(seconds), params)
+            else:
+                async with asyncio.timeout(seconds) as limit:
+                    outcome = await executor.execute(self._context(seconds), params)
+            outcome = _checked(outcome)
+            return outcome if self._sub_tasks is None else await self._sub_tasks.wait(outcome)
         except TimeoutError as error:
             if limit is not None and limit.expired():
                 return Failed("context deadline exceeded", code="timeout", source="scheduler", retryable=True)
@@ -134,17 +148,37 @@ class Attempt:
             cancelled=self._cancelled,
             log=self._log.write,
             spawn=self._spawn,
+            add_sub_tasks=self._add_sub_tasks,
             report=self._report,
             upstream=self._upstream,
             steps=self._steps,
+            executor_of=self._registry.get,
+            publish=self._publish,
+            stream=self._stream,
+            draining=self._draining,
         )
 
-    async def _spawn(self, specs: Sequence[TaskSpec]) -> list[int]:
+    async def _spawn(self, specs: Sequence[TaskSpec], *, awaited: bool = False) -> list[int]:
         # Safe to repeat: names that this task added before are returned as they are.
-        return await self._insist(lambda: tasks.spawn(self._database, self.lease, specs, actor=self._actor))
+        return await self._insist(
+            lambda: tasks.spawn(self._database, self.lease, specs, actor=self._actor, awaited=awaited)
+        )
+
+    async def _add_sub_tasks(self, specs: Sequence[TaskSpec]) -> list[int]:
+        if self._sub_tasks is None:
+            self._sub_tasks = SubTasks(self._database, self.lease, self._insist)
+        ids = await self._spawn(specs, awaited=True)
+        self._sub_tasks.are_awaited = True
+        return ids
 
     async def _report(self, document: JSON) -> None:
         await self._insist(lambda: tasks.report(self._database, self.lease, document))
+
+    async def _publish(self, type: str, payload: JSON) -> list[str]:
+        return await Publisher(self._database, self.lease, self._insist, self._actor)(type, payload)
+
+    def _stream(self) -> DatabaseStream:
+        return DatabaseStream(self._database, self.lease, self._insist, self._evaluator, self._actor)
 
     def _steps(self) -> DatabaseSteps:
         return DatabaseSteps(self._database, self.lease, self._insist)

@@ -1,4 +1,4 @@
-"""Starts what is due by time or by event: schedules and callbacks. Every worker process has one."""
+"""Starts what is due by time or by event: schedules, callbacks and plug-ins. Every worker process has one."""
 
 from __future__ import annotations
 

@@ -140,10 +140,10 @@ class Worker:
         emit("worker.started", session=self._session_id, concurrency=options.concurrency)
 
     async def _register_functions(self) -> None:
-        described = [item for each in self._registry for item in getattr(each, "describe", list)()]
+        described = self._registry.functions()
         if not described:
             return
-        await functions.register(self._database, described)
+        await functions.register(self._database, described, self._session_id)
         here = {item["name"] for item in described}
         if missing := [name for name in await functions.names(self._database) if name not in here]:
             emit("worker.functions_missing", level="warning", names=missing[:_SHOWN], count=len(missing))

@@ -37,7 +37,9 @@ CHECKS = (
     response_schema_conformance,
 )
 _HIDDEN = {"/schema", "/schema/openapi.json"}
-BARE = ("/pause", "/resume", "/cancel", "/retry")  # they ask for something without a body
+# They ask for something without a body.
+BARE = ("/pause", "/resume", "/cancel", "/retry", "/enable", "/disable", "/trigger")
+WITH_BODY = ("post", "patch", "put")
 
 
 @pytest.mark.anyio
@@ -48,7 +50,7 @@ async def test_every_route_is_documented(service: Service) -> None:
     for path, item in document["paths"].items():
         for method, operation in item.items():
             assert operation["summary"], (method, path)
-            assert ("requestBody" in operation) == (method == "post" and not path.endswith(BARE)), (
+            assert ("requestBody" in operation) == (method in WITH_BODY and not path.endswith(BARE)), (
                 method,
                 path,
             )
@@ -117,7 +119,7 @@ def test_answers_are_as_documented(database: Database, tmp_path: Path, mode: Gen
 
 def _lasts(operation: Any) -> int:
     """What ends others' chances comes late."""
-    return operation.path.endswith("/cancel") + 2 * (operation.method.upper() == "DELETE")
+    return operation.path.endswith(("/cancel", "/disable")) + 2 * (operation.method.upper() == "DELETE")
 
 
 NEEDS_ITS_MOMENT = {
@@ -128,8 +130,9 @@ NEEDS_ITS_MOMENT = {
     "GET /api/v1/runs/{run_id}/saga",
     "POST /api/v1/runs/{run_id}/saga/retry",
     "POST /api/v1/runs/{run_id}/saga/sign-off",
-    # YAML that somebody wrote
+    # YAML and cron expressions that somebody wrote
     "POST /api/v1/workflows",
+    "POST /api/v1/schedules",
     # no unfinished instances
     "DELETE /api/v1/workflows/{workflow_id}",
 }
@@ -139,6 +142,7 @@ workflows:
     - workflow_id: known
       tasks: [{task_id: only, kind: noop}]
 """
+SCHEDULE = {"workflow_id": "known", "name": "known", "expression": "0 0 3 * * *"}
 
 
 def _known_ids(url: str) -> dict[str, str]:
@@ -150,6 +154,7 @@ def _known_ids(url: str) -> dict[str, str]:
         call = client.post("/mcp/call", json={}).json()
         client.post("/api/v1/workflows", json={"content": WORKFLOW}).raise_for_status()
         instance = client.post("/api/v1/workflows/known/execute").json()["data"]
+        schedule = client.post("/api/v1/schedules", json=SCHEDULE).json()["data"]
     return {
         "run_id": str(run["run_id"]),
         "name": "known",
@@ -157,6 +162,8 @@ def _known_ids(url: str) -> dict[str, str]:
         "token_id": token["id"],
         "handle": call["handle_id"],
         "workflow_id": "known",
+        "version": "1",
+        "schedule_id": schedule["id"],
         "instance_id": instance["instance_id"],
     }
 

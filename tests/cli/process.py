@@ -10,23 +10,28 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import psutil
 
 PATIENCE_SECONDS = 60.0
+MODULE = ("-m", "engine")
 
 
 class Program:
-    """`python -m engine …`. Output is collected by threads, so that a full pipe never stops it."""
+    """`python -m engine …`, or another `entry`. Output is collected, so that a full pipe never stops it."""
 
     def __init__(
-        self, *arguments: str, env: dict[str, str] | None = None, stdin: bytes | None = None
+        self,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        stdin: bytes | None = None,
+        entry: Sequence[str] = MODULE,
     ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "engine", *arguments],
+            [sys.executable, *entry, *arguments],
             stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -253,3 +253,16 @@ def test_a_time_limit_counts_while_the_server_is_away(serve: Serve, call: Call) 
 def test_a_wait_for_a_server_that_is_not_there_ends_at_once(call: Call, pauses: list[float]) -> None:
     assert call("task", "wait", "a", "--server", "http://127.0.0.1:1").exit_code == 4
     assert pauses == []
+
+
+def test_a_definition_that_is_no_yaml_is_not_ours(serve: Serve) -> None:
+    stub = serve((200, {"content-type": "text/html"}, b"<p>"), problem(404, "workflow not found: x"))
+    with Client(stub.url) as client:
+        with pytest.raises(ServerUnavailable, match="answered without application/yaml"):
+            client.workflow_definition("x")
+        with pytest.raises(NotFound, match="workflow not found: x"):
+            client.workflow_definition("x", 3)
+    assert [path for _, path, _ in stub.asked] == [
+        "/api/v1/workflows/x/definition",
+        "/api/v1/workflows/x/definition?version=3",
+    ]

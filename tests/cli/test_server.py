@@ -54,7 +54,7 @@ def test_it_serves_and_works_and_stops_with_0(start: Start, call: Call) -> None:
     server.signal(signal.SIGTERM)
     assert server.wait() == 0
     assert server.event("server.stopped")["level"] == "INFO"
-    assert server.errors == []
+    assert server.errors == [f"✅ Task Engine Server started on {url.removeprefix('http://')}"]
 
 
 def test_every_line_it_prints_is_a_json_object_with_time_level_and_message(start: Start) -> None:

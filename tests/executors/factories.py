@@ -75,6 +75,7 @@ def make_context(
         cancelled=Interruption(),
         log=recorder.log,
         spawn=recorder.spawn,
+        add_sub_tasks=recorder.spawn,
         report=recorder.report,
         upstream=recorder.upstream,
         steps=InMemorySteps,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.errors import InvalidExpression, InvalidInput
-from engine.expressions.checks import check, references
+from engine.expressions.checks import check, references, tasks_read_by
 from engine.expressions.evaluator import pick
 from engine.expressions.syntax import MAX_CHARACTERS, MAX_NODES, parse
 from engine.model.json import JSON
@@ -151,3 +151,10 @@ def test_only_what_is_referred_to_is_picked(text: str, expected: JSON) -> None:
     if expected.get("params") == "all":
         expected["params"] = params
     assert pick(context, parse(text).paths) == expected
+
+
+def test_a_condition_of_a_workflow_reads_tasks_and_is_true_or_false() -> None:
+    assert tasks_read_by("tasks.load.result.rows > params.least") == {"load"}
+    for wrong in ("env.HOME == 'x'", "1 + 1", "tasks.load.result >"):
+        with pytest.raises(InvalidExpression):
+            tasks_read_by(wrong)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engine.model.outcomes import Cancelled, Crashed, Failed, Outcome, Released, Succeeded, decide
+from engine.model.outcomes import Awaiting, Cancelled, Crashed, Failed, Outcome, Released, Succeeded, decide
 from engine.model.records import Lease
 from engine.model.retry import Backoff, RetryPolicy
 from engine.model.states import Move
@@ -29,6 +29,7 @@ def lease(**fields: Any) -> Lease:
         (lease(), Cancelled(), Move.CANCEL, "cancelled", 0, 0, 0),
         (lease(), Released(), Move.RETRY, "released", 0, 0, 0),
         (lease(failures=2, crashes=1), Released(), Move.RETRY, "released", 0, 0, 0),
+        (lease(), Awaiting(), Move.AWAIT, "awaiting", 0, 0, 0),
         (lease(), Failed("no"), Move.RETRY, "failed", 1, 0, 500),
         (lease(failures=1), Failed("no"), Move.RETRY, "failed", 1, 0, 500),
         (lease(failures=2), Failed("no"), Move.FAIL, "failed", 1, 0, 0),

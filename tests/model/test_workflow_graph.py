@@ -8,8 +8,9 @@ from engine.errors import ParamsError, WorkflowError
 from engine.model.graph import Compensation, Dependency, Graph, Limit, Rule, TaskSpec, plan
 from engine.model.realtime import RealtimeMode, RealtimeTask, Subscription
 from engine.model.retry import Backoff, RetryPolicy
+from engine.model.run_defaults import RunDefaults
 from engine.model.workflow_graph import graph_of, retry_policy
-from engine.model.workflows import UndoFunction, Workflow, WorkflowTask
+from engine.model.workflows import Mode, UndoFunction, Workflow, WorkflowTask
 
 
 def test_a_workflow_as_a_graph() -> None:
@@ -111,7 +112,7 @@ def test_retries_double_up_to_a_limit_or_wait_as_long_as_they_are_told() -> None
     doubling = retry_policy(5, None)
     assert doubling.max_attempts == 6
     assert [doubling.delay_ms(n) for n in range(1, 6)] == [1_000, 2_000, 4_000, 5_000, 5_000]
-    longer = retry_policy(5, None, max_delay_ms=60_000)
+    longer = retry_policy(5, None, RunDefaults(max_retry_delay_ms=60_000))
     assert [longer.delay_ms(n) for n in range(1, 6)] == [1_000, 2_000, 4_000, 8_000, 16_000]
     fixed = retry_policy(2, 120_000)
     assert [fixed.delay_ms(n) for n in (1, 2)] == [120_000, 120_000]
@@ -121,9 +122,27 @@ def test_retries_double_up_to_a_limit_or_wait_as_long_as_they_are_told() -> None
 
 def test_the_engine_s_defaults_can_be_given() -> None:
     workflow = Workflow("w", tasks=[WorkflowTask("a", function="f", retry_count=9)])
-    (spec,) = graph_of(workflow, default_timeout_ms=60_000, max_retry_delay_ms=8_000).tasks
+    defaults = RunDefaults(timeout_ms=60_000, retry_delay_ms=3_000, max_retry_delay_ms=8_000)
+    (spec,) = graph_of(workflow, defaults=defaults).tasks
     assert spec.timeout_ms == 60_000
-    assert spec.retry.delay_ms(9) == 8_000
+    assert [spec.retry.delay_ms(n) for n in (1, 2, 3, 9)] == [3_000, 6_000, 8_000, 8_000]
+
+
+def test_tasks_that_ask_for_no_retries_get_those_of_the_engine() -> None:
+    workflow = Workflow(
+        "w",
+        mode=Mode.STREAMING,
+        tasks=[
+            WorkflowTask("a", function="f", compensation=UndoFunction("u")),
+            WorkflowTask("b", function="f", retry_count=1),
+            WorkflowTask("c", function="f", retry_interval_ms=7),
+        ],
+        realtime_tasks=[RealtimeTask("r", function="f")],
+    )
+    a, b, c, r = graph_of(workflow, defaults=RunDefaults(retry_count=2)).tasks
+    assert [spec.retry.max_attempts for spec in (a, b, c, r)] == [3, 2, 3, 1]
+    assert a.compensation is not None and a.compensation.retry.max_attempts == 3
+    assert c.retry.delay_ms(2) == 7
 
 
 def test_a_workflow_s_own_limit_is_the_first_of_every_task() -> None:

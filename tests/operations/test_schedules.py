@@ -197,3 +197,40 @@ def test_what_makes_no_sense_is_refused_and_nothing_is_kept(database: Database) 
     with pytest.raises(Conflict, match="there is a schedule 's' already"):
         do(schedules.create(database, "nightly", ScheduleSpec("s", "0 * * * *", params={"day": 1})))
     assert do(schedules.list_schedules(database))[0] == 1
+
+
+def test_fields_are_changed_and_the_pause_with_them_or_nothing_is(database: Database) -> None:
+    scheduled(database)
+    do(schedules.create(database, "nightly", ScheduleSpec("other", "@daily")))
+    before = do(schedules.get(database, "hourly"))
+    with pytest.raises(Conflict, match="there is a schedule 'other' already"):
+        do(schedules.change(database, "hourly", {"name": "other"}, is_paused=True))
+    with pytest.raises(InvalidInput):
+        do(schedules.change(database, "hourly", {"expression": "x"}, is_paused=True))
+    assert do(schedules.get(database, "hourly")) == before
+    after = do(schedules.change(database, "hourly", {"overlap": Overlap.SKIP, "name": "h"}, is_paused=True))
+    assert (after.id, after.name, after.overlap, after.is_paused) == (before.id, "h", Overlap.SKIP, True)
+    assert (after.next_at, after.anchor_at) == (before.next_at, before.anchor_at)
+
+
+def test_parameters_are_tried_when_they_change(database: Database) -> None:
+    saved(database, params={"day": Param(type="integer", required=True)})  # type: ignore[arg-type]  # as text
+    do(schedules.create(database, "nightly", ScheduleSpec("s", "@daily", params={"day": 1})))
+    with pytest.raises(InvalidInput, match="missing parameters: day"):
+        do(schedules.change(database, "s", {"params": None}))
+    assert do(schedules.change(database, "s", {"params": {"day": 2}})).params == {"day": 2}
+
+
+def test_the_next_times_of_a_paused_schedule_are_those_from_now_on(database: Database) -> None:
+    schedule = scheduled(database)
+    do(schedules.pause(database, "hourly"))
+    overdue(database, schedule, hours=9)
+    assert do(schedules.upcoming(database, "hourly", 1))[0] > datetime.now(UTC)
+
+
+def test_schedules_are_listed_by_whether_they_are_paused(database: Database) -> None:
+    scheduled(database)
+    do(schedules.create(database, "nightly", ScheduleSpec("other", "@daily")))
+    do(schedules.pause(database, "other"))
+    assert [found.name for found in do(schedules.list_schedules(database, is_paused=True))[1]] == ["other"]
+    assert [found.name for found in do(schedules.list_schedules(database, is_paused=False))[1]] == ["hourly"]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from engine.model.schedules import MAX_CATCH_UP, CatchUp, Overlap
 
 T = TypeVar("T")
 
@@ -61,6 +64,43 @@ class ExecuteIn(msgspec.Struct):
     params: dict[str, Any] | None = None
 
 
+ScheduleName = Annotated[str, Meta(examples=["orders on weekdays"])]
+Expression = Annotated[str, Meta(description="six fields, seconds first", examples=["0 30 8 * * MON-FRI"])]
+Zone = Annotated[str, Meta(description="IANA name", examples=["Europe/Berlin"])]
+CatchUpLimit = Annotated[int, Meta(ge=1, le=MAX_CATCH_UP)]
+
+
+class ScheduleIn(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """`workflow_id` is an id or a name. `catch_up_limit` counts for `catch_up` `all`."""
+
+    workflow_id: Annotated[str, Meta(examples=["orders"])]
+    name: ScheduleName
+    expression: Expression
+    zone: Zone = "UTC"
+    params: Annotated[dict[str, Any] | None, Meta(examples=[{"region": "eu"}])] = None
+    overlap: Overlap = Overlap.ALLOW
+    catch_up: CatchUp = CatchUp.LAST
+    catch_up_limit: CatchUpLimit = 100
+
+
+class ScheduleChangeIn(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What is left out stays as it is. `is_enabled` false pauses the schedule, true resumes it."""
+
+    name: ScheduleName | UnsetType = UNSET
+    expression: Expression | UnsetType = UNSET
+    zone: Zone | UnsetType = UNSET
+    params: dict[str, Any] | None | UnsetType = UNSET
+    overlap: Overlap | UnsetType = UNSET
+    catch_up: CatchUp | UnsetType = UNSET
+    catch_up_limit: CatchUpLimit | UnsetType = UNSET
+    is_enabled: Annotated[bool, Meta(examples=[False])] | UnsetType = UNSET
+
+
+class DefinitionFormat(StrEnum):
+    JSON = "json"
+    YAML = "yaml"
+
+
 # --- answers
 
 
@@ -75,11 +115,14 @@ class Started(msgspec.Struct):
 
 
 class WorkflowSummary(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """`created_at` is the time of the first version, `changed_at` of this one."""
+
     id: str
     name: str
     description: str
     task_count: int
     created_at: datetime
+    changed_at: datetime
     status: WorkflowStatus
     version: int
     cron_expr: str | None = None
@@ -108,9 +151,82 @@ class WorkflowDetail(WorkflowSummary, omit_defaults=True, kw_only=True):
     dependencies: dict[str, list[str]]
 
 
+class WorkflowVersion(WorkflowSummary, omit_defaults=True, kw_only=True):
+    """`definition` is what is stored: all that differs from a default."""
+
+    definition: dict[str, Any]
+
+
 class Workflows(msgspec.Struct):
     total: int
     items: list[WorkflowSummary]
+    has_more: bool
+
+
+class ScheduleOut(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """`next_at` is the nominal time that is decided about next; `last_at` the one that fired last;
+    `queued_at` one that waits for the run before it; `error` why the last firing started no instance."""
+
+    id: str
+    workflow_id: str
+    name: str
+    expression: str
+    explanation: str | None = None
+    zone: str
+    params: dict[str, Any] | None = None
+    overlap: Overlap
+    catch_up: CatchUp
+    catch_up_limit: int
+    is_enabled: bool
+    next_at: datetime | None = None
+    last_at: datetime | None = None
+    queued_at: datetime | None = None
+    error: str | None = None
+    actor: str
+    created_at: datetime
+    changed_at: datetime
+
+
+class Schedules(msgspec.Struct):
+    total: int
+    items: list[ScheduleOut]
+    has_more: bool
+
+
+class NextTime(msgspec.Struct):
+    """One moment: in UTC, and with the offset of the schedule's zone."""
+
+    at: datetime
+    local: datetime
+
+
+class NextTimes(msgspec.Struct):
+    """Of a paused schedule: the times that would come if it were resumed now."""
+
+    id: str
+    name: str
+    zone: str
+    is_enabled: bool
+    times: list[NextTime]
+
+
+class FunctionOut(msgspec.Struct, kw_only=True):
+    """`params` is the JSON Schema of its parameters; `workers` names up to 20 live workers that have it.
+    It is missing if none has."""
+
+    name: str
+    description: str
+    origin: str
+    params: dict[str, Any] | None
+    registered_at: datetime
+    worker_count: int
+    workers: list[str]
+    is_missing: bool
+
+
+class Functions(msgspec.Struct):
+    total: int
+    items: list[FunctionOut]
     has_more: bool
 
 

@@ -1,4 +1,4 @@
-"""Routes of `/api/v1/workflows`: upload, list, show, delete, execute, history."""
+"""Routes of `/api/v1/workflows`: upload, list, show, versions, enable, delete, execute, history."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import asyncio
 from typing import Annotated, Any
 
 import msgspec
-from litestar import delete, get, post
+from litestar import Response, delete, get, post
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, FromQuery, QueryParameter
 
 from engine.api.answers import EnvelopeBody
 from engine.api.bodies import decode, idempotency_key, read_small_body
-from engine.api.documents import body_operation, refusals
+from engine.api.documents import YAML, body_operation, refusals
 from engine.api.edge import text_of_segment
 from engine.api.options import ApiRequest, actor_of, services_of
 from engine.api.run_translation import name_of
+from engine.api.workflows import workflow_translation as translation
 from engine.api.workflows.translation import RUN_STATE, summary_of
 from engine.api.workflows.wire import (
+    DefinitionFormat,
     Envelope,
     ExecuteIn,
     Instances,
@@ -28,23 +31,23 @@ from engine.api.workflows.wire import (
     UploadIn,
     WorkflowDetail,
     Workflows,
-    WorkflowStatus,
-    WorkflowSummary,
-    WorkflowTaskOut,
+    WorkflowVersion,
 )
 from engine.definitions import read_workflows
-from engine.errors import InvalidInput
+from engine.errors import InvalidInput, NotFound
 from engine.model.records import SavedWorkflow
 from engine.model.workflows import Workflow
 from engine.operations import executions, workflows
 
 _TAGS = ["Workflows"]
-_YAML = {"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"}
+_YAML_TYPES = {"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"}
+_MAX_VERSION = 2**31 - 1
 _upload: msgspec.json.Decoder[UploadIn] = msgspec.json.Decoder(UploadIn)
 _execute: msgspec.json.Decoder[ExecuteIn] = msgspec.json.Decoder(ExecuteIn)
 
 Limit = Annotated[int, QueryParameter(ge=0, le=100)]
 Offset = Annotated[int, QueryParameter(ge=0, le=2**31 - 1)]
+VersionNumber = Annotated[int | None, QueryParameter(ge=1, le=_MAX_VERSION)]
 DEFAULT_LIMIT = 20
 
 
@@ -72,14 +75,12 @@ async def upload_workflow(request: ApiRequest) -> Envelope[Uploaded]:
     against = await workflows.checks(services.database, kinds)
 
     def read() -> list[Workflow]:
-        text = _text(body) if kind in _YAML else decode(_upload, body).content
+        text = _text(body) if kind in _YAML_TYPES else decode(_upload, body).content
         return read_workflows(text, checks=against)
 
     found = await asyncio.to_thread(read)  # YAML is slow to read
     saved = await workflows.save(services.database, found, kinds=kinds, actor=actor_of(request))
-    by_name = {item.name: item for item in saved}
-    summaries = [_summary(by_name[workflow.name], workflow) for workflow in found]
-    return ok(Uploaded(**msgspec.structs.asdict(summaries[0]), workflows=summaries))
+    return ok(translation.uploaded(saved, found))
 
 
 def _text(body: bytes) -> str:
@@ -100,8 +101,7 @@ async def list_workflows(request: ApiRequest, limit: Limit = 0, offset: Offset =
     total, found = await workflows.list_saved(
         services_of(request).database, limit=limit or None, offset=offset
     )
-    items = [_summary(saved) for saved in found]
-    return ok(Workflows(total, items, offset + len(items) < total))
+    return ok(translation.page_of(total, found, offset))
 
 
 @get(
@@ -111,46 +111,115 @@ async def list_workflows(request: ApiRequest, limit: Limit = 0, offset: Offset =
     tags=_TAGS,
 )
 async def show_workflow(
-    request: ApiRequest,
-    workflow_id: FromPath[str],
-    version: Annotated[int | None, QueryParameter(ge=1, le=2**31 - 1)] = None,
+    request: ApiRequest, workflow_id: FromPath[str], version: VersionNumber = None
 ) -> Envelope[WorkflowDetail]:
     """By id or name; the newest version unless one is asked for."""
-    saved = await workflows.get(services_of(request).database, _key(workflow_id), version)
-    workflow = Workflow.from_json(saved.definition)
-    tasks = [
-        WorkflowTaskOut(
-            id=task.name,
-            name=task.name,
-            description=task.description,
-            dependencies=list(task.depends_on) or None,
-            timeout=None if task.timeout_ms is None else task.timeout_ms / 1000,
-            retry_count=task.retry_count or None,
-        )
-        for task in workflow.tasks
-    ]
-    return ok(
-        WorkflowDetail(
-            **msgspec.structs.asdict(_summary(saved, workflow)),
-            tasks=tasks,
-            dependencies={task.name: list(task.depends_on) for task in workflow.tasks if task.depends_on},
-        )
-    )
+    return ok(translation.detail_of(await _saved(request, workflow_id, version)))
 
 
-def _summary(saved: SavedWorkflow, workflow: Workflow | None = None) -> WorkflowSummary:
-    workflow = workflow or Workflow.from_json(saved.definition)
-    return WorkflowSummary(
-        id=saved.id,
-        name=saved.name,
-        description=saved.description,
-        task_count=saved.task_count,
-        created_at=saved.created_at,
-        status=WorkflowStatus.ENABLED if saved.is_enabled else WorkflowStatus.DISABLED,
-        version=saved.version,
-        cron_expr=workflow.cron,
-        cron_enabled=None if workflow.cron is None else saved.is_enabled,
+async def _saved(request: ApiRequest, workflow_id: str, version: int | None) -> SavedWorkflow:
+    return await workflows.get(services_of(request).database, key_of(workflow_id), version)
+
+
+# --- versions
+
+
+@get(
+    "/api/v1/workflows/{workflow_id:str}/versions",
+    responses=refusals(EnvelopeBody, 400, 404, 503),
+    summary="Versions of a workflow, newest first",
+    tags=_TAGS,
+)
+async def list_versions(
+    request: ApiRequest, workflow_id: FromPath[str], limit: Limit = 0, offset: Offset = 0
+) -> Envelope[Workflows]:
+    total, found = await workflows.versions(
+        services_of(request).database, key_of(workflow_id), limit=limit or DEFAULT_LIMIT, offset=offset
     )
+    return ok(translation.page_of(total, found, offset))
+
+
+@get(
+    "/api/v1/workflows/{workflow_id:str}/versions/{version:str}",
+    responses={
+        200: ResponseSpec(Envelope[WorkflowVersion], description="The version", generate_examples=False)
+    }
+    | refusals(EnvelopeBody, 400, 404, 503),
+    summary="One version with its definition",
+    tags=_TAGS,
+)
+async def show_version(
+    request: ApiRequest,
+    workflow_id: FromPath[str],
+    version: FromPath[str],
+    format: FromQuery[DefinitionFormat] = DefinitionFormat.JSON,
+) -> Response[Any]:
+    """The definition as it is stored; with `format=yaml` a file that an upload reads as the same workflow."""
+    saved = await _saved(request, workflow_id, _version_of(workflow_id, version))
+    if format is DefinitionFormat.YAML:
+        return await _file(saved)
+    return Response(ok(translation.version_of(saved)))
+
+
+@get(
+    "/api/v1/workflows/{workflow_id:str}/definition",
+    media_type=YAML,
+    responses=refusals(EnvelopeBody, 400, 404, 503),
+    summary="The definition as a YAML file",
+    tags=_TAGS,
+)
+async def download_definition(
+    request: ApiRequest, workflow_id: FromPath[str], version: VersionNumber = None
+) -> Response[str]:
+    """The newest version unless one is asked for. An upload reads it as the same workflow."""
+    return await _file(await _saved(request, workflow_id, version))
+
+
+async def _file(saved: SavedWorkflow) -> Response[str]:
+    text = await asyncio.to_thread(translation.yaml_of, saved)  # YAML is slow to write
+    name = f"{saved.id}-{saved.version}.yaml"  # not the workflow's name, which may hold anything
+    headers = {"content-disposition": f'attachment; filename="{name}"'}
+    return Response(text, media_type=YAML, headers=headers)
+
+
+def _version_of(workflow_id: str, text: str) -> int:
+    """A number out of a path. What cannot be one is not found."""
+    if text.isascii() and text.isdigit() and len(text) <= 10 and 1 <= int(text) <= _MAX_VERSION:
+        return int(text)
+    raise NotFound(f"workflow not found: {key_of(workflow_id)} version {name_of(text, 'version')[:60]}")
+
+
+# --- control
+
+
+@post(
+    "/api/v1/workflows/{workflow_id:str}/enable",
+    status_code=200,
+    responses=refusals(EnvelopeBody, 404, 503),
+    summary="Let a workflow be executed",
+    tags=_TAGS,
+)
+async def enable_workflow(request: ApiRequest, workflow_id: FromPath[str]) -> Envelope[Message]:
+    return await _enable(request, workflow_id, True)
+
+
+@post(
+    "/api/v1/workflows/{workflow_id:str}/disable",
+    status_code=200,
+    responses=refusals(EnvelopeBody, 404, 503),
+    summary="Let a workflow start no more instances",
+    tags=_TAGS,
+)
+async def disable_workflow(request: ApiRequest, workflow_id: FromPath[str]) -> Envelope[Message]:
+    """Neither by request nor by schedule. Those that run go on."""
+    return await _enable(request, workflow_id, False)
+
+
+async def _enable(request: ApiRequest, workflow_id: str, is_enabled: bool) -> Envelope[Message]:
+    saved = await workflows.enable(
+        services_of(request).database, key_of(workflow_id), is_enabled, actor=actor_of(request)
+    )
+    return ok(Message(f"workflow {'enabled' if is_enabled else 'disabled'}", saved.id))
 
 
 @delete(
@@ -163,7 +232,7 @@ def _summary(saved: SavedWorkflow, workflow: Workflow | None = None) -> Workflow
 async def delete_workflow(request: ApiRequest, workflow_id: FromPath[str]) -> Envelope[Message]:
     """Refused while it has unfinished instances. Finished ones stay until they are pruned."""
     deleted = await workflows.delete(
-        services_of(request).database, _key(workflow_id), actor=actor_of(request)
+        services_of(request).database, key_of(workflow_id), actor=actor_of(request)
     )
     return ok(Message("workflow deleted", deleted))
 
@@ -178,7 +247,7 @@ async def delete_workflow(request: ApiRequest, workflow_id: FromPath[str]) -> En
 )
 async def execute_workflow(request: ApiRequest, workflow_id: FromPath[str]) -> Envelope[Started]:
     """`Idempotency-Key` makes it safe to repeat."""
-    services, key = services_of(request), _key(workflow_id)
+    services, key = services_of(request), key_of(workflow_id)
     body = await read_small_body(request)
     wanted = decode(_execute, body) if body.strip() else ExecuteIn()
     await services.admission.check(1)
@@ -210,7 +279,7 @@ async def workflow_history(
     limit = limit or DEFAULT_LIMIT
     total, found = await workflows.list_runs(
         services_of(request).database,
-        workflow=_key(workflow_id),
+        workflow=key_of(workflow_id),
         states=() if status is None else (RUN_STATE[status],),
         limit=limit,
         offset=offset,
@@ -219,7 +288,7 @@ async def workflow_history(
     return ok(Instances(total, [summary_of(item) for item in found], offset + limit < total))
 
 
-def _key(segment: str) -> str:
+def key_of(segment: str) -> str:
     return name_of(text_of_segment(segment), "workflow")
 
 
@@ -227,6 +296,11 @@ ROUTES = [
     upload_workflow,
     list_workflows,
     show_workflow,
+    list_versions,
+    show_version,
+    download_definition,
+    enable_workflow,
+    disable_workflow,
     delete_workflow,
     execute_workflow,
     workflow_history,

@@ -278,6 +278,18 @@ def _later(milliseconds: float) -> str:
     return moment(datetime.now(UTC) + timedelta(milliseconds=milliseconds))
 
 
+def tell_time(engine: sa.Engine, now: Callable[[], datetime]) -> None:
+    """Have the connections that `engine` opens from here on ask `now` what time it is."""
+
+    def later(milliseconds: float) -> str:
+        return moment(now() + timedelta(milliseconds=milliseconds))
+
+    @sa.event.listens_for(engine, "connect")
+    def _on_connect(connection: sqlite3.Connection, record: Any) -> None:
+        connection.create_function("engine_now", 0, lambda: moment(now()), deterministic=True)
+        connection.create_function("engine_later", 1, later, deterministic=True)
+
+
 def moment(value: datetime) -> str:
     """The text that SQLAlchemy stores for a datetime; sorts as time does."""
     return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")

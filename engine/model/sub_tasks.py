@@ -1,0 +1,91 @@
+"""Sub-tasks: tasks that a task adds while it runs and that are over before it is (contract section 5.8). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from engine.model.json import JSON
+from engine.model.outcomes import Failed, Outcome, Succeeded
+from engine.model.states import FINAL_TASK_STATES, TaskState
+
+_MOST_BYTES = 4 * 1024 * 1024  # of results that are gathered: half of what a result may have
+_NAMED = 5  # of those that failed, in the error
+_WORDS = {TaskState.SUCCEEDED: "Success"}
+
+
+@dataclass(frozen=True, slots=True)
+class SubTask:
+    """One of them, as it ended."""
+
+    task_id: int
+    name: str
+    state: TaskState
+    result: JSON = None
+    error: Mapping[str, Any] | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in FINAL_TASK_STATES
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """What a task itself came to before it waited."""
+
+    result: JSON = None
+    branch: str | None = None
+
+    def to_json(self) -> JSON:
+        return {"result": self.result, "branch": self.branch}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Returned:
+        return cls(document.get("result"), document.get("branch"))
+
+
+def summed_up(returned: Returned, sub_tasks: Sequence[SubTask], tolerance: float) -> Outcome:
+    """How a task ends whose sub-tasks have ended: well if no larger share than `tolerance` did not succeed."""
+    result = {**_original(returned.result), **_gathered(sub_tasks)}
+    failed = [each.name for each in sub_tasks if each.state is not TaskState.SUCCEEDED]
+    if len(failed) <= tolerance * len(sub_tasks):
+        return Succeeded(result, returned.branch)
+    names = ", ".join(failed[:_NAMED]) + (", …" if len(failed) > _NAMED else "")
+    message = f"{len(failed)} of {len(sub_tasks)} sub-tasks did not succeed: {names}"
+    return Failed(message, code="sub_tasks_failed", source="scheduler", is_permanent=True, result=result)
+
+
+def _original(result: JSON) -> dict[str, Any]:
+    if isinstance(result, Mapping):
+        return dict(result)
+    return {} if result is None else {"original_result": result}
+
+
+def _gathered(sub_tasks: Sequence[SubTask]) -> dict[str, Any]:
+    """In the contract's words. Results beyond what a result may have are left out, and that is said."""
+    entries: list[dict[str, Any]] = []
+    left, left_out = _MOST_BYTES, 0
+    for each in sub_tasks:
+        entry: dict[str, Any] = {
+            "task_id": str(each.task_id),
+            "task_name": each.name,
+            "status": _WORDS.get(each.state, each.state.capitalize()),
+        }
+        if each.error:
+            entry["error"] = each.error.get("message")
+        if each.result is not None:
+            left -= len(msgspec.json.encode(each.result))
+            if left >= 0:
+                entry["result"] = each.result
+            else:
+                left_out += 1
+        entries.append(entry)
+    told = {
+        "subtask_results": entries,
+        "subtask_count": len(entries),
+        "all_subtasks_succeeded": all(each.state is TaskState.SUCCEEDED for each in sub_tasks),
+    }
+    return {**told, "subtask_results_left_out": left_out} if left_out else told

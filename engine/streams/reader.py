@@ -1,0 +1,152 @@
+"""The side of a stream that reads: from the source into the buffer, and again after each lost connection."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from contextlib import aclosing
+from datetime import UTC, datetime
+
+from engine.errors import InvalidInput, LeaseLost, PermanentError
+from engine.model.realtime import Reconnect
+from engine.streams.buffer import Buffer, Entry
+from engine.streams.events import Gap
+from engine.streams.metrics import Metrics
+from engine.streams.ports import Standing, StreamStore
+from engine.streams.sources import Connected, Item, Source
+from engine.streams.telling import Teller
+
+_PAGE = 500
+_MAX_ERROR = 500
+
+
+class SourceLost(Exception):
+    """The source failed once more than it may."""
+
+
+class Reader:
+    """Items of a source that cannot be replayed are put as not ready: they have to be stored first."""
+
+    def __init__(
+        self,
+        source: Source,
+        buffer: Buffer,
+        store: StreamStore,
+        teller: Teller,
+        metrics: Metrics,
+        reconnect: Reconnect,
+        standing: Standing,
+    ) -> None:
+        self._source = source
+        self._buffer = buffer
+        self._store = store
+        self._teller = teller
+        self._metrics = metrics
+        self._reconnect = reconnect
+        self._offset = standing.offset
+        self._number = standing.sequence
+        # What came while no worker held the stream was not seen.
+        self._lost_at: datetime | None = None if source.replayable else standing.seen_at
+        self._has_been_connected = False
+        self._has_read = False
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self.dropped = 0  # since the last commit
+
+    def pause(self) -> None:
+        """Take nothing from the source until `resume`."""
+        self._flowing.clear()
+
+    def resume(self) -> None:
+        self._flowing.set()
+
+    async def run(self) -> None:
+        """Read until the source is over. Raises `SourceLost`, or what no reconnecting will mend."""
+        try:
+            if not self._source.replayable:
+                await self._read_stored()
+            await self._read()
+        finally:
+            self._buffer.close()
+
+    async def _read_stored(self) -> None:
+        """What an earlier attempt stored and did not come to."""
+        after = self._number
+        while found := await self._store.waiting(after, _PAGE):
+            await self._flowing.wait()
+            for number, payload in found:
+                await self._buffer.put(Entry(Item(payload), number), is_kept=True)
+                after = number
+
+    async def _read(self) -> None:
+        retries = 0
+        while True:
+            began, self._has_read = time.monotonic(), False
+            try:
+                async with aclosing(self._source.items(self._offset)) as items:
+                    async for got in items:
+                        if isinstance(got, Connected):
+                            await self._connected(retries)
+                        else:
+                            await self._accept(got)
+                return
+            except (LeaseLost, PermanentError, InvalidInput):
+                raise
+            except Exception as error:  # a source can raise anything
+                # One that stood for a while was a good one, although it was silent.
+                stood = time.monotonic() - began > self._reconnect.max_ms / 1000
+                retries = 1 if self._has_read or stood else retries + 1
+                await self._lost(error, retries)
+            await asyncio.sleep(delay_seconds(self._reconnect, retries))
+
+    async def _connected(self, retries: int) -> None:
+        lost_at, self._lost_at = self._lost_at, None
+        if lost_at is None:
+            await self._teller.connected(retries)
+        else:
+            gap = None if self._source.replayable else Gap(lost_at, datetime.now(UTC))
+            self._metrics.gaps += gap is not None
+            await self._teller.restored(retries, gap)
+        self._has_been_connected = True
+
+    async def _lost(self, error: Exception, retries: int) -> None:
+        """Raises `SourceLost` if that was once too often."""
+        message = f"{type(error).__name__}: {error}"[:_MAX_ERROR]
+        if self._has_been_connected and self._lost_at is None:
+            self._lost_at = datetime.now(UTC)
+            await self._teller.lost(retries, message)
+        most = self._reconnect.max_attempts
+        if not self._reconnect.enabled or (most and retries > most):
+            raise SourceLost(f"source {self._source.name}: {message}") from error
+        self._metrics.reconnects += 1
+        await self._teller.reconnecting(retries, message)
+
+    async def _accept(self, item: Item) -> None:
+        await self._flowing.wait()
+        entry = Entry(item, self._number_of(item))
+        self._offset = item.offset
+        if await self._buffer.put(
+            entry, is_ready=self._source.replayable, is_kept=item.number is not None
+        ):
+            self._number = entry.number
+            await self._teller.arrived(entry)
+        else:
+            self.dropped += 1
+            self._metrics.dropped += 1
+            await asyncio.sleep(0)  # a source that never waits must not keep everything else from running
+        self._has_read = True
+        await self._teller.pressure(self._buffer)
+
+    def _number_of(self, item: Item) -> int:
+        """Of items that are to be stored, the store gives the number."""
+        if item.number is not None:
+            return item.number
+        return self._number + 1 if self._source.replayable else 0
+
+
+def delay_seconds(reconnect: Reconnect, retries: int) -> float:
+    """The wait before connection attempt `retries` (from 1) after a loss."""
+    wait_ms: float = reconnect.first_ms * reconnect.factor ** min(retries - 1, 64)
+    wait_ms = min(wait_ms, reconnect.max_ms)
+    return wait_ms * (1 + random.uniform(-reconnect.jitter, reconnect.jitter)) / 1000

@@ -1,0 +1,321 @@
+"""Reading, batches, retries, pauses and stops of one stream, without a database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import pytest
+
+from engine.errors import PermanentError
+from engine.model.json import JSON
+from engine.model.realtime import Backpressure, Pressure, Reconnect, Subscription
+from engine.streams.loop import Stream
+from engine.streams.published import Published
+from engine.streams.reader import SourceLost, delay_seconds
+from engine.streams.sources import Collector, Item
+from tests.executors.factories import eventually
+from tests.streams.bench import MemoryStore, World, counting, failing, quick
+
+pytestmark = pytest.mark.anyio
+
+Given = Mapping[str, JSON]
+
+
+def taking(into: list[Any]) -> dict[str, Callable[[Given], JSON]]:
+    """A function `take` that remembers the batches it got."""
+    return {"take": lambda given: into.append(given["data"])}
+
+
+async def stopped(stream: Stream, running: asyncio.Task[Any]) -> Any:
+    stream.stop()
+    return await asyncio.wait_for(running, 10)
+
+
+async def test_a_source_that_ends_is_handled_in_batches_to_its_last_item() -> None:
+    got: list[Any] = []
+    world = World(taking(got))
+    done = await world.stream(quick(batch_size=4), counting(10)).run()
+    assert got == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
+    assert not done.was_stopped
+    assert [(batch.first, batch.last, batch.offset) for batch in world.store.batches] == [
+        (1, 4, 4),
+        (5, 8, 8),
+        (9, 10, 10),
+    ]
+    assert done.document["processed_events"] == 10 and done.document["state"] == "stopped"
+    assert world.store.types() == ["task.started", "connection.established", "task.stopped"]
+
+
+async def test_a_batch_of_one_is_an_item() -> None:
+    got: list[Any] = []
+    await World(taking(got)).stream(quick(batch_size=1), counting(3)).run()
+    assert got == [1, 2, 3]
+
+
+async def test_a_batch_that_is_not_full_is_handled_when_the_interval_is_over() -> None:
+    got: list[Any] = []
+    world = World(taking(got))
+    stream = world.stream(quick(batch_size=1_000), counting(3, forever=True))
+    running = asyncio.create_task(stream.run())
+    await eventually(lambda: got)
+    assert (await stopped(stream, running)).was_stopped
+    assert got == [[1, 2, 3]]
+
+
+async def test_what_is_in_the_buffer_is_handled_when_it_is_stopped() -> None:
+    got: list[Any] = []
+    world = World(taking(got))
+    stream = world.stream(quick(batch_size=1_000, flush_interval_ms=60_000), counting(5, forever=True))
+    running = asyncio.create_task(stream.run())
+    await eventually(lambda: len(stream._buffer) == 5)
+    await stopped(stream, running)
+    assert got == [[1, 2, 3, 4, 5]]
+    assert world.store.types()[-1] == "task.stopped"
+
+
+async def test_another_attempt_goes_on_behind_the_last_batch() -> None:
+    got: list[Any] = []
+    world = World(taking(got))
+    await world.stream(quick(batch_size=4), counting(6)).run()
+    done = await world.stream(quick(batch_size=4), counting(9)).run()
+    assert got == [[1, 2, 3, 4], [5, 6], [7, 8, 9]]
+    assert done.document["processed_events"] == 9
+    assert [batch.number for batch in world.store.batches] == [1, 2, 3]
+
+
+# --- failures
+
+
+async def test_a_batch_that_fails_is_tried_again() -> None:
+    tries: list[Any] = []
+
+    def take(given: Given) -> JSON:
+        tries.append(given["data"])
+        if len(tries) < 3:
+            raise failing()
+        return len(tries)
+
+    world = World({"take": take})
+    done = await world.stream(quick(), counting(2), attempts=3).run()
+    assert tries == [[1, 2]] * 3
+    assert [(batch.failed, batch.result) for batch in world.store.batches] == [(0, 3)]
+    assert done.document["failed_events"] == 0
+
+
+async def test_a_batch_that_fails_for_good_is_recorded_and_the_stream_goes_on() -> None:
+    told: list[Given] = []
+
+    def take(given: Given) -> JSON:
+        if 3 in given["data"]:
+            raise failing("three")
+        return None
+
+    world = World({"take": take, "sorry": lambda given: told.append(given)})
+    task = quick(batch_size=2, error_handler="sorry")
+    done = await world.stream(task, counting(6), attempts=2).run()
+    assert [(batch.first, batch.failed, batch.error) for batch in world.store.batches] == [
+        (1, 0, None),
+        (3, 2, "three"),
+        (5, 0, None),
+    ]
+    assert [(given["data"], given["error"]) for given in told] == [([3, 4], "three")]
+    assert (done.document["processed_events"], done.document["failed_events"]) == (4, 2)
+    assert [type for type in world.store.types() if type.startswith("error.")] == [
+        "error.occurred",
+        "error.recovered",
+    ]
+
+
+async def test_a_source_that_fails_is_read_again_from_where_it_was() -> None:
+    asked: list[JSON] = []
+    got: list[Any] = []
+
+    async def shaky(offset: JSON) -> AsyncIterator[int]:
+        asked.append(offset)
+        yield (offset or 0) + 1
+        if len(asked) < 3:
+            raise ConnectionError("gone")
+
+    world = World(taking(got))
+    await world.stream(quick(batch_size=1), Collector("shaky", shaky, replayable=True)).run()
+    assert (asked, got) == ([None, 1, 2], [1, 2, 3])
+    assert world.store.types().count("connection.lost") == 2
+    assert world.store.types().count("connection.restored") == 2
+    assert world.store.standing.gaps == 0
+
+
+async def test_reconnecting_has_an_end() -> None:
+    async def broken(offset: JSON) -> AsyncIterator[int]:
+        raise ConnectionError("gone")
+        yield 1
+
+    task = quick(reconnect=Reconnect(max_attempts=2, first_ms=1, max_ms=60_000, factor=1.0))
+    world = World(taking([]))
+    with pytest.raises(SourceLost, match="source broken: ConnectionError: gone"):
+        await world.stream(task, Collector("broken", broken, replayable=True)).run()
+    assert world.store.types().count("connection.reconnecting") == 2
+    assert world.store.types()[-2:] == ["error.occurred", "task.stopped"]
+
+
+async def test_what_is_wrong_for_good_is_not_tried_again() -> None:
+    async def refused(offset: JSON) -> AsyncIterator[int]:
+        yield 1
+        raise PermanentError("no such topic")
+
+    got: list[Any] = []
+    world = World(taking(got))
+    with pytest.raises(PermanentError, match="no such topic"):
+        await world.stream(quick(), Collector("refused", refused, replayable=True)).run()
+    assert got == [[1]]
+
+
+def test_waits_grow_to_a_limit() -> None:
+    policy = Reconnect(first_ms=100, max_ms=1_000, factor=3.0, jitter=0.0)
+    assert [delay_seconds(policy, retries) for retries in (1, 2, 3, 4, 1_000)] == [0.1, 0.3, 0.9, 1.0, 1.0]
+
+
+# --- sources that cannot be replayed
+
+
+async def test_items_that_cannot_be_read_again_are_stored_before_they_are_handled() -> None:
+    stored: list[int] = []
+    world = World({"take": lambda given: stored.append(len(world.store.items))})
+
+    async def once(offset: JSON) -> AsyncIterator[str]:
+        for word in ("a", "b", "c"):
+            yield word
+
+    await world.stream(quick(), Collector("once", once, replayable=False)).run()
+    assert stored == [3] and world.store.items == {}
+
+
+async def test_stored_items_are_handled_by_the_next_attempt_and_the_gap_is_told() -> None:
+    got: list[Any] = []
+    store = MemoryStore()
+    await store.open()
+    await store.keep(["a", "b"])  # the attempt before came as far as that
+
+    async def live(offset: JSON) -> AsyncIterator[str]:
+        yield "c"
+
+    world = World(taking(got), store)
+    await world.stream(quick(batch_size=1), Collector("live", live, replayable=False)).run()
+    assert got == ["a", "b", "c"]
+    assert set(store.payload_of("connection.restored")["gap"]) == {"from", "to"}
+    assert store.standing.gaps == 1
+
+
+# --- backpressure, pauses, events
+
+
+async def test_dropped_items_are_counted() -> None:
+    async def flood(offset: JSON) -> AsyncIterator[int]:
+        for number in range(50):
+            yield number
+
+    got: list[Any] = []
+    world = World(taking(got))
+    task = quick(buffer_size=10, batch_size=10, backpressure=Backpressure(0.8, Pressure.DROP))
+    done = await world.stream(task, Collector("flood", flood, replayable=True)).run()
+    handled = sum(map(len, got))
+    assert handled >= 10 and handled + done.document["dropped_events"] == 50
+    assert "backpressure.triggered" in world.store.types()
+
+
+async def test_a_pause_stops_reading_and_handling_until_it_is_over() -> None:
+    got: list[Any] = []
+    read: list[int] = []
+
+    async def numbers(offset: JSON) -> AsyncIterator[int]:
+        for number in range(1, 1_000):
+            read.append(number)
+            yield number
+            await asyncio.sleep(0)
+
+    world = World(taking(got), MemoryStore(is_paused=True))
+    stream = world.stream(quick(batch_size=1), Collector("numbers", numbers, replayable=True))
+    running = asyncio.create_task(stream.run())
+    await eventually(lambda: "task.paused" in world.store.types() and read)
+    assert got == [] and read == [1]
+    world.store.is_paused = False
+    await asyncio.wait_for(running, 30)
+    assert got == list(range(1, 1_000))
+    assert [type for type in world.store.types() if type.startswith("task.")] == [
+        "task.started",
+        "task.paused",
+        "task.resumed",
+        "task.stopped",
+    ]
+
+
+async def test_subscribers_are_told_in_the_order_of_their_priority() -> None:
+    told: list[tuple[str, Any]] = []
+
+    def note(name: str) -> Callable[[Given], JSON]:
+        return lambda given: told.append((name, given["event"]["payload"]["data"]))
+
+    subscriptions = [
+        Subscription("data.arrived", "low"),
+        Subscription("data.batched", "batched"),
+        Subscription("data.arrived", "high", priority=5),
+    ]
+    functions = {name: note(name) for name in ("low", "batched", "high")}
+    world = World({**functions, "take": lambda given: None})
+    await world.stream(quick(subscriptions=subscriptions), counting(1)).run()
+    assert told == [("high", 1), ("low", 1), ("batched", [1])]
+
+
+async def test_a_subscriber_that_fails_changes_nothing() -> None:
+    def broken(given: Given) -> JSON:
+        raise failing("mine")
+
+    world = World({"broken": broken, "take": lambda given: None})
+    task = quick(subscriptions=[Subscription("data.arrived", "broken")])
+    done = await world.stream(task, counting(2)).run()
+    assert done.document["processed_events"] == 2
+    assert world.lines == ["subscriber broken of data.arrived: mine"] * 2
+
+
+async def test_published_events_reach_their_subscribers_and_the_handler() -> None:
+    told: list[Any] = []
+    got: list[Any] = []
+    store = MemoryStore()
+    for number, type in enumerate(("order", "other", "order"), 1):
+        await store.keep([{"id": str(number), "type": type, "payload": number}])
+    world = World({"on_order": lambda given: told.append(given["data"]), **taking(got)}, store)
+    task = quick(subscriptions=[Subscription("order", "on_order", filter="3")])
+    stream = world.stream(task, Published(store), are_events=True)
+    running = asyncio.create_task(stream.run())
+    await eventually(lambda: not store.items)
+    await stopped(stream, running)
+    assert (told, got) == ([3], [[1, 2, 3]])
+
+
+async def test_an_event_whose_subscriber_fails_does_not_fail_the_others() -> None:
+    def on_order(given: Given) -> JSON:
+        if given["data"] == 1:
+            raise failing("one")
+        return None
+
+    store = MemoryStore()
+    await store.keep([{"id": "a", "type": "order", "payload": 1}, {"id": "b", "type": "order", "payload": 2}])
+    got: list[Any] = []
+    world = World({"on_order": on_order, **taking(got)}, store)
+    task = quick(subscriptions=[Subscription("order", "on_order")])
+    stream = world.stream(task, Published(store), are_events=True)
+    running = asyncio.create_task(stream.run())
+    await eventually(lambda: store.batches)
+    await stopped(stream, running)
+    assert got == [[2]]
+    assert (store.batches[0].failed, store.batches[0].error) == (1, "one")
+
+
+async def test_somebodys_items_may_have_offsets_of_their_own() -> None:
+    async def pages(offset: JSON) -> AsyncIterator[Any]:
+        yield Item({"row": 1}, {"page": 1})
+
+    world = World(taking([]))
+    await world.stream(quick(), Collector("pages", pages, replayable=True)).run()
+    assert world.store.standing.offset == {"page": 1}

@@ -1,0 +1,234 @@
+"""Tasks that wait for what they added: counted by the database, on both, through retries and crashes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from engine.executors.base import TaskContext
+from engine.model.graph import Graph, TaskSpec
+from engine.model.outcomes import Failed, Outcome, Succeeded
+from engine.operations import runs, submits, tasks, workers
+from engine.store.database import Database
+from tests.factories import rows, spec
+from tests.worker.bench import RETRY, ended, last, outcomes, until, working
+
+pytestmark = pytest.mark.anyio
+
+
+async def splits(context: TaskContext, params: Any) -> Outcome:
+    """Adds the tasks named in `params`: each of the kind that its value says."""
+    await context.add_sub_tasks([TaskSpec(name, kind, {"of": name}) for name, kind in params.items()])
+    return Succeeded({"day": 1})
+
+
+async def broken(context: TaskContext, params: Any) -> Outcome:
+    return Failed("no", is_permanent=True)
+
+
+async def test_what_waits_for_a_task_waits_for_its_sub_tasks(database: Database) -> None:
+    go_on = asyncio.Event()
+
+    async def slow(context: TaskContext, params: Any) -> Outcome:
+        await go_on.wait()
+        return Succeeded(params)
+
+    graph = Graph(
+        (
+            spec("split", kind="splits", params={"x": "slow", "y": "fine"}),
+            spec("after", "split", kind="fine"),
+        )
+    )
+    async with working(database, splits, slow):
+        ids = (await submits.submit(database, graph)).task_ids
+        split, after = ids["split"], ids["after"]
+        await until(lambda: _is(database, split, "blocked"))
+        assert (await tasks.get(database, after)).state == "blocked"
+        [fine] = [t for t in await runs.tasks(database, (await tasks.get(database, split)).run_id) if t.name == "y"]
+        await ended(database, fine.id)
+        assert (await tasks.get(database, split)).state == "blocked"
+        go_on.set()
+        task = await ended(database, split)
+        assert (await ended(database, after)).state == "succeeded"
+    assert await outcomes(database, split) == ["awaiting", "succeeded"]
+    assert (task.failures, task.crashes) == (0, 0)
+    assert task.last is not None and isinstance(task.last.result, dict)
+    assert task.last.result["day"] == 1
+    assert [entry["task_name"] for entry in task.last.result["subtask_results"]] == ["x", "y"]
+    [started] = rows(
+        database, f"SELECT max(number) AS number FROM event WHERE task_id = {after} AND kind = 'started'"
+    )
+    [over] = rows(
+        database, f"SELECT max(number) AS number FROM event WHERE task_id = {split} AND kind = 'succeeded'"
+    )
+    assert started.number > over.number
+
+
+async def _is(database: Database, task_id: int, state: str) -> bool:
+    return (await tasks.get(database, task_id)).state == state
+
+
+@pytest.mark.parametrize(("tolerance", "state"), [(0.0, "failed"), (0.5, "succeeded")])
+async def test_so_many_may_fail(database: Database, tolerance: float, state: str) -> None:
+    params = {"x": "broken", "y": "fine"}
+    inputs = {"tolerance": tolerance, "at": []} if tolerance else None
+    graph = Graph((TaskSpec("split", "splits", params, inputs=inputs), spec("after", "split", kind="fine")))
+    async with working(database, splits, broken):
+        accepted = await submits.submit(database, graph)
+        assert (await ended(database, accepted.task_ids["split"])).state == state
+        after = await ended(database, accepted.task_ids["after"])
+    assert after.state == ("succeeded" if state == "succeeded" else "skipped")
+    split = await last(database, accepted.task_ids["split"])
+    if state == "failed":
+        assert split.error is not None
+        assert split.error["code"] == "sub_tasks_failed"
+        assert split.error["message"] == "1 of 2 sub-tasks did not succeed: x"
+
+
+async def test_those_that_end_before_it_does_are_not_waited_for(database: Database) -> None:
+    async def patient(context: TaskContext, params: Any) -> Outcome:
+        [added] = await context.add_sub_tasks([TaskSpec("part", "fine")])
+        await ended(database, added)
+        return Succeeded()
+
+    async with working(database, patient):
+        [task_id] = (await submits.submit(database, Graph((spec("one", kind="patient"),)))).task_ids.values()
+        assert (await ended(database, task_id)).state == "succeeded"
+    kinds = [row.kind for row in rows(database, f"SELECT kind FROM event WHERE task_id = {task_id} ORDER BY number")]
+    assert "awaiting" not in kinds  # it could go on at once
+    assert await outcomes(database, task_id) == ["awaiting", "succeeded"]
+
+
+async def test_a_retry_adds_nothing_twice_and_waits_all_the_same(database: Database) -> None:
+    seen: list[int] = []
+
+    async def flaky(context: TaskContext, params: Any) -> Outcome:
+        seen.append(context.lease.attempt)
+        if context.lease.attempt == 1:
+            await context.add_sub_tasks([TaskSpec("part", "fine")])
+            return Failed("once")
+        return Succeeded("second")  # goes another way, without adding any
+
+    async with working(database, flaky):
+        graph = Graph((TaskSpec("one", "flaky", retry=RETRY),))
+        [task_id] = (await submits.submit(database, graph)).task_ids.values()
+        task = await ended(database, task_id)
+    assert seen == [1, 2]
+    assert task.last is not None and isinstance(task.last.result, dict)
+    assert task.last.result["original_result"] == "second"
+    assert task.last.result["subtask_count"] == 1
+
+
+async def test_a_sub_task_may_have_sub_tasks(database: Database) -> None:
+    async def nests(context: TaskContext, params: Any) -> Outcome:
+        depth = params["depth"]
+        if depth:
+            await context.add_sub_tasks([TaskSpec(f"level-{depth}", "nests", {"depth": depth - 1})])
+        return Succeeded({"depth": depth})
+
+    async with working(database, nests):
+        graph = Graph((TaskSpec("top", "nests", {"depth": 3}),))
+        [task_id] = (await submits.submit(database, graph)).task_ids.values()
+        task = await ended(database, task_id)
+    result: Any = task.last and task.last.result
+    for depth in (3, 2, 1):
+        assert result["depth"] == depth
+        [entry] = result["subtask_results"]
+        result = entry["result"]
+    assert result == {"depth": 0}
+
+
+async def test_cancelling_the_run_ends_what_waits(database: Database) -> None:
+    async def endless(context: TaskContext, params: Any) -> Outcome:
+        await asyncio.Event().wait()
+        return Succeeded()
+
+    async with working(database, splits, endless):
+        graph = Graph((TaskSpec("split", "splits", {"x": "endless"}),))
+        accepted = await submits.submit(database, graph)
+        split = accepted.task_ids["split"]
+        await until(lambda: _is(database, split, "blocked"))
+        await runs.cancel(database, accepted.run_id, reason="enough")
+        assert (await ended(database, split)).state == "cancelled"
+        await until(lambda: _run_is(database, accepted.run_id, "cancelled"))
+
+
+async def _run_is(database: Database, run_id: int, state: str) -> bool:
+    return (await runs.get(database, run_id)).state == state
+
+
+async def test_a_paused_run_holds_a_task_whose_sub_tasks_have_ended(database: Database) -> None:
+    go_on = asyncio.Event()
+
+    async def slow(context: TaskContext, params: Any) -> Outcome:
+        await go_on.wait()
+        return Succeeded()
+
+    async with working(database, splits, slow):
+        graph = Graph((TaskSpec("split", "splits", {"x": "slow"}),))
+        accepted = await submits.submit(database, graph)
+        split = accepted.task_ids["split"]
+        await until(lambda: _is(database, split, "blocked"))
+        await until(lambda: _is_running(database, accepted.run_id, "x"))
+        await runs.hold(database, accepted.run_id)
+        go_on.set()
+        await until(lambda: _is(database, split, "held"))
+        await runs.resume(database, accepted.run_id)
+        assert (await ended(database, split)).state == "succeeded"
+
+
+async def _is_running(database: Database, run_id: int, name: str) -> bool:
+    return (await tasks.get_by_name(database, run_id, name)).state == "running"
+
+
+async def test_a_retried_run_keeps_what_the_task_returned(database: Database) -> None:
+    calls: list[str] = []
+    fails = True
+
+    async def counted(context: TaskContext, params: Any) -> Outcome:
+        calls.append("counted")
+        await context.add_sub_tasks([TaskSpec("x", "sometimes"), TaskSpec("y", "fine")])
+        return Succeeded({"kept": True})
+
+    async def sometimes(context: TaskContext, params: Any) -> Outcome:
+        return Failed("no", is_permanent=True) if fails else Succeeded()
+
+    async with working(database, counted, sometimes):
+        accepted = await submits.submit(database, Graph((TaskSpec("one", "counted"),)))
+        task_id = accepted.task_ids["one"]
+        assert (await ended(database, task_id)).state == "failed"
+        await until(lambda: _run_is(database, accepted.run_id, "failed"))
+        fails = False
+        await runs.retry(database, accepted.run_id)
+        await until(lambda: _run_is(database, accepted.run_id, "succeeded"))
+        task = await tasks.get(database, task_id)
+    assert calls == ["counted"]  # its part was done
+    assert task.last is not None and isinstance(task.last.result, dict)
+    assert (task.last.result["kept"], task.last.result["all_subtasks_succeeded"]) == (True, True)
+
+
+async def test_one_that_dies_before_it_can_wait_does_its_part_again(database: Database) -> None:
+    """Between keeping what it returned and saying that it waits."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    calls: list[int] = []
+
+    async def dies(context: TaskContext, params: Any) -> Outcome:
+        calls.append(context.lease.attempt)
+        await context.add_sub_tasks([TaskSpec("part", "fine")])
+        if context.lease.attempt == 1:
+            begun.set()
+            await go_on.wait()
+        return Succeeded(context.lease.attempt)
+
+    async with working(database, dies) as worker:
+        graph = Graph((TaskSpec("one", "dies"),))
+        [task_id] = (await submits.submit(database, graph)).task_ids.values()
+        await begun.wait()
+        await workers.end(database, worker.session_id, "worker lost")  # others take over what it holds
+        task = await ended(database, task_id)
+        go_on.set()
+    assert calls == [1, 2]
+    assert task.last is not None and isinstance(task.last.result, dict)
+    assert (task.last.result["original_result"], task.last.result["subtask_count"]) == (2, 1)
