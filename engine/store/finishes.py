@@ -150,13 +150,16 @@ def _write_endings(tx: Transaction, kind: Move, endings: Sequence[Ending]) -> li
     return [(ending, started[fence]) for ending in endings if (fence := ending.fence) in started]
 
 
+_RETRIES = (Move.RETRY, Move.RETRY_HELD)
+
+
 def _written(kind: Move, ending: Ending) -> tuple[Any, ...]:
     """What an ending writes into its row: no more, as the database reads each value of each row."""
     lease, decision = ending.lease, ending.decision
     if kind is Move.SUCCEED:
         return lease.task_id, lease.token, ending.branch
     counts = decision.failures, decision.crashes
-    if TRANSITIONS[kind].target is TaskState.AVAILABLE:
+    if kind in _RETRIES:
         return lease.task_id, lease.token, *counts, decision.delay_ms
     return lease.task_id, lease.token, *counts, None if decision.error is None else decision.error["message"]
 
@@ -169,7 +172,7 @@ def _finish(dialect: Dialect, kind: Move) -> sa.Update:
         values: dict[str, Any] = {"branch": rows.c.branch}
     else:
         counts = {"failures": sa.Integer(), "crashes": sa.Integer()}
-        if TRANSITIONS[kind].target is TaskState.AVAILABLE:
+        if kind in _RETRIES:
             rows = read(**counts, delay_ms=sa.BigInteger())
             later = dialect.later(rows.c.delay_ms)
             values = {"available_at": sa.type_coerce(later, task_state.c.available_at.type)}
