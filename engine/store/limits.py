@@ -83,13 +83,12 @@ def get(tx: Transaction, key: str) -> LimitUse | None:
     return None if row is None else LimitUse(row.key, row.at_most, _by_key(tx)[key])
 
 
-def keys_of(rows: sa.FromClause) -> sa.ColumnElement[str]:
+def keys_of(own: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
     """`limit_keys` of new tasks, with the limit that holds for all of them if there is one."""
     holds = sa.exists().where(
         concurrency_limit.c.key == sa.literal_column(f"'{EVERY_TASK}'"),
         concurrency_limit.c.at_most < sa.literal_column(str(MAX_AT_MOST)),
     )
-    own = rows.c.limit_keys
     others = sa.func.coalesce(sa.literal_column(f"'{_BETWEEN}'", sa.Text).concat(own), "")
     return sa.case((holds, sa.literal_column(f"'{EVERY_TASK}'", sa.Text).concat(others)), else_=own)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from itertools import islice
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
 
 import msgspec
 import sqlalchemy as sa
@@ -75,35 +75,46 @@ def insert_rows(
 ) -> None:
     """Insert `rows`, values in the order of `columns`; `stamped` is set to now."""
     for chunk in chunks(rows):
-        shared, differing = _apart(chunk, columns) if tx.dialect.shares_values else ({}, columns)
-        if shared:
-            kept = [columns.index(name) for name in differing]
-            chunk = [[row[place] for place in kept] for row in chunk]
-        names = tuple(shared)
-        tx.execute(_insert(tx.dialect, table, differing, names, stamped), {"rows": document(chunk), **shared})
-
-
-def _apart(rows: Sequence[Sequence[Any]], columns: tuple[str, ...]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The value of each column in which all rows have the same, and the names of the others: the first, which
-    makes the rows, and documents, which are text only inside a recordset."""
-    shared = {
-        name: values[0]
-        for name, values in islice(zip(columns, zip(*rows, strict=True), strict=True), 1, None)
-        if values.count(values[0]) == len(values) and not isinstance(values[0], dict | list)
-    }
-    return shared, tuple(name for name in columns if name not in shared)
+        form, binds = parted(tx.dialect, chunk, columns)
+        tx.execute(_insert(tx.dialect, table, form, stamped), binds)
 
 
 @insertion
-def _insert(
-    dialect: Dialect, table: sa.Table, columns: tuple[str, ...], shared: tuple[str, ...], stamped: str | None
-) -> sa.Insert:
-    rows = dialect.recordset("rows", column_types(table, columns))
-    values: dict[str, Any] = {name: rows.c[name] for name in columns}
-    values |= {name: sa.bindparam(name, type_=sa.types.NULLTYPE) for name in shared}
+def _insert(dialect: Dialect, table: sa.Table, form: Form, stamped: str | None) -> sa.Insert:
+    rows, values = form.read(dialect, table)
     if stamped is not None:
         values[stamped] = moment_of(dialect, table.c[stamped])
     return sa.insert(table).from_select(list(values), sa.select(*values.values()).select_from(rows))
+
+
+class Form(NamedTuple):
+    """How rows are bound: as a recordset of `columns`, and apart from it what is `shared` by all of them."""
+
+    columns: tuple[str, ...]
+    shared: tuple[str, ...] = ()
+
+    def read(self, dialect: Dialect, table: sa.Table) -> tuple[Any, dict[str, sa.ColumnElement[Any]]]:
+        """The rows, and the value of each column."""
+        rows = dialect.recordset("rows", column_types(table, self.columns))
+        values = {name: rows.c[name] for name in self.columns}
+        return rows, values | {name: dialect.given(name, table.c[name].type) for name in self.shared}
+
+
+def parted(
+    dialect: Dialect, rows: Sequence[Sequence[Any]], columns: tuple[str, ...]
+) -> tuple[Form, dict[str, Any]]:
+    """The best form for these rows, and what it binds."""
+    if len(rows) < dialect.shares_values_from:
+        return Form(columns), {"rows": document(rows)}
+    shared = {
+        name: values[0]
+        for name, values in islice(zip(columns, zip(*rows, strict=True), strict=True), 1, None)
+        # The first column makes the rows. Documents are text only inside a recordset.
+        if values.count(values[0]) == len(values) and not isinstance(values[0], dict | list)
+    }
+    kept = [place for place, name in enumerate(columns) if name not in shared]
+    form = Form(tuple(columns[place] for place in kept), tuple(shared))
+    return form, {"rows": document([row[place] for place in kept] for row in rows), **shared}
 
 
 def column_types(table: sa.Table, columns: Iterable[str]) -> Mapping[str, Any]:

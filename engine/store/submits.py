@@ -21,7 +21,17 @@ from engine.store.database import LostRace, Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.moves import make_available, wait_for
 from engine.store.schema import edge, event, queue, run, task, task_state
-from engine.store.statement import chunks, document, insert_rows, insertion, json_text, moment_of, moment_text
+from engine.store.statement import (
+    Form,
+    chunks,
+    document,
+    insert_rows,
+    insertion,
+    json_text,
+    moment_of,
+    moment_text,
+    parted,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +115,8 @@ def _insert_tasks(
     )
     for chunk in chunks(rows):
         insert_rows(tx, task, [row for row, _ in chunk], _TASK_COLUMNS, stamped="created_at")
-        tx.execute(_insert_states(tx.dialect), {"rows": document(state for _, state in chunk)})
+        form, binds = parted(tx.dialect, [state for _, state in chunk], _STATE_COLUMNS)
+        tx.execute(_insert_states(tx.dialect, form), binds)
     edges = (
         [written.task_ids[parent], written.task_ids[child], condition]
         for plan, written in graphs
@@ -210,19 +221,15 @@ def _state_row(task_id: int, run_id: int, spec: TaskSpec, waiting_on: int) -> li
 
 
 @insertion
-def _insert_states(dialect: Dialect) -> sa.Insert:
+def _insert_states(dialect: Dialect, form: Form) -> sa.Insert:
     """Tasks without upstreams are available from now on, or from their own later time."""
-    rows = dialect.recordset("rows", {name: task_state.c[name].type for name in _STATE_COLUMNS})
-    now = moment_of(dialect, task_state.c.changed_at)
-    start = sa.type_coerce(dialect.later(rows.c.delay_ms), task_state.c.available_at.type)
-    available_at = sa.case(
-        (rows.c.available_at > start, rows.c.available_at),
-        (rows.c.waiting_on == 0, start),
-        else_=rows.c.available_at,
-    )
-    computed = {"available_at": available_at, "limit_keys": limits.keys_of(rows)}
-    values = [computed.get(name, rows.c[name]) for name in _STATE_COLUMNS]
-    return sa.insert(task_state).from_select([*_STATE_COLUMNS, "changed_at"], sa.select(*values, now))
+    rows, values = form.read(dialect, task_state)
+    own = values["available_at"]
+    start = sa.type_coerce(dialect.later(values["delay_ms"]), task_state.c.available_at.type)
+    values["available_at"] = sa.case((own > start, own), (values["waiting_on"] == 0, start), else_=own)
+    values["limit_keys"] = limits.keys_of(values["limit_keys"])
+    values["changed_at"] = moment_of(dialect, task_state.c.changed_at)
+    return sa.insert(task_state).from_select(list(values), sa.select(*values.values()).select_from(rows))
 
 
 def _remember_queues(tx: Transaction, queues: Iterable[str]) -> None:

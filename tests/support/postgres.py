@@ -76,7 +76,7 @@ class Server:
     def _name(self, name: str) -> str:
         return f"engine_test_{os.getpid()}_{name}"
 
-    def _execute(self, statement: sql.Composable) -> None:
+    def _execute(self, statement: sql.SQL | sql.Composed) -> None:
         address = self._url if self._url.database else self._url.set(database="postgres")
         plain = address.set(drivername="postgresql").render_as_string(hide_password=False)
         with psycopg.connect(plain, autocommit=True) as connection:

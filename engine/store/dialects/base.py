@@ -41,7 +41,9 @@ class Dialect:
     listens: bool = False  # can push wake-ups to other processes
     locks_rows: bool = True  # several writers at once, so rows are locked
     writes_in_with: bool = False  # WITH … AS (UPDATE …): one statement can do what would take several
-    shares_values: bool = False  # a value that many rows share is better given once than read from each
+    # From so many rows on, a value that all of them share is given once and not read from each; there is then
+    # a statement for each choice of columns.
+    shares_values_from: int = 1
 
     # --- opening
 
@@ -66,6 +68,10 @@ class Dialect:
     def later(self, milliseconds: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
         """`now()` plus so many milliseconds."""
         raise NotImplementedError
+
+    def given(self, name: str, type_: sa.types.TypeEngine[Any]) -> sa.ColumnElement[Any]:
+        """A value bound as it would stand in a recordset: JSON and times as text."""
+        return sa.bindparam(name, type_=sa.types.NULLTYPE)
 
     def recordset(self, name: str, columns: Mapping[str, sa.types.TypeEngine[Any]]) -> Any:
         """Rows out of one JSON document bound as `name`: an array of arrays in the order of `columns`.

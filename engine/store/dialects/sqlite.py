@@ -68,7 +68,6 @@ class SqliteDialect(Dialect):
     drivername = "sqlite+pysqlite"
     sql = _pysqlite()
     locks_rows = False
-    shares_values = True
 
     def create_engine(self, url: sa.URL, *, pool_size: int, exclusive: bool) -> sa.Engine:
         options: dict[str, Any] = {"poolclass": sa.StaticPool}
