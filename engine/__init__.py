@@ -64,6 +64,8 @@ if TYPE_CHECKING:
     from engine.model.outcomes import Failed as Failed
     from engine.model.outcomes import Succeeded as Succeeded
     from engine.model.parameters import Param as Param
+    from engine.model.plugins import Binding as Binding
+    from engine.model.plugins import PluginEvent as PluginEvent
     from engine.model.realtime import RealtimeTask as RealtimeTask
     from engine.model.records import Event as Event
     from engine.model.records import LogLine as LogLine
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
     from engine.model.workflows import Workflow as Workflow
     from engine.model.workflows import WorkflowTask as WorkflowTask
     from engine.operations.submits import Accepted as Accepted
+    from engine.plugins.base import PluginData as PluginData
     from engine.sdk.authoring import workflow as workflow
     from engine.sdk.blocking import SyncEngine as SyncEngine
     from engine.sdk.builders import RealtimeTaskBuilder as RealtimeTaskBuilder
@@ -185,6 +188,10 @@ _HOMES = {
         "Succeeded",
     ),
     "engine.model.parameters": ("Param",),
+    "engine.model.plugins": (
+        "Binding",
+        "PluginEvent",
+    ),
     "engine.model.realtime": ("RealtimeTask",),
     "engine.model.records": (
         "Event",
@@ -215,6 +222,7 @@ _HOMES = {
         "WorkflowTask",
     ),
     "engine.operations.submits": ("Accepted",),
+    "engine.plugins.base": ("PluginData",),
     "engine.sdk.authoring": ("workflow",),
     "engine.sdk.blocking": ("SyncEngine",),
     "engine.sdk.builders": (

@@ -23,7 +23,7 @@ from engine.api.execgo.wire import AdapterRequestIn, GraphIn, McpCallIn
 from engine.api.options import ApiOptions, Services
 from engine.api.parameters import answer_parameters
 from engine.api.plugins import PluginBindingIn
-from engine.api.run_wire import RunIn, TokenIn
+from engine.api.run_wire import LimitIn, RunIn, TokenIn
 from engine.api.streams import Tail
 from engine.api.workflows import events, functions, instances, schedules, streams, workflows
 from engine.api.workflows.events import EventIn
@@ -94,7 +94,7 @@ def _body_schemas(kinds: Sequence[str]) -> dict[str, Any]:
             PluginBindingIn,
         ]
     )
-    for model in (RunIn, TokenIn):
+    for model in (RunIn, TokenIn, LimitIn):
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema

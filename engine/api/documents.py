@@ -28,10 +28,9 @@ _WORDS = {
 }
 PROBLEM_TYPE = "application/problem+json"
 YAML = "application/yaml"
-_ALSO_TEXT = {  # answers that are JSON or, if asked for, this
-    "/metrics": "text/plain",
-    "/api/v1/workflows/{workflow_id}/versions/{version}": YAML,
-}
+# Answers that are JSON or, if asked for, this.
+_ALSO = {"/metrics": "text/plain", "/api/v1/workflows/{workflow_id}/versions/{version}": YAML}
+_SCHEMA_OF = {"text/plain": {"type": "string"}, YAML: {"type": "object"}}  # what a client reads out of it
 
 
 def refusals(model: type[Any], *statuses: int) -> dict[int, ResponseSpec]:
@@ -108,8 +107,11 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
         "description": "Refused: host or origin, token, size, method",
         "content": {media_type: refusal},
     }
-    if path in _ALSO_TEXT:
-        operation["responses"]["200"]["content"][_ALSO_TEXT[path]] = {"schema": {"type": "string"}}
+    answers = operation["responses"].get("200", {}).get("content", {})
+    if path in _ALSO:
+        answers[_ALSO[path]] = {}
+    for answer_type in answers.keys() & _SCHEMA_OF.keys():
+        answers[answer_type] = {"schema": _SCHEMA_OF[answer_type]}
     parameters = operation.setdefault("parameters", [])
     for parameter in parameters:
         parameter["schema"] = _without_null(parameter["schema"])

@@ -23,7 +23,7 @@ COMMANDS = {
     "task": ("engine.cli.task", "Submit graphs; look at, wait for, cancel and delete tasks."),
     "runs": ("engine.cli.runs", "List, show, watch, pause, resume, cancel and retry runs; read their logs."),
     "limit": ("engine.cli.limit", "List, set and lift limits: how many tasks that name a key run at once."),
-    "plugin": ("engine.cli.plugin", "Bind plug-ins (email, webhook, sms_alert, yours) to events of workflows."),
+    "plugin": ("engine.cli.plugin", "Bind plug-ins (email, webhook, sms_alert, yours) to workflow events."),
     "token": ("engine.cli.token", "Make, list and revoke tokens for the server."),
     "db": ("engine.cli.db", "Upgrade and check the database schema."),
     "doctor": ("engine.cli.doctor", "Check database, schema, clock, workers and disk."),

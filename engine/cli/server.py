@@ -248,7 +248,7 @@ async def api_options(settings: Settings, database: Database) -> ApiOptions:
 _REFUSAL = (
     "other machines could reach {address}, and there is no token yet. Make one with "
     "`task-engine token create --name admin --scope admin` (same --db), or set ENGINE_BOOTSTRAP_TOKEN, or "
-    "listen on 127.0.0.1, or accept the risk with --insecure-no-auth"
+    "listen on 127.0.0.1, or accept the risk with --insecure-no-auth (ENGINE_INSECURE_NO_AUTH=1)"
 )
 
 

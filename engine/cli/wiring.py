@@ -123,7 +123,7 @@ def executor_settings(
     settings: Settings, *, is_local: bool, protected: Iterable[str] = ()
 ) -> ExecutorSettings:
     """`is_local`: only programs of this machine can submit, so scripts are on unless switched off."""
-    own = [settings.config] if settings.config is not None else []
+    own = () if settings.config is None else (str(settings.config),)
     return ExecutorSettings(
         file_root=settings.file_root.absolute(),
         shell_policy="open" if settings.shell_policy == "open" else "",

@@ -59,9 +59,7 @@ class Schedules(Envelope):
 
     def functions(self, *, is_missing: bool | None = None, limit: int = 20, offset: int = 0) -> Data:
         """By name. A missing one is one that no live worker has code for."""
-        return self._get(
-            FUNCTIONS, is_missing=_word(is_missing), limit=limit, offset=offset or None
-        )
+        return self._get(FUNCTIONS, is_missing=_word(is_missing), limit=limit, offset=offset or None)
 
 
 def _word(value: bool | None) -> str | None:

@@ -182,8 +182,9 @@ class Context(BaseContext):
     async def publish(self, event_type: str, payload: JSON = None) -> list[str]:
         """Give an event to the event-driven tasks of this run that take its type; returns their names.
 
-        It is stored until they have dealt with it. Waits while one has no room for it, unless that one drops what
-        it has no room for. Repeated by a later attempt, it is a new event. Raises `Conflict` if no task takes it.
+        It is stored until they have dealt with it. Waits while one has no room for it, unless that one drops
+        what it has no room for. Repeated by a later attempt, it is a new event. Raises `Conflict` if no task
+        takes it.
         """
         names: list[str] = await self._ask("publish", event_type, to_json(payload, "the payload"))
         return names

@@ -68,13 +68,13 @@ class TaskFunction(Generic[P, R]):
         timeout: float | timedelta | None = None,
         queue: str | None = None,
         priority: int | str | None = None,
-        compensate: TaskFunction[..., Any] | str | None = None,
+        compensate: Undoing | tuple[Undoing, Mapping[str, Any]] | None = None,
     ) -> Calling[P, R]:
         """`load.options(name="load-eu", after=[audit])(rows)`: this one call, as a task of a workflow.
 
         `after` are further dependencies. `when` is the condition (CEL; `params` are this task's own) under
         which it runs at all, `rule` what must have become of its dependencies, `compensate` what undoes it if
-        the run fails. The rest is as for `@task`.
+        the run fails: a task, its name, or one of these with parameters. The rest is as for `@task`.
         """
         given = {
             "name": name,
@@ -106,6 +106,9 @@ class TaskFunction(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<task {self.function.name}: {self.function.origin}>"
+
+
+Undoing = TaskFunction[..., Any] | str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Ready-made handlers for callbacks of workflows (contract section 5.3). Loaded as any module of functions.
 
-A callback gets the task's own parameters and `_task_name`, `_status`, `result` or `error`, which they read. What
-a handler returns is kept with its own task; it changes nothing about the run that it is told of.
+A callback gets the task's own parameters and `_task_name`, `_status`, `result` or `error`, which they read.
+What a handler returns is kept with its own task; it changes nothing about the run that it is told of.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def log_error(ctx: SyncContext) -> None:
 
 @task(name="task_engine.save_result", required=["repository_key"])
 def save_result(ctx: SyncContext) -> dict[str, Any]:
-    """Hands the result to the service `repository_key`: `save(name, result)`; name is `save_as` or the task's.
+    """Hands the result to the service `repository_key` by `save(name, result)`; `save_as` is another name.
 
     It may come more than once, so saving has to replace what was saved before.
     """

@@ -25,6 +25,7 @@ class Reach(StrEnum):
 
     ITSELF = "itself"  # nobody waits for it
     RELEASE = "release"  # others may become available
+    PARENT = "parent"  # likewise; and the task that added it, which may be claimed before, waits for it
     SKIP = "skip"  # its success can skip others: by its branch, or where a failure is awaited
     SAGA = "saga"  # likewise; and with it a run may end that has to be compensated
 

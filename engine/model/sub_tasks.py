@@ -1,4 +1,4 @@
-"""Sub-tasks: tasks that a task adds while it runs and that are over before it is (contract section 5.8). Pure."""
+"""Sub-tasks: what a task adds while it runs and is over before the task is (contract section 5.8). Pure."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class Returned:
 
 
 def summed_up(returned: Returned, sub_tasks: Sequence[SubTask], tolerance: float) -> Outcome:
-    """How a task ends whose sub-tasks have ended: well if no larger share than `tolerance` did not succeed."""
+    """How a task ends whose sub-tasks have ended: well if at most the share `tolerance` did not succeed."""
     result = {**_original(returned.result), **_gathered(sub_tasks)}
     failed = [each.name for each in sub_tasks if each.state is not TaskState.SUCCEEDED]
-    if len(failed) <= tolerance * len(sub_tasks):
+    if not failed or len(failed) / len(sub_tasks) <= tolerance:
         return Succeeded(result, returned.branch)
     names = ", ".join(failed[:_NAMED]) + (", …" if len(failed) > _NAMED else "")
     message = f"{len(failed)} of {len(sub_tasks)} sub-tasks did not succeed: {names}"

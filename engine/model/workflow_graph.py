@@ -168,5 +168,3 @@ class _Translation:
 
 def _call(function: str | None, params: JSON) -> dict[str, Any]:
     return {"function": function, "params": params or {}}
-
-

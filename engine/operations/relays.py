@@ -89,9 +89,7 @@ def _callbacks(found: Relay, happened: list[Happening]) -> list[Graph]:
     return [graph for graph in graphs if graph is not None]
 
 
-def _plugins(
-    tx: Transaction, scope: Scope, bound: list[Binding], happened: list[Happening]
-) -> list[Graph]:
+def _plugins(tx: Transaction, scope: Scope, bound: list[Binding], happened: list[Happening]) -> list[Graph]:
     if any(plugins.event_of(each) is PluginEvent.WORKFLOW_FAILED for each in happened):
         run = workflows.get_run(tx, scope.run_id)
         scope = replace(scope, error=None if run is None else run.error)

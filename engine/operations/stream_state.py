@@ -44,14 +44,17 @@ async def open(database: Database, lease: Lease) -> Standing:
         dropped=row.dropped,
         batches=row.batches,
         gaps=row.gaps,
-        seen_at=None if row.opened_at is None else row.changed_at,
+        is_first=row.opened_at is None,
+        seen_at=row.seen_at,
         is_paused=is_paused,
     )
 
 
-async def keep(database: Database, lease: Lease, payloads: Sequence[JSON]) -> int:
+async def keep(
+    database: Database, lease: Lease, payloads: Sequence[JSON], *, is_connected: bool = True
+) -> int:
     """Store items that cannot be read again; returns the number of the first. Raises `LeaseLost`."""
-    first = await database.run(store.keep, lease, payloads)
+    first = await database.run(store.keep, lease, payloads, is_connected)
     if first is None:
         raise _lost(lease)
     return first
@@ -62,15 +65,19 @@ async def waiting(database: Database, lease: Lease, after: int, limit: int) -> l
     return [Stored(number, payload) for number, payload in found]
 
 
-async def commit(database: Database, lease: Lease, batch: Batch, state: StreamState) -> bool:
+async def commit(
+    database: Database, lease: Lease, batch: Batch, state: StreamState, *, is_connected: bool = True
+) -> bool:
     """Record a batch. Returns whether the run is paused. Raises `LeaseLost`, and then nothing is recorded."""
-    is_paused = await database.run(_commit, lease, batch, state)
+    is_paused = await database.run(_commit, lease, batch, state, is_connected)
     if is_paused is None:
         raise _lost(lease)
     return is_paused
 
 
-def _commit(tx: Transaction, lease: Lease, batch: Batch, state: StreamState) -> bool | None:
+def _commit(
+    tx: Transaction, lease: Lease, batch: Batch, state: StreamState, is_connected: bool
+) -> bool | None:
     return store.commit(
         tx,
         lease,
@@ -84,12 +91,17 @@ def _commit(tx: Transaction, lease: Lease, batch: Batch, state: StreamState) -> 
         result=_short(batch.result),
         error=None if batch.error is None else batch.error[:_MAX_ERROR],
         state=state.value,
+        is_connected=is_connected,
     )
 
 
 def _short(result: JSON) -> JSON:
-    size = len(json_text(result) or "")
+    size = _bytes(result)
     return result if size <= MAX_RESULT_BYTES else {"omitted_bytes": size}
+
+
+def _bytes(document: JSON) -> int:
+    return len((json_text(document) or "").encode())
 
 
 async def look(database: Database, lease: Lease) -> bool:
@@ -104,12 +116,13 @@ async def tell(
     *,
     state: StreamState | None = None,
     gaps: int = 0,
+    is_connected: bool = False,
     actor: str = "local",
 ) -> None:
     """Add events to the history of the run, as `stream.<type>`. Raises `LeaseLost`."""
     kept = [(f"stream.{event.type}", event.payload) for event in events]
     word = None if state is None else state.value
-    if not await database.run(store.tell, lease, kept, word, gaps, actor=actor):
+    if not await database.run(store.tell, lease, kept, word, gaps, is_connected, actor=actor):
         raise _lost(lease)
 
 
@@ -142,7 +155,7 @@ async def publish(
         check_storable(payload, max_values=MAX_PAYLOAD_BYTES)
     except ValueError as error:
         raise InvalidInput(f"the payload cannot be stored: {error}") from None
-    if len(json_text(payload) or "") > MAX_PAYLOAD_BYTES:
+    if _bytes(payload) > MAX_PAYLOAD_BYTES:
         raise InvalidInput(f"the payload has more than {MAX_PAYLOAD_BYTES} bytes")
     return await database.run(_publish, run_id, type, payload, actor=actor)
 

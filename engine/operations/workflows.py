@@ -14,6 +14,7 @@ from engine.model.workflow_rules import Checks, check
 from engine.model.workflows import FUNCTION, Workflow
 from engine.operations import functions, schedules
 from engine.operations.executions import find
+from engine.store import plugins
 from engine.store import workflows as store
 from engine.store.database import Database, Transaction
 
@@ -121,6 +122,7 @@ def _delete(tx: Transaction, key: str) -> str:
             f"workflow {found.name!r} has unfinished runs ({listed}); cancel them or let them end first"
         )
     schedules.forget(tx, found.id)
+    plugins.forget(tx, found.id)
     store.delete(tx, found.id)
     return found.id
 

@@ -92,7 +92,7 @@ def _text(value: Any) -> str | None:
 
 
 class Plugin(Protocol):
-    """Called at events. `execute` may be `async def`, and then must not block; a plain `def` runs in a thread.
+    """Called at events. `execute` may be `async def`, which must not block; a plain `def` runs in a thread.
 
     What it returns is kept as JSON. If it raises, it is called again as the task's retry policy says;
     `engine.errors.RetryAfter` says when, `PermanentError` never. It changes nothing about the workflow.

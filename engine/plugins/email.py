@@ -38,7 +38,7 @@ at:        ${at}
 
 def _address(text: str) -> str:
     """Raises `ValueError` for what is no address, or could add a header or a recipient."""
-    name, address = parseaddr(text)
+    _, address = parseaddr(text)
     local, _, domain = address.rpartition("@")
     if not text.isprintable() or "," in text or not local or not domain or " " in address:
         raise ValueError(f"{text[:80]!r} is no mail address")

@@ -93,7 +93,7 @@ class PluginRegistry:
         return self._ready.get(_key(name, params))
 
     def make(self, name: str, params: Mapping[str, JSON]) -> Plugin:
-        """The plug-in, ready to be called. Raises `UnknownPlugin` and what its `init` does, which may block."""
+        """The plug-in, ready to be called. Raises `UnknownPlugin`, and what `init` does, which may block."""
         found = self._find(name)
         if isinstance(found, type):
             plugin: Plugin = found()

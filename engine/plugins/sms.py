@@ -27,8 +27,8 @@ class SmsOptions(Options):
     api_secret_env: str | None = None
     token: str | None = None
     token_env: str | None = None
-    token_header: HeaderName = "Authorization"
-    recipients: Texts = []
+    token_header: HeaderName = "Authorization"  # noqa: S105 - a name
+    recipients: Texts = Field(default_factory=list)
     text: Annotated[str, AfterValidator(template)] = _TEXT
     max_characters: int = Field(160, ge=1, le=10_000)
     timeout_seconds: float = Field(10.0, gt=0, le=50)

@@ -26,7 +26,7 @@ class WebhookOptions(Options):
     url: Annotated[str, AfterValidator(check_url)]
     secret: str | None = Field(None, description="signs what is sent")
     secret_env: str | None = Field(None, description="the worker's environment variable that has the secret")
-    headers: dict[HeaderName, Annotated[str, AfterValidator(check_header)]] = {}
+    headers: dict[HeaderName, Annotated[str, AfterValidator(check_header)]] = Field(default_factory=dict)
     timeout_seconds: float = Field(10.0, gt=0, le=50)
 
 

@@ -150,6 +150,7 @@ class SyncEngine:
     history = _blocking(Engine.history)
     instance = _blocking(Engine.instance)
     signal = _blocking(Engine.signal)
+    publish = _blocking(Engine.publish)
     saga = _blocking(Engine.saga)
     retry_saga = _blocking(Engine.retry_saga)
     sign_off_saga = _blocking(Engine.sign_off_saga)

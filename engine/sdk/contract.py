@@ -10,6 +10,7 @@ from typing import Any, Self
 from engine.errors import ConfigError
 from engine.functions.builtin import BUILTIN
 from engine.functions.decorator import TaskFunction
+from engine.functions.handlers import HANDLERS
 from engine.functions.loading import load_functions
 from engine.functions.registry import FunctionRegistry
 from engine.model.json import JSON
@@ -120,9 +121,10 @@ class EngineBuilder:
         return self
 
     def with_builtin_functions(self, *names: str) -> Self:
-        """`http_request` and `shell_command`, or those that are named. Raises `ConfigError`."""
-        known = {function.name: function for function in BUILTIN}
-        for name in names or known:
+        """`http_request` and `shell_command`, or those that are named: the ready-made handlers
+        (`task_engine.log_error` …) as well. Raises `ConfigError`."""
+        known = {each.name: each for each in FunctionRegistry([*BUILTIN, HANDLERS])}
+        for name in names or (function.name for function in BUILTIN):
             if name not in known:
                 raise ConfigError(f"there is no built-in function {name!r}{near(name, known)}")
             self._functions.add(known[name])

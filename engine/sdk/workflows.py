@@ -16,8 +16,9 @@ from engine.model.records import SavedWorkflow, WorkflowRun
 from engine.model.schedules import ScheduleSpec
 from engine.model.states import RunState
 from engine.model.workflows import Workflow
-from engine.operations import executions, functions, sagas, schedules, steps, workflows
+from engine.operations import executions, functions, sagas, schedules, steps, stream_state, workflows
 from engine.operations.sagas import SagaReport
+from engine.operations.stream_state import Published
 from engine.operations.submits import Accepted
 from engine.sdk.authoring import WorkflowFunction
 from engine.store.database import Database
@@ -133,6 +134,15 @@ class Workflows:
         """End one wait for this signal, now or later. Returns the signal's number within the run."""
         return await steps.send_signal(self._database, run_id, name, payload, actor=actor)
 
+    async def publish(
+        self, run_id: int, event_type: str, payload: JSON = None, *, actor: str = "local"
+    ) -> Published:
+        """Give an event to the event-driven tasks of a run that take its type; it is stored until they have.
+
+        Raises `Conflict` if no task takes it, `Overloaded` if one has no room: then nobody got it.
+        """
+        return await stream_state.publish(self._database, run_id, event_type, payload, actor=actor)
+
     async def saga(self, run_id: int) -> SagaReport:
         """What is undone, or what would be if the run failed now."""
         return await sagas.get(self._database, run_id)
@@ -171,16 +181,14 @@ class Workflows:
         return found
 
     async def change_schedule(
-        self, schedule: str, *, is_enabled: bool | None = None, actor: str = "local", **changes: Any
+        self, /, schedule: str, *, is_enabled: bool | None = None, actor: str = "local", **changes: Any
     ) -> Schedule:
         """`changes` are fields of `ScheduleSpec`. Raises `Conflict` if another schedule has the name."""
         if unknown := changes.keys() - _CHANGEABLE:
             known = ", ".join(sorted(_CHANGEABLE))
             raise InvalidInput(f"a schedule has no {', '.join(sorted(unknown))} (it has {known})")
         is_paused = None if is_enabled is None else not is_enabled
-        return await schedules.change(
-            self._database, schedule, changes, is_paused=is_paused, actor=actor
-        )
+        return await schedules.change(self._database, schedule, changes, is_paused=is_paused, actor=actor)
 
     async def pause_schedule(self, schedule: str, *, actor: str = "local") -> Schedule:
         """After this returns it starts no run until it is resumed."""

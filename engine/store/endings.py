@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -36,8 +36,9 @@ class Ending(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """A success that can skip nobody."""
-        return self.decision.move is Move.SUCCEED and not self.lease.reach.can_skip
+        """A success that can skip nobody, and that is waited for by none that could be claimed already."""
+        reach = self.lease.reach
+        return self.decision.move is Move.SUCCEED and not (reach.can_skip or reach is Reach.PARENT)
 
 
 def missing(endings: Sequence[Ending], written: Sequence[Fence]) -> list[Ending]:
@@ -55,7 +56,8 @@ def lock(tx: Transaction, endings: Sequence[Ending]) -> set[int]:
     """Lock runs and rows for a finish. Returns the tasks among `endings` whose end concerns others."""
     _lock_runs(tx, sorted({ending.lease.run_id for ending in endings}), endings)
     concerned = {ending.lease.task_id for ending in endings if ending.lease.reach is not Reach.ITSELF}
-    _lock_rows(tx, concerned)
+    awaiting = {ending.lease.task_id for ending in endings if ending.decision.move is Move.AWAIT}
+    _lock_rows(tx, concerned, awaiting)
     return concerned
 
 
@@ -75,16 +77,18 @@ def _lock_runs(tx: Transaction, run_ids: Sequence[int], endings: Iterable[Ending
 
 def _works_alone(ending: Ending) -> bool:
     reach = ending.lease.reach
-    return reach.can_skip or (reach is Reach.RELEASE and ending.decision.move is not Move.SUCCEED)
+    return reach.can_skip or (reach is not Reach.ITSELF and ending.decision.move is not Move.SUCCEED)
 
 
-def _lock_rows(tx: Transaction, task_ids: Iterable[int]) -> None:
+def _lock_rows(tx: Transaction, task_ids: Collection[int], awaiting: Collection[int]) -> None:
     """Parents, then children, both in id order as `successes` comes upon them.
 
-    In a statement of its own: inside the UPDATE it would be lazy.
+    Those that wait for tasks of their own are the children of these. In a statement of its own: inside the
+    UPDATE it would be lazy.
     """
-    if task_ids and tx.dialect.locks_rows:
-        tx.execute(_lock_family(tx.dialect), {"ids": tx.dialect.array(sorted(task_ids))})
+    if (task_ids or awaiting) and tx.dialect.locks_rows:
+        ids = {"ids": tx.dialect.array(sorted(task_ids)), "awaiting": tx.dialect.array(sorted(awaiting))}
+        tx.execute(_lock_family(tx.dialect), ids)
 
 
 @statement
@@ -92,9 +96,11 @@ def _lock_family(dialect: Dialect) -> sa.Select[Any]:
     one = task_state.alias("one")
     parents = sa.select(one.c.task_id.label("id"), sa.literal_column("0").label("generation"))
     children = sa.select(edge.c.child_id, sa.literal_column("1"))
+    waiting = sa.select(one.c.task_id, sa.literal_column("1"))
     both = sa.union(
         parents.where(dialect.is_any(one.c.task_id, "ids")),
         children.where(dialect.is_any(edge.c.parent_id, "ids")),
+        waiting.where(dialect.is_any(one.c.task_id, "awaiting")),
     ).subquery("family")
     return (
         sa.select(task_state.c.task_id)

@@ -117,12 +117,9 @@ def _paused_runs(dialect: Dialect) -> sa.Select[Any]:
 
 @statement
 def _as_they_are(dialect: Dialect) -> sa.Select[Any]:
-    """Locked: what a task waits for must not end between this look and what follows from it."""
+    """`lock` keeps what a task waits for from ending between this look and what follows from it."""
     row = task_state.c
-    found = sa.select(row.task_id, row.is_cancelling, row.waiting_on).where(
-        dialect.is_any(row.task_id, "ids")
-    )
-    return found.order_by(row.task_id).with_for_update()
+    return sa.select(row.task_id, row.is_cancelling, row.waiting_on).where(dialect.is_any(row.task_id, "ids"))
 
 
 def _by_move(tx: Transaction, endings: Iterable[Ending], paused_runs: Any) -> dict[Move, list[Ending]]:

@@ -39,9 +39,7 @@ class KnownFunction:
     workers: tuple[str, ...]  # their names, the first ones
 
 
-def register(
-    tx: Transaction, described: Sequence[Mapping[str, Any]], session_id: int | None = None
-) -> None:
+def register(tx: Transaction, described: Sequence[Mapping[str, Any]], session_id: int | None = None) -> None:
     """Keep these, the newest word about each; `described` is what `FunctionRegistry.describe` says.
 
     With `session_id` it is this worker session, which has just begun, that has code for them.

@@ -99,9 +99,7 @@ def take(tx: Transaction, lease: Lease, name: str) -> tuple[int, JSON] | None:
     return row.number, row.payload
 
 
-def list_signals(
-    tx: Transaction, run_id: int, *, limit: int | None = None, offset: int = 0
-) -> list[Any]:
+def list_signals(tx: Transaction, run_id: int, *, limit: int | None = None, offset: int = 0) -> list[Any]:
     """(number, name, payload, at, actor, taken_by), oldest first."""
     query = sa.select(signal).where(signal.c.run_id == run_id).order_by(signal.c.number)
     return list(tx.execute(query.limit(limit).offset(offset)))

@@ -21,6 +21,7 @@ stream = sa.Table(
     sa.Column("gaps", sa.Integer, nullable=False, server_default="0"),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("opened_at", UtcDateTime),  # null: items wait for a task that has not started
+    sa.Column("seen_at", UtcDateTime),  # the last write by an attempt that was connected to its source
     sa.Column("changed_at", UtcDateTime, nullable=False),
     postgresql_with={"fillfactor": "50"},
 )

@@ -41,11 +41,11 @@ def open(tx: Transaction, lease: Lease) -> tuple[Any, bool] | None:
     return row, is_paused(tx, lease.run_id)
 
 
-def keep(tx: Transaction, lease: Lease, payloads: Sequence[JSON]) -> int | None:
+def keep(tx: Transaction, lease: Lease, payloads: Sequence[JSON], is_connected: bool) -> int | None:
     """Store items as they came; returns the number of the first."""
     if not holds(tx, lease):
         return None
-    return _add(tx, lease.task_id, payloads)
+    return _add(tx, lease.task_id, payloads, **_seen(tx, is_connected))
 
 
 def commit(
@@ -62,6 +62,7 @@ def commit(
     result: JSON,
     error: str | None,
     state: str,
+    is_connected: bool,
 ) -> bool | None:
     """Batch `number`, with items up to `last`, is dealt with. Returns whether the run is paused.
 
@@ -85,6 +86,7 @@ def commit(
                 "batches": number,
                 "state": state,
                 "changed_at": moment_of(tx.dialect, row.changed_at),
+                **_seen(tx, is_connected),
             }
         )
         .returning(row.batches)
@@ -110,13 +112,19 @@ def commit(
 
 
 def tell(
-    tx: Transaction, lease: Lease, events: Sequence[tuple[str, JSON]], state: str | None, gaps: int
+    tx: Transaction,
+    lease: Lease,
+    events: Sequence[tuple[str, JSON]],
+    state: str | None,
+    gaps: int,
+    is_connected: bool,
 ) -> bool:
     """Add events (kind, detail) to the history of the run."""
     tx.dialect.share_runs(tx, [lease.run_id])
     if not holds(tx, lease):
         return False
-    changed: dict[str, Any] = {"changed_at": moment_of(tx.dialect, stream.c.changed_at)}
+    now = moment_of(tx.dialect, stream.c.changed_at)
+    changed: dict[str, Any] = {"changed_at": now, **_seen(tx, is_connected)}
     if state is not None:
         changed["state"] = state
     if gaps:
@@ -124,10 +132,7 @@ def tell(
     _change(tx, lease.task_id, changed)
     record(
         tx,
-        [
-            Change(lease.run_id, kind, lease.task_id, lease.attempt, detail=detail)
-            for kind, detail in events
-        ],
+        [Change(lease.run_id, kind, lease.task_id, lease.attempt, detail=detail) for kind, detail in events],
     )
     return True
 
@@ -190,7 +195,8 @@ def room(tx: Transaction, task_id: int, most: int) -> int:
     _ensure(tx, task_id)
     query = sa.select(stream.c.received, stream.c.sequence).where(stream.c.task_id == task_id)
     row = tx.execute(query.with_for_update()).one()
-    return max(0, most - (row.received - row.sequence))
+    waiting: int = row.received - row.sequence
+    return max(0, most - waiting)
 
 
 def add(tx: Transaction, task_id: int, payload: JSON) -> int:
@@ -216,17 +222,21 @@ def _ensure(tx: Transaction, task_id: int) -> None:
     tx.execute(tx.dialect.insert(stream).values(row).on_conflict_do_nothing())
 
 
-def _add(tx: Transaction, task_id: int, payloads: Sequence[JSON]) -> int:
+def _add(tx: Transaction, task_id: int, payloads: Sequence[JSON], **values: Any) -> int:
     newest = tx.execute(
         sa.update(stream)
         .where(stream.c.task_id == task_id)
-        .values({"received": stream.c.received + len(payloads)})
+        .values({"received": stream.c.received + len(payloads), **values})
         .returning(stream.c.received)
     ).scalar_one()
     first = int(newest) - len(payloads) + 1
     rows = [(task_id, number, json_text(payload)) for number, payload in enumerate(payloads, first)]
     insert_rows(tx, stream_item, rows, ("task_id", "number", "payload"), stamped="received_at")
     return first
+
+
+def _seen(tx: Transaction, is_connected: bool) -> dict[str, Any]:
+    return {"seen_at": moment_of(tx.dialect, stream.c.seen_at)} if is_connected else {}
 
 
 def _change(tx: Transaction, task_id: int, values: dict[str, Any]) -> None:

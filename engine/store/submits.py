@@ -256,7 +256,7 @@ def add_children(tx: Transaction, lease: Lease, plan: Plan, *, awaited: bool) ->
     the run adds one of the names at the same time.
     """
     run_id, parent_id = lease.run_id, lease.task_id
-    least = lease.reach if lease.reach is Reach.SAGA else Reach.RELEASE if awaited else Reach.ITSELF
+    least = lease.reach if lease.reach is Reach.SAGA else Reach.PARENT if awaited else Reach.ITSELF
     task_ids = tx.dialect.allocate(tx, "task", len(plan.waiting_on))
     written = Submitted(run_id, task_ids)
     limits.remember(tx, [plan])

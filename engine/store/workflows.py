@@ -27,7 +27,8 @@ def save(
         .where(workflow.c.name == name)
         .with_for_update()
     ).one_or_none()
-    now = moment_of(tx.dialect, workflow.c.changed_at)
+    # One moment for both rows: each statement has its own.
+    now = tx.execute(sa.select(moment_of(tx.dialect, workflow.c.changed_at))).scalar_one()
     workflow_id, version = (new_id, 1) if row is None else (row.id, row.version + 1)
     try:
         if row is None:

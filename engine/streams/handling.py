@@ -57,9 +57,7 @@ class Handling:
         payload = entry.item.payload
         return payload["payload"] if self.are_events else payload
 
-    def _calling(
-        self, handler: str, entries: Sequence[Entry], batch: int
-    ) -> Callable[[], Awaitable[JSON]]:
+    def _calling(self, handler: str, entries: Sequence[Entry], batch: int) -> Callable[[], Awaitable[JSON]]:
         payloads = [self._payload(entry) for entry in entries]
         given: Mapping[str, JSON] = {
             "data": payloads[0] if self.takes_single else payloads,

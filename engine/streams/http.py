@@ -15,7 +15,8 @@ from engine.model.json import JSON
 from engine.streams.ports import Network
 from engine.streams.sources import Connected, Item, Options, Reads, from_message, storable
 
-TIMEOUT_SECONDS = 30.0
+TIMEOUT_SECONDS = 30.0  # of silence
+ANSWER_SECONDS = 120.0  # for all of an answer
 _HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "task-engine"}
 _NOT_MODIFIED = 304
 
@@ -71,12 +72,15 @@ class HttpSource:
 
     async def _ask(self, client: httpx.AsyncClient, offset: JSON) -> JSON:
         """The answer's document; an empty list if it is the one that was seen last."""
-        async with client.stream(
-            self._options.method.upper(),
-            self._asked(offset),
-            headers=self._headers(),
-            content=self._content(),
-        ) as response:
+        async with (
+            asyncio.timeout(ANSWER_SECONDS),
+            client.stream(
+                self._options.method.upper(),
+                self._asked(offset),
+                headers=self._headers(),
+                content=self._content(),
+            ) as response,
+        ):
             if response.status_code == _NOT_MODIFIED:
                 return []
             if not response.is_success:

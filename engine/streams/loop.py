@@ -20,7 +20,8 @@ from engine.streams.reader import Reader, SourceLost
 from engine.streams.sources import Source
 from engine.streams.telling import Teller
 
-LOOK_SECONDS = 1.0  # between looks whether the run is paused, and between reports
+LOOK_SECONDS = 1.0  # between looks whether the run is paused, and between reports of what has changed
+QUIET_SECONDS = 10.0  # between reports of a stream that does nothing
 _KEEP = 1_000  # items stored in one transaction
 _HANDLER = "handler_failed"
 _SOURCE = "source_lost"
@@ -62,6 +63,8 @@ class Stream:
         self._is_paused = False
         self._is_failing = False
         self._looked_at = 0.0
+        self._shown: dict[str, JSON] = {}
+        self._shown_at = 0.0
         self._reading: asyncio.Task[None] | None = None
         self._metrics = Metrics()
         self._batches = 0
@@ -69,6 +72,7 @@ class Stream:
     def stop(self) -> None:
         """Read no more, deal with what is in the buffer unless the run is paused, and end."""
         self._teller.state = StreamState.STOPPING
+        self._teller.is_connected = False
         self._stopping.set()
         if self._reading is not None:
             self._reading.cancel()
@@ -88,7 +92,7 @@ class Stream:
             self._task.reconnect,
             standing,
         )
-        why = "its first attempt" if standing.seen_at is None else "goes on where another attempt ended"
+        why = "its first attempt" if standing.is_first else "goes on where another attempt ended"
         await self._teller.moved(EventType.TASK_STARTED, StreamState.RUNNING, why)
         await self._pause(standing.is_paused)
         try:
@@ -137,7 +141,8 @@ class Stream:
     async def _keep(self) -> None:
         """Store what comes, as much at once as has come meanwhile. Only then it may be handled."""
         while entries := await self._buffer.unready(_KEEP):
-            first = await self._store.keep([entry.item.payload for entry in entries])
+            payloads = [entry.item.payload for entry in entries]
+            first = await self._store.keep(payloads, is_connected=self._teller.is_connected)
             for number, entry in enumerate(entries, first):
                 entry.number = number
             self._buffer.make_ready(len(entries))
@@ -193,7 +198,9 @@ class Stream:
             result=handled.result,
             error=handled.error,
         )
-        is_paused = await self._store.commit(batch, self._teller.state)
+        is_paused = await self._store.commit(
+            batch, self._teller.state, is_connected=self._teller.is_connected
+        )
         self._batches = number
         self._count(entries, handled)
         await self._tell_of_failure(handled)
@@ -223,8 +230,10 @@ class Stream:
         if time.monotonic() - self._looked_at < LOOK_SECONDS:
             return
         await self._pause(await self._store.look())
-        await self._show()
         self._looked_at = time.monotonic()
+        has_changed = {**self._document(), "uptime_seconds": None} != {**self._shown, "uptime_seconds": None}
+        if has_changed or self._looked_at - self._shown_at >= QUIET_SECONDS:
+            await self._show()
 
     async def _pause(self, is_paused: bool) -> None:
         if is_paused == self._is_paused:
@@ -239,12 +248,16 @@ class Stream:
         await self._show()
 
     async def _show(self) -> JSON:
-        document = self._metrics.document(self._teller.state, len(self._buffer), self._buffer.usage)
+        document = self._document()
+        self._shown, self._shown_at = document, time.monotonic()
         try:
             await self._report(document)
         except EngineError as error:  # the lease is lost: the next commit says so as well
             self._log(f"progress: {error}")
         return document
+
+    def _document(self) -> dict[str, JSON]:
+        return self._metrics.document(self._teller.state, len(self._buffer), self._buffer.usage)
 
     async def _wait(self, seconds: float) -> None:
         """Less if the stream is told to stop."""

@@ -25,7 +25,8 @@ class Standing:
     dropped: int = 0
     batches: int = 0
     gaps: int = 0
-    seen_at: datetime | None = None  # when an earlier attempt wrote last; None: there was none
+    is_first: bool = True  # no attempt came before
+    seen_at: datetime | None = None  # when an earlier attempt was certainly connected; None: never
     is_paused: bool = False
 
 
@@ -52,11 +53,14 @@ class Stored(NamedTuple):
 
 
 class StreamStore(Protocol):
-    """The task's own memory, fenced by its lease: once that is lost every write raises `LeaseLost`."""
+    """The task's own memory, fenced by its lease: once that is lost every write raises `LeaseLost`.
+
+    Writes say whether the source `is_connected`: what is known of that when the attempt dies begins the gap.
+    """
 
     async def open(self) -> Standing: ...
 
-    async def keep(self, payloads: Sequence[JSON], /) -> int:
+    async def keep(self, payloads: Sequence[JSON], /, *, is_connected: bool) -> int:
         """Store items that cannot be read again; returns the number of the first."""
         ...
 
@@ -68,7 +72,7 @@ class StreamStore(Protocol):
         """Return when somebody may have published something; after a second at the latest."""
         ...
 
-    async def commit(self, batch: Batch, state: StreamState, /) -> bool:
+    async def commit(self, batch: Batch, state: StreamState, /, *, is_connected: bool) -> bool:
         """The batch is dealt with, once and for all. Returns whether the run is paused."""
         ...
 
@@ -77,7 +81,13 @@ class StreamStore(Protocol):
         ...
 
     async def tell(
-        self, events: Sequence[StreamEvent], /, *, state: StreamState | None = None, gaps: int = 0
+        self,
+        events: Sequence[StreamEvent],
+        /,
+        *,
+        state: StreamState | None = None,
+        gaps: int = 0,
+        is_connected: bool = False,
     ) -> None:
         """Add events to the history of the run; note the state, and gaps to be counted."""
         ...

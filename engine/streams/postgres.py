@@ -31,9 +31,38 @@ _KEEPALIVE: Final = {
     "application_name": "task-engine stream",
 }
 
-# A row of a transaction that ended before another one which began earlier would hide what that still writes:
-# only rows older than every transaction under way are read.
-_SETTLED = "age(t.xmin) > age(pg_snapshot_xmin(pg_current_snapshot())::xid)"
+_FIRST_LOOK_SECONDS = 0.01  # at writers that have not ended; then twice as long each time
+
+# The key of the newest row behind the offset, and who may still write one with a smaller key: it was taken
+# from its sequence before that of the newest row, hence by a statement that held its lock on the table then.
+# What a statement sees is settled before it looks at locks, so none is missed between the two.
+_NEWEST = """
+WITH RECURSIVE family (id) AS (
+    SELECT {name}::regclass::oid UNION SELECT inhrelid FROM pg_inherits JOIN family ON inhparent = id
+)
+SELECT
+    (SELECT {key} FROM {table} WHERE {behind} ORDER BY {key} DESC LIMIT 1) AS newest,
+    ARRAY(SELECT virtualtransaction FROM pg_locks JOIN family ON relation = id WHERE {writes}) AS writers
+"""
+# A transaction that is prepared goes on under another name: all of these are waited for.
+_STILL_WRITES = """
+WITH RECURSIVE family (id) AS (
+    SELECT {name}::regclass::oid UNION SELECT inhrelid FROM pg_inherits JOIN family ON inhparent = id
+)
+SELECT EXISTS (
+    SELECT FROM pg_locks JOIN family ON relation = id
+    WHERE {writes} AND (virtualtransaction = ANY(%(writers)s) OR pid IS NULL)
+) AS it_does
+"""
+_WRITES = """
+locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+_PAGE = "SELECT {columns} FROM {table} WHERE {behind} AND {key} <= %(newest)s ORDER BY {key} LIMIT {page}"
+_CAN_BE_READ = """
+SELECT relkind IN ('r', 'p') AS is_table, pg_is_in_recovery() AS is_replica
+FROM pg_class WHERE oid = {name}::regclass
+"""
 
 Connection = psycopg.AsyncConnection[dict[str, Any]]
 
@@ -79,13 +108,14 @@ class _Server:
             if _is_number(address):
                 pinned["hostaddr"] = address
         given: dict[str, Any] = {**_KEEPALIVE, **pinned}
-        return await Connection.connect(
-            self._url, autocommit=True, row_factory=dict_row, **given
-        )
+        return await Connection.connect(self._url, autocommit=True, row_factory=dict_row, **given)
 
 
 class TableSource:
-    """Rows in the order of their key, asked for `every` so many seconds, or once until there is none left."""
+    """Rows in the order of their key, asked for `every` so many seconds, or once until there is none left.
+
+    Asked for again and again, it leaves no row out: it waits for those who may still write a smaller key.
+    """
 
     protocol = "table"
     replayable = True
@@ -99,33 +129,64 @@ class TableSource:
 
     async def items(self, offset: JSON, /) -> Reads:
         async with await self._server.connect() as connection:
+            await self._check(connection)
             yield Connected()
             while True:
-                rows = await self._page(connection, offset)
-                for row in rows:
-                    offset = storable(row[self._options.key])
-                    yield Item(storable(row), offset)
-                if len(rows) == self._options.page:
-                    continue
-                if self._every is None and not rows:
-                    return
+                newest = await self._newest(connection, offset)
+                while newest is not None and (rows := await self._page(connection, offset, newest)):
+                    for row in rows:
+                        offset = storable(row[self._options.key])
+                        yield Item(storable(self._chosen(row)), offset)
                 if self._every is not None:
                     await asyncio.sleep(self._every)
+                elif newest is None:
+                    return
 
-    async def _page(self, connection: Connection, offset: JSON) -> list[dict[str, Any]]:
-        options = self._options
-        key = sql.Identifier(options.key)
-        names = dict.fromkeys([options.key, *options.columns])
-        query = sql.SQL("SELECT {} FROM {} AS t WHERE {} AND {} ORDER BY {} LIMIT {}").format(
-            sql.SQL(", ").join(map(sql.Identifier, names)) if options.columns else sql.SQL("*"),
-            sql.Identifier(*options.table.split(".")),
-            sql.SQL(_SETTLED),
-            sql.SQL("true") if offset is None else sql.SQL("{} > {}").format(key, sql.Placeholder()),
-            key,
-            sql.Literal(options.page),
-        )
-        cursor = await connection.execute(query, [] if offset is None else [offset])
+    async def _check(self, connection: Connection) -> None:
+        found = await self._one(connection, _CAN_BE_READ)
+        if not found["is_table"]:
+            raise InvalidInput(f"params.source.table: {self._options.table!r:.200} is not a table")
+        if found["is_replica"]:  # for now: it may become the primary
+            raise ConnectionError("the server is a replica, which does not know who still writes")
+
+    async def _newest(self, connection: Connection, offset: JSON) -> Any:
+        """The key up to which rows can be read, None if there is none. All of them are there to be read."""
+        found = await self._one(connection, _NEWEST, offset=offset)
+        wait = _FIRST_LOOK_SECONDS
+        if found["newest"] is None or self._every is None or not found["writers"]:
+            return found["newest"]
+        while (await self._one(connection, _STILL_WRITES, writers=found["writers"]))["it_does"]:
+            await asyncio.sleep(min(wait, self._every))
+            wait *= 2
+        return found["newest"]
+
+    async def _page(self, connection: Connection, offset: JSON, newest: Any) -> list[dict[str, Any]]:
+        cursor = await connection.execute(self._query(_PAGE, offset), {"offset": offset, "newest": newest})
         return await cursor.fetchall()
+
+    async def _one(self, connection: Connection, query: str, **given: Any) -> dict[str, Any]:
+        cursor = await connection.execute(self._query(query, given.get("offset")), given)
+        found = await cursor.fetchone()
+        assert found is not None
+        return found
+
+    def _query(self, text: str, offset: JSON) -> sql.Composed:
+        options = self._options
+        table, key = sql.Identifier(*options.table.split(".")), sql.Identifier(options.key)
+        names = dict.fromkeys([options.key, *options.columns])
+        return sql.SQL(text).format(
+            name=sql.Literal(table.as_string()),
+            table=table,
+            key=key,
+            columns=sql.SQL(", ").join(map(sql.Identifier, names)) if options.columns else sql.SQL("*"),
+            behind=sql.SQL("true") if offset is None else sql.SQL("{} > %(offset)s").format(key),
+            writes=sql.SQL(_WRITES),
+            page=sql.Literal(options.page),
+        )
+
+    def _chosen(self, row: dict[str, Any]) -> dict[str, Any]:
+        columns = self._options.columns
+        return {name: row[name] for name in columns} if columns else row
 
 
 class ListenSource:

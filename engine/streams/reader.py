@@ -126,9 +126,7 @@ class Reader:
         await self._flowing.wait()
         entry = Entry(item, self._number_of(item))
         self._offset = item.offset
-        if await self._buffer.put(
-            entry, is_ready=self._source.replayable, is_kept=item.number is not None
-        ):
+        if await self._buffer.put(entry, is_ready=self._source.replayable, is_kept=item.number is not None):
             self._number = entry.number
             await self._teller.arrived(entry)
         else:

@@ -16,9 +16,7 @@ Holds = Callable[[str, Mapping[str, JSON]], Awaitable[bool]]
 class Subscribers:
     """The subscriptions of one task. Those of the highest priority are called first, others as declared."""
 
-    def __init__(
-        self, subscriptions: Sequence[Subscription], call: Call, holds: Holds, log: Log
-    ) -> None:
+    def __init__(self, subscriptions: Sequence[Subscription], call: Call, holds: Holds, log: Log) -> None:
         self._subscriptions = sorted(subscriptions, key=lambda each: -each.priority)
         self._types = frozenset(each.event for each in subscriptions)
         self._call = call

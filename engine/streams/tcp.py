@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import suppress
 from urllib.parse import urlsplit
 
@@ -13,6 +14,8 @@ from engine.streams.sources import Connected, Item, Options, Reads, from_message
 
 MAX_LINE_BYTES = 1024 * 1024
 CONNECT_SECONDS = 10.0
+# A server that is cut off is noticed in seconds, as far as the platform has the option.
+_KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}
 
 
 class TcpOptions(Options):
@@ -22,7 +25,10 @@ class TcpOptions(Options):
 
 
 class TcpSource:
-    """`url` is `tcp://host:port` or `host:port`. With `ends`, the source is over when the connection is."""
+    """`url` is `tcp://host:port` or `host:port`. With `ends`, the source is over when the connection is.
+
+    Otherwise that is a loss, and a line that was cut off with the connection is none.
+    """
 
     protocol = "tcp"
     replayable = False
@@ -39,12 +45,14 @@ class TcpSource:
         async with asyncio.timeout(CONNECT_SECONDS):
             reader, writer = await self._open()
         try:
+            _keep_alive(writer)
             yield Connected()
             if self._options.send is not None:
                 writer.write(self._options.send.encode())
                 await writer.drain()
             while line := await reader.readline():
-                if content := line.strip(b"\r\n"):
+                is_whole = self._ends or line.endswith(b"\n")
+                if is_whole and (content := line.strip(b"\r\n")):
                     yield Item(from_message(content))
         finally:
             writer.close()
@@ -59,6 +67,14 @@ class TcpSource:
             with suppress(OSError):
                 return await asyncio.open_connection(address, self._port, limit=MAX_LINE_BYTES)
         return await asyncio.open_connection(last, self._port, limit=MAX_LINE_BYTES)
+
+
+def _keep_alive(writer: asyncio.StreamWriter) -> None:
+    connection: socket.socket = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _address(url: str) -> tuple[str, int]:

@@ -28,7 +28,7 @@ class Names:
 
 
 class Teller:
-    """Knows the state of the stream, and changes it."""
+    """Knows the state of the stream, and changes it. `is_connected`: nothing that comes is missed."""
 
     def __init__(self, names: Names, source: Source, store: StreamStore, subscribers: Subscribers) -> None:
         self._names = names
@@ -36,7 +36,9 @@ class Teller:
         self._store = store
         self._subscribers = subscribers
         self._pressure_at = -_PRESSURE_SECONDS
+        self._tells_pressure = False
         self.state = StreamState.INITIALIZING
+        self.is_connected = False
 
     # --- data: only for subscribers
 
@@ -59,14 +61,15 @@ class Teller:
     # --- the connection
 
     async def connected(self, retries: int) -> None:
+        self.is_connected = True
         await self._connection(EventType.CONNECTION_ESTABLISHED, retries, state=StreamState.RUNNING)
 
     async def restored(self, retries: int, gap: Gap | None) -> None:
-        await self._connection(
-            EventType.CONNECTION_RESTORED, retries, gap=gap, state=StreamState.RUNNING
-        )
+        self.is_connected = True
+        await self._connection(EventType.CONNECTION_RESTORED, retries, gap=gap, state=StreamState.RUNNING)
 
     async def lost(self, retries: int, error: str) -> None:
+        self.is_connected = False
         await self._connection(EventType.CONNECTION_LOST, retries, error=error)
 
     async def reconnecting(self, retries: int, error: str) -> None:
@@ -140,14 +143,13 @@ class Teller:
             correlation_id=f"{names.task_id}-{names.attempt}",
         )
         if is_kept and event.is_kept and self._is_due(type):
-            await self._store.tell([event], state=state, gaps=gaps)
+            await self._store.tell([event], state=state, gaps=gaps, is_connected=self.is_connected)
         await self._subscribers.tell(event)
 
     def _is_due(self, type: EventType) -> bool:
-        if type not in PRESSURE:
-            return True
-        now = time.monotonic()
-        if now - self._pressure_at < _PRESSURE_SECONDS:
-            return False
-        self._pressure_at = now
-        return True
+        """Of backpressure, what is relieved has been told as triggered."""
+        if type is EventType.BACKPRESSURE_TRIGGERED:
+            now = time.monotonic()
+            self._tells_pressure = now - self._pressure_at >= _PRESSURE_SECONDS
+            self._pressure_at = now if self._tells_pressure else self._pressure_at
+        return self._tells_pressure or type not in PRESSURE

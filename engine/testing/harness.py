@@ -12,12 +12,12 @@ from engine.errors import Conflict, NotFound
 from engine.executors.base import Executor
 from engine.executors.registry import ExecutorRegistry
 from engine.executors.sleep import SleepExecutor
-from engine.functions.function import KIND
 from engine.functions.registry import FunctionRegistry
 from engine.model.graph import Graph
 from engine.model.json import JSON
 from engine.model.records import Run, Task
 from engine.model.states import FINAL_RUN_STATES, FINAL_TASK_STATES, TaskState
+from engine.model.workflows import FUNCTION
 from engine.operations import functions as registrations
 from engine.operations import schedules
 from engine.sdk.checks import Kinds
@@ -226,7 +226,7 @@ class Harness(Engine):
     def _make_registry(self, database: Database, stack: AsyncExitStack) -> ExecutorRegistry:
         registry = super()._make_registry(database, stack)
         executors = [self._on_the_clock(each) for each in registry]
-        if KIND not in registry:  # functions may be added later
+        if FUNCTION not in registry:  # functions may be added later
             performer, streams = self._function_executor(database), self._realtime_executor(database)
             stack.push_async_callback(performer.close)
             stack.push_async_callback(streams.close)

@@ -38,9 +38,7 @@ class Pace:
         self._kinds = kinds
         self._room = room
 
-    async def drive(
-        self, find: Callable[[Transaction], T | None], until: datetime | None = None
-    ) -> T | None:
+    async def drive(self, find: Callable[[Transaction], T | None], until: datetime | None = None) -> T | None:
         """Let everything go on until `find` finds something, which is returned.
 
         None if the clock has come to `until` and nothing more can go on then. Without `until`, raises

@@ -193,6 +193,8 @@ class Worker:
         self._is_draining = True
         self._work.set()
         grace = self._options.grace_seconds if grace_seconds is None else grace_seconds
+        for attempt in self._attempts.values():
+            attempt.drain()
         if self._handles:
             emit("worker.draining", session=self._session_id, running=self.running, grace_seconds=grace)
             await asyncio.wait(self._handles.values(), timeout=grace)

@@ -35,10 +35,10 @@ class DatabaseStream:
         standing: Standing = await self._insist(lambda: stream_state.open(self._database, self._lease))
         return standing
 
-    async def keep(self, payloads: Sequence[JSON], /) -> int:
+    async def keep(self, payloads: Sequence[JSON], /, *, is_connected: bool) -> int:
         # After an answer that was lost they are stored twice; the commit of the later ones removes both.
         first: int = await self._insist(
-            lambda: stream_state.keep(self._database, self._lease, payloads)
+            lambda: stream_state.keep(self._database, self._lease, payloads, is_connected=is_connected)
         )
         return first
 
@@ -63,9 +63,9 @@ class DatabaseStream:
         finally:
             self._database.off_wake(on_wake)
 
-    async def commit(self, batch: Batch, state: StreamState, /) -> bool:
+    async def commit(self, batch: Batch, state: StreamState, /, *, is_connected: bool) -> bool:
         is_paused: bool = await self._insist(
-            lambda: stream_state.commit(self._database, self._lease, batch, state)
+            lambda: stream_state.commit(self._database, self._lease, batch, state, is_connected=is_connected)
         )
         return is_paused
 
@@ -74,11 +74,23 @@ class DatabaseStream:
         return is_paused
 
     async def tell(
-        self, events: Sequence[StreamEvent], /, *, state: StreamState | None = None, gaps: int = 0
+        self,
+        events: Sequence[StreamEvent],
+        /,
+        *,
+        state: StreamState | None = None,
+        gaps: int = 0,
+        is_connected: bool = False,
     ) -> None:
         await self._insist(
             lambda: stream_state.tell(
-                self._database, self._lease, events, state=state, gaps=gaps, actor=self._actor
+                self._database,
+                self._lease,
+                events,
+                state=state,
+                gaps=gaps,
+                is_connected=is_connected,
+                actor=self._actor,
             )
         )
 
@@ -105,8 +117,6 @@ class Publisher:
 
     async def _publish(self, type: str, payload: JSON) -> list[str]:
         published: stream_state.Published = await self._insist(
-            lambda: stream_state.publish(
-                self._database, self._lease.run_id, type, payload, actor=self._actor
-            )
+            lambda: stream_state.publish(self._database, self._lease.run_id, type, payload, actor=self._actor)
         )
         return published.tasks

@@ -1,4 +1,4 @@
-"""A task whose sub-tasks have to end before it does: what it returned is kept, and a later attempt sums up."""
+"""A task whose sub-tasks have to end before it: what it returned is kept, and a later attempt sums up."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SubTasks:
     async def end(self) -> Outcome | None:
         """How the task ends if an earlier attempt has done its part; None if that is still to be done."""
         lease = self._lease
-        if lease.attempt - 1 <= lease.failures + lease.crashes:  # all earlier attempts failed
+        if lease.attempt - 1 <= lease.failures:  # all earlier attempts failed
             return None
         kept = await self._insist(lambda: steps.find(self._database, lease, _RETURNED))
         if kept is None:
@@ -49,4 +49,6 @@ class SubTasks:
 
     async def _there_are(self) -> bool:
         # An earlier attempt may have added some that this one, going another way, did not ask for.
-        return self.are_awaited or bool(await self._insist(lambda: tasks.sub_tasks(self._database, self._lease)))
+        if self.are_awaited:
+            return True
+        return bool(await self._insist(lambda: tasks.sub_tasks(self._database, self._lease)))

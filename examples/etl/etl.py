@@ -53,7 +53,7 @@ class Booking(BaseModel):
 
 
 @task
-def extract(path: str, ctx: SyncContext) -> list[dict[str, Any]]:
+def extract(ctx: SyncContext, path: str) -> list[dict[str, Any]]:
     with open(path, newline="", encoding="utf-8") as file:
         rows = [{"line": at, **row} for at, row in enumerate(csv.DictReader(file, restkey="rest"), 2)]
     ctx.log(f"{len(rows)} lines")
@@ -112,7 +112,7 @@ ON CONFLICT (order_id) DO UPDATE SET month = excluded.month, country = excluded.
 
 
 @task(retries=3, retry_delay=5)
-def load(bookings: list[Booking], ctx: SyncContext) -> int:
+def load(ctx: SyncContext, bookings: list[Booking]) -> int:
     """All rows or none. A second try writes the same rows again."""
     target: sa.Engine = ctx.get_dependency("target")
     with target.begin() as connection:
@@ -130,7 +130,7 @@ GROUP BY product ORDER BY sum(cents) DESC, product LIMIT 5
 
 
 @task(retries=3, retry_delay=5)
-def write_report(loaded: int, rejected: list[Rejected], path: str, ctx: SyncContext) -> str:
+def write_report(ctx: SyncContext, loaded: int, rejected: list[Rejected], path: str) -> str:
     """From what is in the table. The file is there as a whole or not at all."""
     target: sa.Engine = ctx.get_dependency("target")
     with target.connect() as connection:

@@ -71,7 +71,7 @@ def _shop(ctx: SyncContext) -> Shop:
 
 
 @task
-def reserve_goods(order_id: str, sku: str, quantity: int, ctx: SyncContext) -> None:
+def reserve_goods(ctx: SyncContext, order_id: str, sku: str, quantity: int) -> None:
     take = "UPDATE stock SET available = available - ? WHERE sku = ? AND available >= ?"
     key = ctx.idempotency_key
     if not _shop(ctx).change(key, "reserved", order_id, take, quantity, sku, quantity):
@@ -79,7 +79,7 @@ def reserve_goods(order_id: str, sku: str, quantity: int, ctx: SyncContext) -> N
 
 
 @task
-def charge_card(order_id: str, cents: int, card: str, ctx: SyncContext) -> None:
+def charge_card(ctx: SyncContext, order_id: str, cents: int, card: str) -> None:
     if not card.startswith("4"):
         raise PermanentError("the card was declined")
     pay = "INSERT INTO payment VALUES (?, ?, 'charged')"
@@ -87,7 +87,7 @@ def charge_card(order_id: str, cents: int, card: str, ctx: SyncContext) -> None:
 
 
 @task(retries=3, retry_delay=600)
-def ship(order_id: str, address: str, ctx: SyncContext) -> str:
+def ship(ctx: SyncContext, order_id: str, address: str) -> str:
     """A carrier that does not answer is asked again ten minutes later; one that refuses is not."""
     carrier: Callable[[str, str], str] = ctx.get_dependency("carrier")
     tracking = carrier(order_id, address)
@@ -100,7 +100,7 @@ def ship(order_id: str, address: str, ctx: SyncContext) -> str:
 
 
 @task(retries=5)
-def release_goods(order_id: str, sku: str, quantity: int, ctx: SyncContext, **_: Any) -> None:
+def release_goods(ctx: SyncContext, order_id: str, sku: str, quantity: int, **_: Any) -> None:
     give_back = """
     UPDATE stock SET available = available + ? WHERE sku = ?
     AND EXISTS (SELECT 1 FROM effect WHERE order_id = ? AND what = 'reserved')
@@ -109,7 +109,7 @@ def release_goods(order_id: str, sku: str, quantity: int, ctx: SyncContext, **_:
 
 
 @task(retries=5)
-def refund_card(order_id: str, ctx: SyncContext, **_: Any) -> None:
+def refund_card(ctx: SyncContext, order_id: str, **_: Any) -> None:
     pay_back = "UPDATE payment SET state = 'refunded' WHERE order_id = ? AND state = 'charged'"
     _shop(ctx).change(ctx.idempotency_key, "refunded", order_id, pay_back, order_id)
 

@@ -30,7 +30,7 @@ class Reading(BaseModel):
 
 
 @task
-def store_readings(data: list[Reading], ctx: SyncContext) -> int:
+def store_readings(ctx: SyncContext, data: list[Reading]) -> int:
     """A batch, in one transaction."""
     target: sa.Engine = ctx.get_dependency("target")
     rows = [reading.model_dump(mode="json") for reading in data]
@@ -41,7 +41,7 @@ def store_readings(data: list[Reading], ctx: SyncContext) -> int:
 
 
 @task
-def note_failure(error: str, ctx: SyncContext, **_: Any) -> None:
+def note_failure(ctx: SyncContext, error: str, **_: Any) -> None:
     """Of a batch that could not be stored: it is skipped, and what was in it is counted as failed."""
     ctx.log(f"skipped: {error}")
 

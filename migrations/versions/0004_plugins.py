@@ -27,10 +27,9 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_plugin_binding")),
     )
-    with op.batch_alter_table("relay", schema=None) as batch_op:
-        batch_op.add_column(
-            sa.Column("is_over", sa.Boolean(), server_default=sa.text("false"), nullable=False)
-        )
+    op.add_column(
+        "relay", sa.Column("is_over", sa.Boolean(), server_default=sa.text("false"), nullable=False)
+    )
     op.execute(
         "UPDATE relay SET is_over = true WHERE EXISTS (SELECT 1 FROM run WHERE run.id = relay.run_id "
         "AND run.finished_at IS NOT NULL AND run.event_count <= relay.number)"

@@ -133,6 +133,10 @@ NEEDS_ITS_MOMENT = {
     # YAML and cron expressions that somebody wrote
     "POST /api/v1/workflows",
     "POST /api/v1/schedules",
+    # parameters that a plug-in accepts
+    "POST /api/v1/plugins/bindings",
+    # an instance with a streaming task
+    "POST /api/v1/instances/{instance_id}/events",
     # no unfinished instances
     "DELETE /api/v1/workflows/{workflow_id}",
 }
@@ -143,6 +147,7 @@ workflows:
       tasks: [{task_id: only, kind: noop}]
 """
 SCHEDULE = {"workflow_id": "known", "name": "known", "expression": "0 0 3 * * *"}
+BINDING = {"id": "known", "plugin": "webhook", "event": "task.failed", "params": {"url": "http://h"}}
 
 
 def _known_ids(url: str) -> dict[str, str]:
@@ -155,6 +160,8 @@ def _known_ids(url: str) -> dict[str, str]:
         client.post("/api/v1/workflows", json={"content": WORKFLOW}).raise_for_status()
         instance = client.post("/api/v1/workflows/known/execute").json()["data"]
         schedule = client.post("/api/v1/schedules", json=SCHEDULE).json()["data"]
+        client.post("/api/v1/plugins/bindings", json=BINDING).raise_for_status()
+        client.put("/api/v1/limits/known", json={"at_most": 1}).raise_for_status()
     return {
         "run_id": str(run["run_id"]),
         "name": "known",
@@ -165,6 +172,8 @@ def _known_ids(url: str) -> dict[str, str]:
         "version": "1",
         "schedule_id": schedule["id"],
         "instance_id": instance["instance_id"],
+        "binding_id": "known",
+        "key": "known",
     }
 
 
@@ -173,7 +182,7 @@ def _exercise(operation: Any, mode: GenerationMode, known: dict[str, str]) -> bo
     statuses = set()
 
     @settings(
-        max_examples=25,
+        max_examples=12,
         deadline=None,
         database=None,
         derandomize=True,

@@ -65,9 +65,7 @@ async def test_pages_together_are_the_list(service: Service) -> None:
         (None, 400, "empty body"),
     ],
 )
-async def test_what_cannot_be_bound_is_refused(
-    service: Service, body: Any, status: int, detail: str
-) -> None:
+async def test_what_cannot_be_bound_is_refused(service: Service, body: Any, status: int, detail: str) -> None:
     before = service.rows()
     answer = await service.client.post(PATH, json=body)
     assert (answer.status_code, detail in answer.json()["detail"]) == (status, True), answer.text

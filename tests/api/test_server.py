@@ -254,11 +254,13 @@ async def test_handler_that_takes_too_long_is_given_up(database: Database, tmp_p
 async def test_waiting_for_events_ends_before_it_would_be_given_up(
     database: Database, tmp_path: Path
 ) -> None:
-    async with running(database, tmp_path, write_timeout_seconds=1.0) as server:
-        async with httpx.AsyncClient(base_url=server.url) as client:
-            run = await client.post("/api/v1/runs", json={"tasks": [{"name": "a", "kind": "noop"}]})
-            path = f"/api/v1/runs/{run.json()['run_id']}/events?after=1&wait=20"
-            response = await client.get(path, timeout=30)
+    async with (
+        running(database, tmp_path, write_timeout_seconds=1.0) as server,
+        httpx.AsyncClient(base_url=server.url) as client,
+    ):
+        run = await client.post("/api/v1/runs", json={"tasks": [{"name": "a", "kind": "noop"}]})
+        path = f"/api/v1/runs/{run.json()['run_id']}/events?after=1&wait=20"
+        response = await client.get(path, timeout=30)
     assert (response.status_code, response.json()["events"]) == (200, [])
 
 

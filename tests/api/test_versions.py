@@ -118,9 +118,7 @@ async def test_the_schedule_of_a_disabled_workflow_says_why_it_starts_nothing(se
     await upload(service, NIGHTLY)
     await service.client.post("/api/v1/workflows/orders/disable")
     found = await schedules.get(service.database, "orders")
-    await service.database.run(
-        lambda tx: schedules.store.set_(tx, found.id, next_at=schedules.store.now(tx))
-    )
+    await service.database.run(lambda tx: schedules.store.set_(tx, found.id, next_at=schedules.store.now(tx)))
     assert (await schedules.tick(service.database)).started == 0
     shown = await data(await service.client.get("/api/v1/schedules/orders"))
     assert shown["error"] == "workflow 'orders' is disabled; enable it before executing it"

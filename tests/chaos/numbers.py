@@ -1,13 +1,14 @@
-"""Functions of a streaming task, for worker processes of their own: numbers, and a ledger of those taken."""
+"""Functions of streaming tasks, for worker processes of their own: numbers, and what they took."""
 
 from __future__ import annotations
 
 import asyncio
-import os
+import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 from engine.functions.decorator import task
-from tests.chaos.ledger import LEDGER
+from tests.chaos.ledger import append
 
 
 @task
@@ -20,11 +21,14 @@ async def numbers(most: int, offset: int | None = None) -> AsyncIterator[int]:
 
 @task
 async def take(data: list[int], batch: int) -> int:
-    """Writes down which numbers it got, with one write: lines of many processes never mix."""
+    """Writes down which numbers it got."""
     await asyncio.sleep(0.02)
-    descriptor = os.open(os.environ[LEDGER], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, f"{batch} {' '.join(map(str, data))}\n".encode())
-    finally:
-        os.close(descriptor)
+    append(f"{batch} {' '.join(map(str, data))}")
     return len(data)
+
+
+@task
+async def note(data: list[Any], sequence: int, feed: str) -> None:
+    """Writes down what it got from which feed, and the number of the first in the stream."""
+    await asyncio.sleep(0.02)
+    append(json.dumps([feed, sequence, data]))

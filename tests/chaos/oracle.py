@@ -19,7 +19,7 @@ import psycopg
 
 _BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 FINAL = {"succeeded", "failed", "skipped", "cancelled"}
-OUTCOMES = {"succeeded", "failed", "cancelled", "retried", "retried_held"}
+OUTCOMES = {"succeeded", "failed", "cancelled", "retried", "retried_held", "awaiting"}
 
 
 class Look:

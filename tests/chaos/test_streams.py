@@ -1,8 +1,9 @@
-"""A stream outlives the workers that read it: nothing is left out, and its offset never goes back."""
+"""A stream outlives the workers that read it: nothing is left out or goes back, and gaps are told."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from engine.executors.base import ExecutorSettings
-from engine.model.realtime import RealtimeMode, RealtimeTask
+from engine.model.realtime import Endpoint, Protocol, RealtimeMode, RealtimeTask, Reconnect
 from engine.model.workflow_graph import graph_of
 from engine.model.workflows import Mode, Workflow
 from engine.operations import runs, submits
@@ -22,12 +23,14 @@ from engine.store.database import Database
 from engine.worker.options import WorkerOptions
 from engine.worker.pool import PoolSpec
 from tests.chaos import ledger
+from tests.chaos.feeds import Feeds, feeding
 from tests.chaos.oracle import Look
 from tests.chaos.rig import wait_until
 
 ITEMS = 20_000
+FED = 4_000
 OPTIONS = WorkerOptions(
-    concurrency=1, lease_seconds=2.0, beat_seconds=0.5, sweep_seconds=0.3, poll_seconds=0.3, grace_seconds=5
+    concurrency=2, lease_seconds=2.0, beat_seconds=0.5, sweep_seconds=0.3, poll_seconds=0.3, grace_seconds=5
 )
 
 
@@ -81,8 +84,17 @@ class Workers:
         process.stdin.close()
 
 
-def submit(url: str) -> int:
-    task = RealtimeTask(
+def submit(url: str, *tasks: RealtimeTask) -> int:
+    database = Database(url, wake_others=False)
+    try:
+        graph = graph_of(Workflow("chaos", mode=Mode.STREAMING, realtime_tasks=tasks))
+        return asyncio.run(submits.submit(database, graph)).run_id
+    finally:
+        database.close()
+
+
+def counting() -> RealtimeTask:
+    return RealtimeTask(
         "feed",
         function="take",
         collector="numbers",
@@ -91,12 +103,19 @@ def submit(url: str) -> int:
         batch_size=100,
         flush_interval_ms=50,
     )
-    database = Database(url, wake_others=False)
-    try:
-        graph = graph_of(Workflow("numbers", mode=Mode.STREAMING, realtime_tasks=[task]))
-        return asyncio.run(submits.submit(database, graph)).run_id
-    finally:
-        database.close()
+
+
+def fed(name: str, url: str, protocol: Protocol) -> RealtimeTask:
+    return RealtimeTask(
+        name,
+        function="note",
+        params={"feed": name},
+        mode=RealtimeMode.CONTINUOUS,
+        endpoint=Endpoint(url, protocol),
+        reconnect=Reconnect(first_ms=50, max_ms=200),
+        batch_size=50,
+        flush_interval_ms=50,
+    )
 
 
 def cancel(url: str, run_id: int) -> None:
@@ -114,7 +133,7 @@ def standing(look: Look) -> tuple[int, int, int]:
 
 
 def storm(url: str, folder: Path, *, kills: int) -> None:
-    run_id = submit(url)
+    run_id = submit(url, counting())
     look = Look(url)
     workers = Workers(url, folder, 2)
     seen: list[tuple[int, int, int]] = []
@@ -147,6 +166,63 @@ def storm(url: str, folder: Path, *, kills: int) -> None:
     assert look.one("SELECT state FROM run") == "cancelled"
 
 
+def feed_storm(url: str, folder: Path, *, kills: int) -> None:
+    """Two feeds, that cut connections themselves as well, and workers that are killed."""
+    look = Look(url)
+    with feeding(seed=1) as feeds:
+        tasks = fed("tcp", feeds.tcp, Protocol.TCP), fed("ws", feeds.ws, Protocol.WS)
+        run_id = submit(url, *tasks)
+        workers = Workers(url, folder, 2)
+        try:
+            killed = 0
+            deadline = time.monotonic() + 200
+            while (least := fewest(look)) < FED or killed < kills:
+                assert time.monotonic() < deadline, f"it does not end: {least} after {killed} kills"
+                if killed < kills and least >= killed * FED // kills:
+                    for _, pid in look.holders()[:1]:
+                        psutil.Process(pid).kill()
+                        killed += 1
+                workers.mend()
+                time.sleep(0.05)
+            feeds.be_quiet()
+            wait_until(
+                lambda: not look("SELECT 1 FROM stream WHERE sequence < received"), what="all is handled"
+            )
+            cancel(url, run_id)
+            wait_until(look.is_over, what="the run is over")
+        finally:
+            workers.close()
+    assert look("SELECT 1 FROM stream_item") == []
+    assert look.one("SELECT sum(failed + dropped) FROM stream") == 0
+    lines = [json.loads(line) for line in (folder / "ledger").read_text().splitlines()]
+    for name, received, gaps in look(
+        "SELECT task.name, received, gaps FROM stream JOIN task ON task.id = stream.task_id"
+    ):
+        check_feed(feeds, name, received, gaps, [line[1:] for line in lines if line[0] == name])
+
+
+def fewest(look: Look) -> int:
+    """Items that were handled of the feed that is behind."""
+    found = [row[0] for row in look("SELECT processed FROM stream")]
+    return min(found) if len(found) == 2 else 0
+
+
+def check_feed(feeds: Feeds, name: str, received: int, gaps: int, batches: list[Any]) -> None:
+    taken: dict[int, Any] = {}
+    for first, items in batches:
+        for number, item in enumerate(items, first):
+            assert taken.setdefault(number, item) == item, f"number {number} of {name} has changed"
+    assert taken.keys() == set(range(1, received + 1)), "what was stored was handled"
+    by_connection: dict[int, list[int]] = {}
+    for number in sorted(taken):
+        connection, count = taken[number]
+        by_connection.setdefault(connection, []).append(count)
+    for connection, counts in by_connection.items():
+        assert counts == list(range(1, len(counts) + 1)), f"a hole within connection {connection} of {name}"
+    assert len(by_connection) - 1 <= gaps <= feeds.connections[name] - 1
+    assert len(by_connection) > 2
+
+
 @pytest.mark.chaos
 @pytest.mark.timeout(400)
 def test_a_stream_while_its_workers_are_killed(postgres_url: str, tmp_path: Path) -> None:
@@ -157,3 +233,15 @@ def test_a_stream_while_its_workers_are_killed(postgres_url: str, tmp_path: Path
 @pytest.mark.timeout(400)
 def test_a_stream_in_a_shared_file_while_its_workers_are_killed(sqlite_url: str, tmp_path: Path) -> None:
     storm(sqlite_url, tmp_path, kills=4)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(400)
+def test_feeds_while_their_workers_are_killed(postgres_url: str, tmp_path: Path) -> None:
+    feed_storm(postgres_url, tmp_path, kills=6)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(400)
+def test_feeds_in_a_shared_file_while_their_workers_are_killed(sqlite_url: str, tmp_path: Path) -> None:
+    feed_storm(sqlite_url, tmp_path, kills=4)

@@ -182,7 +182,7 @@ def test_it_explains_itself(start: Callable[..., Program]) -> None:
     assert all(flag in helped.text for flag in ("--config", "--host", "--port"))
     wrong = start("--prot", "1", entry=ENTRY)
     assert wrong.wait() == 2
-    assert wrong.errors[0].startswith("error: No such option: --prot")
+    assert wrong.errors[0].startswith("error: No such option") and "--prot" in wrong.errors[0]
 
 
 def test_the_command_is_installed() -> None:

@@ -193,7 +193,10 @@ def test_an_interrupt_while_modules_are_loaded_is_quiet() -> None:
 
 def test_the_installed_program_starts_at_the_same_place() -> None:
     project = tomllib.loads((DOCS.parents[1] / "pyproject.toml").read_text())["project"]
-    assert project["scripts"] == {"task-engine": "engine.__main__:main"}
+    assert project["scripts"] == {
+        "task-engine": "engine.__main__:main",
+        "task-engine-server": "engine.__main__:server",
+    }
 
 
 def test_a_command_that_is_nearly_one_gets_its_name(call: Call) -> None:

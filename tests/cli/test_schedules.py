@@ -89,9 +89,7 @@ def test_the_next_times_are_shown_in_three_ways(call: Call, target: list[str], o
     header, *rows = call("schedule", "next", "weekdays", "--count", "3", *target).stdout.splitlines()
     assert header.split() == ["ZONE_TIME", "UTC", "LOCAL"] and len(rows) == 3
     for row in rows:
-        zone, utc, local = (
-            datetime.strptime(text, "%Y-%m-%d %H:%M:%S %z") for text in re.findall(TIME, row)
-        )
+        zone, utc, local = (datetime.strptime(text, "%Y-%m-%d %H:%M:%S %z") for text in re.findall(TIME, row))
         assert zone == utc == local and utc.strftime("%z") == "+0000"
         assert zone.strftime("%H:%M") == "08:30"
     assert len(on("schedule", "next", "weekdays")["times"]) == 10

@@ -392,6 +392,18 @@ def test_tokens_are_made_listed_and_revoked(on: Callable[..., Any], call: Call, 
     assert call("token", "revoke", made["id"], *target).exit_code == 1
 
 
+def test_limits_are_set_listed_and_lifted(on: Callable[..., Any], call: Call, target: list[str]) -> None:
+    assert "no limits" in call("limit", "list", *target).output
+    assert on("limit", "set", "a/b", "2") == {"key": "a/b", "at_most": 2, "running": 0}
+    assert "at most 5 tasks submitted from now on" in call("limit", "set", "*", "5", *target).output
+    assert [each["key"] for each in on("limit", "list")] == ["*", "a/b"]
+    assert on("limit", "lift", "a/b") == {"lifted": "a/b"}
+    assert "any" in call("limit", "list", *target).stdout
+    unknown = call("limit", "lift", "none", *target)
+    assert (unknown.exit_code, "limit not found: none" in unknown.stderr) == (1, True)
+    assert call("limit", "set", "a/b", "0", *target).exit_code == 2
+
+
 def test_waiting_where_nobody_works_is_mentioned(call: Call, database_url: str) -> None:
     Path("graph.yaml").write_text(GRAPH)
     for wait in ((), ("--wait", "--timeout", "1ms")):

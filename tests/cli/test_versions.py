@@ -18,9 +18,7 @@ On = Callable[..., Any]
 Start = Callable[..., Program]
 
 
-def test_a_version_is_printed_as_a_file_that_an_upload_takes(
-    call: Call, target: list[str], on: On
-) -> None:
+def test_a_version_is_printed_as_a_file_that_an_upload_takes(call: Call, target: list[str], on: On) -> None:
     on("workflow", "upload", "-", text=ORDERS)
     on("workflow", "upload", "-", text=ORDERS.replace("nightly", "daily"))
     first = call("workflow", "show", "orders", "--version", "1", "--yaml", *target)

@@ -84,7 +84,7 @@ BROKEN = {
         AND s.state <> CASE v.kind WHEN 'started' THEN 'running' WHEN 'retried_held' THEN 'held'
             WHEN 'unblocked_held' THEN 'held' WHEN 'retried' THEN 'available'
             WHEN 'unblocked' THEN 'available' WHEN 'resumed' THEN 'available'
-            WHEN 'rerun' THEN 'blocked' ELSE v.kind END
+            WHEN 'rerun' THEN 'blocked' WHEN 'awaiting' THEN 'blocked' ELSE v.kind END
     """,
     "a run's counters are wrong": """
         SELECT r.id FROM run r JOIN task_state s ON s.run_id = r.id

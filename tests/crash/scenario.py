@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from engine.errors import StoreUnavailable
 from engine.model.graph import Graph
-from engine.model.outcomes import Cancelled, Failed, Outcome, Released, Succeeded
+from engine.model.outcomes import Awaiting, Cancelled, Failed, Outcome, Released, Succeeded
 from engine.model.records import Lease
 from engine.model.states import RunState
 from engine.operations import runs, submits, tasks, workers
@@ -61,11 +61,23 @@ class Scenario:
         await self._finish((d, Succeeded()))
         [x] = await self._claim(one, 5)
         await self._finish((x, Failed("no")))
+        await self._wait_for_a_sub_task(one)
         await self._retry(diamond)
         [x] = await self._claim(one, 5)
         await self._again(lambda: workers.end(self.database, one, "stopped"))
         await self._again(lambda: runs.cancel(self.database, diamond))
         await self._again(lambda: runs.prune(self.database, finished_seconds=3600))
+
+    async def _wait_for_a_sub_task(self, session_id: int) -> None:
+        await self._submit("s -> t")
+        [s] = await self._claim(session_id, 5)
+        part = replace(spec("part"), queue=self.name)
+        await self._again(lambda: tasks.spawn(self.database, s, [part], actor="worker", awaited=True))
+        await self._finish((s, Awaiting()))
+        for name in ("part", "s", "t"):
+            [lease] = await self._claim(session_id, 5)
+            assert lease.name == name
+            await self._finish((lease, Succeeded()))
 
     # --- steps, each as a careful caller takes it
 

@@ -108,7 +108,11 @@ DEFINITIONS = [
         "tags are not accepted (found tag:yaml.org,2002:python/x)",
     ),
     ("task: []", ".task (line 4, column 11)", 'unknown key; did you mean "tasks"?'),
-    ("cron: '@daily'\ncron: '@hourly'", ".cron (line 5, column 5)", "key 'cron' appears twice in one mapping"),
+    (
+        "cron: '@daily'\ncron: '@hourly'",
+        ".cron (line 5, column 5)",
+        "key 'cron' appears twice in one mapping",
+    ),
     ("labels: {1: x}", '.labels["1"] (line 4, column 14)', "a key must be text; put '1' in quotes"),
     ("labels: &l {a: x}", ".labels (line 4, column 13)", "anchors are not accepted"),
     ("description: *l", ".description (line 4, column 18)", "aliases are not accepted; write the value out"),

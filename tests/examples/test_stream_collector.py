@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import re
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -69,7 +71,7 @@ async def test_every_reading_is_in_the_table_once(target: sa.Engine) -> None:
     collecting = example("stream_collector")
     async with (
         sensors() as address,
-        engine.Engine("sqlite://", functions=collecting.FUNCTIONS, services={"target": target}) as e:
+        engine.Engine("sqlite://", functions=collecting.FUNCTIONS, services={"target": target}) as e,
     ):
         flow = collecting.collector(address, batch_size=20, flush_seconds=0.05)
         run_id = (await e.execute(flow)).run_id
@@ -79,6 +81,22 @@ async def test_every_reading_is_in_the_table_once(target: sa.Engine) -> None:
         kinds = {event.kind for event in await e.events(run_id)}
     assert stored(target) == [(f"s{number % 3}", number / 10) for number in range(_READINGS)]
     assert {"stream.connection.lost", "stream.connection.restored"} <= kinds
+
+
+async def test_the_program_collects_as_long_as_it_is_told(target: sa.Engine, tmp_path: Path) -> None:
+    async with sensors() as address:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-W", "error", program("stream_collector"), address, "--seconds", "2"),
+            *("--target", target.url.render_as_string(hide_password=False)),
+            cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        said, complained = await asyncio.wait_for(process.communicate(), 90)
+    assert (process.returncode, complained) == (0, b"")
+    shown = ast.literal_eval(said.decode())
+    assert shown["state"] == "stopped"
+    assert shown["processed_events"] == len(stored(target)) > 0
 
 
 def test_the_readme_names_options_that_there_are() -> None:

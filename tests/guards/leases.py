@@ -87,7 +87,7 @@ GUARDS = [
         "rows locked in order before a finish",
         "two batches that share children would dead-lock",
         f"{STORE}/endings.py",
-        "    _lock_rows(tx, concerned)\n",
+        "    _lock_rows(tx, concerned, awaiting)\n",
         "",
         f"{FINISHES}::test_parents_then_children_are_locked_in_id_order_before_anything_is_written",
     ),

@@ -5,6 +5,7 @@ from tests.guards.guard import Guard
 STORE = "engine/store"
 LIMITS = "tests/store/test_limits.py"
 SAGAS = "tests/operations/test_sagas.py"
+PLUGINS = "tests/operations/test_plugins.py"
 SCHEDULES = "tests/operations/test_schedules.py"
 
 GUARDS = [
@@ -87,6 +88,22 @@ GUARDS = [
         ".where(relay.c.run_id == run_id).with_for_update(skip_locked=True)",
         ".where(relay.c.run_id == run_id)",
         "tests/operations/test_callbacks.py::test_processes_that_look_at_the_same_time_tell_once",
+    ),
+    Guard(
+        "told once the run is reopened",
+        "nobody would be told what became of a run that was retried",
+        "engine/operations/runs.py",
+        "    relays.reopen(tx, run_id)\n",
+        "    pass\n",
+        f"{PLUGINS}::test_a_run_that_goes_on_after_its_end_is_told_of_again",
+    ),
+    Guard(
+        "a release is no retry",
+        "a task that was given back would be told as one that failed",
+        "engine/model/plugins.py",
+        "        case Move.RETRY | Move.RETRY_HELD if happening.outcome in _TRIED:\n",
+        "        case Move.RETRY | Move.RETRY_HELD:\n",
+        f"{PLUGINS}::test_a_task_that_is_given_back_is_not_told_as_retried",
     ),
     Guard(
         "no time of a pause",

@@ -45,7 +45,7 @@ class Oracle:
     def fits(self, year: int, month: int, day: int) -> bool:
         if month not in self.months:
             return False
-        any_day, any_weekday = self.day in "*?", self.weekday in "*?"
+        any_day, any_weekday = restricts_nothing(self.day), restricts_nothing(self.weekday)
         length = calendar.monthrange(year, month)[1]
         by_day = has(self.day, day, 31, start=1) or ("L" in self.day.split(",") and day == length)
         by_weekday = self.fits_weekday(calendar.weekday(year, month, day), day, length)
@@ -89,6 +89,10 @@ class Oracle:
                 yield from (offset + n for n in self.of_day if 0 <= offset + n < minutes)
             midnight += timedelta(days=1)
             offset += 1440
+
+
+def restricts_nothing(field: str) -> bool:
+    return any(item in ("*", "?", "*/1") for item in field.split(","))
 
 
 def has(field: str, value: int, top: int, start: int = 0) -> bool:

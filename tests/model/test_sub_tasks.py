@@ -59,6 +59,7 @@ def test_a_result_that_is_no_object_moves(result: Any, own: dict[str, Any]) -> N
         ((GOOD, GOOD, GONE), 0.3, False),  # whatever did not succeed counts
         ((GOOD, GOOD, TaskState.SKIPPED), 0.34, True),
         ((BAD, BAD), 1.0, True),
+        ((*[BAD] * 29, *[GOOD] * 71), 0.29, True),  # 0.29 * 100 is less than 29 as a float
         ((), 0.0, True),
     ],
 )

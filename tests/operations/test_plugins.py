@@ -343,9 +343,7 @@ def test_what_is_no_binding_is_refused(document: dict[str, Any], message: str) -
         ({"event": "workflow.failed", "condition": "task.name == 'a'"}, "unknown name: task"),
     ],
 )
-def test_what_can_never_work_is_not_bound(
-    database: Database, document: dict[str, Any], message: str
-) -> None:
+def test_what_can_never_work_is_not_bound(database: Database, document: dict[str, Any], message: str) -> None:
     whole = {"plugin": "webhook", "event": "task.failed", "params": {"url": "http://h"}, **document}
     with pytest.raises(InvalidInput) as refused:
         do(plugins.bind(database, Binding.of(whole), plugins=PluginRegistry.installed()))

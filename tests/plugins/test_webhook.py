@@ -150,7 +150,7 @@ async def test_a_large_answer_is_not_read_whole(settings: ExecutorSettings, rece
     [
         ({}, "url is required"),
         ({"url": "ftp://host/"}, "not an http:// or https:// URL"),
-        ({"url": "http://h", "secrets": "x"}, 'unknown parameter \'secrets\'; did you mean "secret"?'),
+        ({"url": "http://h", "secrets": "x"}, "unknown parameter 'secrets'; did you mean \"secret\"?"),
         ({"url": "http://h", "headers": {"A": "b\r\nEvil: 1"}}, "holds a line break"),
         ({"url": "http://h", "headers": {"A b": "c"}}, "headers"),
         ({"url": "http://h", "timeout_seconds": 0}, "timeout_seconds"),

@@ -139,6 +139,14 @@ def test_a_name_is_taken_by_one_function() -> None:
         EngineBuilder(url="sqlite://").with_builtin_functions("http_requst")
 
 
+async def test_ready_made_handlers_are_there_when_they_are_named() -> None:
+    builder = EngineBuilder(url="sqlite://").with_builtin_functions("task_engine.log_error")
+    async with builder.build() as engine:
+        assert [each.name for each in (await engine.list_functions())] == ["task_engine.log_error"]
+    async with EngineBuilder(url="sqlite://").with_builtin_functions().build() as engine:
+        assert [each.name for each in (await engine.list_functions())] == ["http_request", "shell_command"]
+
+
 async def test_a_file_of_the_contract_makes_an_engine(tmp_path: Path) -> None:
     config = tmp_path / "engine.yaml"
     config.write_text(

@@ -1,4 +1,4 @@
-"""The examples of docs/sdk.md and docs/workflows.md run as they stand; the table of errors is complete."""
+"""The examples of some pages of docs run as they stand; the table of errors is complete."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = DOCS / "sdk.md"
 EXAMPLES = {
     f"{page}-{number}": example
-    for page in ("sdk", "workflows")
+    for page in ("sdk", "workflows", "streaming")
     for number, example in enumerate(
         re.findall(r"^```python\n(.*?)^```", (DOCS / f"{page}.md").read_text(), re.DOTALL | re.MULTILINE)
     )

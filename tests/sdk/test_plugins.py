@@ -87,9 +87,7 @@ async def test_an_object_is_told_of_events(database_url: str) -> None:
     assert failure.error is not None and "no" in failure.error
 
 
-async def test_a_webhook_that_fails_twice_is_told_in_the_end(
-    database_url: str, receiver: HttpServer
-) -> None:
+async def test_a_webhook_that_fails_twice_is_told_in_the_end(database_url: str, receiver: HttpServer) -> None:
     def hook(request: Request) -> Answer:
         again = len(receiver.requests) <= 2
         return Answer(503, headers={"Retry-After": "0"}) if again else Answer(200)

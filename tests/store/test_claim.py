@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from engine.model.outcomes import Crashed, Succeeded
+from engine.model.outcomes import Awaiting, Crashed, Failed, Succeeded
 from engine.model.records import Lease
 from engine.model.retry import RetryPolicy
 from engine.operations import runs, tasks, totals, workers
@@ -16,6 +16,7 @@ from engine.store.claims import claim as claim_within
 from engine.store.database import Database, Transaction
 from tests.factories import (
     claim,
+    claim_all,
     do,
     events,
     finish,
@@ -26,6 +27,7 @@ from tests.factories import (
     run_of,
     running,
     session,
+    spec,
     states,
     submit,
     task_of,
@@ -268,6 +270,21 @@ def test_what_is_released_in_a_paused_run_is_held(database: Database) -> None:
     do(runs.hold(database, accepted.run_id))
     assert end(database, leases["a"], leases["a"].session_id) == ([], [])
     assert states(database, accepted.run_id)["b"] == "held"
+
+
+def test_a_sub_task_s_end_is_counted_though_its_task_is_claimed_with_it(database: Database) -> None:
+    """The task failed once, and is made again while its sub-task runs: both write its row."""
+    accepted, leases = running(database, graph("one", one={"retry": RetryPolicy(max_attempts=2)}))
+    do(tasks.spawn(database, leases["one"], [spec("part")], actor="w", awaited=True))
+    worker = session(database)
+    part = claim_all(database, worker)["part"]
+    finish(database, (leases["one"], Failed("once")))
+    make_due(database)
+    lost, [again] = end(database, part, worker)
+    assert (lost, again.name, again.attempt) == ([], "one", 2)
+    assert task_of(database, accepted.run_id, "one").waiting_on == 0
+    finish(database, (again, Awaiting()))
+    assert states(database, accepted.run_id)["one"] == "available"  # there is nothing to wait for
 
 
 def test_nothing_is_claimed_with_an_outcome_that_comes_too_late(database: Database) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 
 from engine.model.graph import Dependency, Graph, Rule
-from engine.model.outcomes import Released, Succeeded
+from engine.model.outcomes import Awaiting, Released, Succeeded
+from engine.operations import tasks
 from tests.factories import (
     claim_all,
+    do,
     events,
     rows,
     running,
@@ -82,6 +84,46 @@ def test_parents_then_children_are_locked_in_id_order_before_anything_is_written
             assert set(meeting.unlocked("task_id", "task_state")) == set(ids[number + 1 :])
         assert finishing_both.result() == []
         leases = claim_all(database, session(database))
+
+
+def test_a_task_whose_last_sub_task_ends_meanwhile_goes_on(meeting: Meeting) -> None:
+    """The one looks whether there is something to wait for, the other whether somebody waits."""
+    database = meeting.database()
+    accepted, leases = running(database, "one")
+    do(tasks.spawn(database, leases["one"], [spec("part")], actor="w", awaited=True))
+    part = claim_all(database, session(database))["part"]
+    with meeting.stopped(finishing((part, Succeeded()))) as ended:
+        waiting = meeting.start(finishing((leases["one"], Awaiting())))
+        meeting.wait_until_blocked()
+    assert ended.result() == waiting.result() == []
+    assert states(database, accepted.run_id) == {"one": "available", "part": "succeeded"}
+
+
+def test_a_sub_task_that_ends_while_its_task_begins_to_wait_releases_it(meeting: Meeting) -> None:
+    database = meeting.database()
+    accepted, leases = running(database, "one")
+    do(tasks.spawn(database, leases["one"], [spec("part")], actor="w", awaited=True))
+    part = claim_all(database, session(database))["part"]
+    with meeting.stopped(finishing((leases["one"], Awaiting()))) as waiting:
+        ended = meeting.start(finishing((part, Succeeded())))
+        meeting.wait_until_blocked()
+    assert ended.result() == waiting.result() == []
+    assert states(database, accepted.run_id) == {"one": "available", "part": "succeeded"}
+
+
+def test_tasks_that_begin_to_wait_are_locked_in_id_order(meeting: Meeting) -> None:
+    """As those are that successes of their sub-tasks count off."""
+    database = meeting.database()
+    accepted, leases = running(database, "a, b")
+    for name, lease in leases.items():
+        do(tasks.spawn(database, lease, [spec(f"part of {name}")], actor="w", awaited=True))
+    ids = accepted.task_ids
+    with meeting.holding(f"task_state WHERE task_id = {ids['a']}"):
+        both = meeting.start(finishing((leases["b"], Awaiting()), (leases["a"], Awaiting())))
+        meeting.wait_until_blocked()
+        assert ids["b"] in meeting.unlocked("task_id", "task_state")
+    assert both.result() == []
+    assert {states(database, accepted.run_id)[name] for name in leases} == {"blocked"}
 
 
 def test_finishers_of_a_run_work_alone_where_a_success_can_skip(meeting: Meeting) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,32 +16,11 @@ import sqlalchemy as sa
 from alembic import command
 
 from engine.errors import SchemaMismatch
-from engine.operations import workers
 from engine.store import migrate
 from engine.store.database import Database
-from tests.factories import do, end_all, events, make_due, run_of, states, task_of
-from tests.support.postgres import Server
 from tests.support.template import Template
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty database."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'engine.db'}"
-        return
-    server: Server = request.getfixturevalue("cluster")
-    yield server.create_database("empty")
-    server.drop_database("empty")
-
-
-@pytest.fixture
-def empty(url: str) -> Iterator[Database]:
-    database = Database(url, wake_others=False)
-    yield database
-    database.close()
 
 
 def set_revision(database: Database, revision: str) -> None:
@@ -79,56 +58,6 @@ def test_a_downgrade_takes_everything_back(empty: Database) -> None:
         command.downgrade(config, "base")
         connection.commit()
     assert sa.inspect(empty.engine).get_table_names() == ["alembic_version"]
-
-
-# What release 0001 wrote: a run of a -> b -> c of which a is running, b and c wait; and one that has ended.
-_FILLED_BY_0001 = """
-INSERT INTO run (id, state, name, labels, actor, created_at, started_at, event_count, total, running)
-  VALUES (1, 'running', 'old', '{"k": "v"}', 'local', CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, 3, 3, 1);
-INSERT INTO run (id, state, actor, created_at, started_at, finished_at, event_count, total, succeeded)
-  VALUES (2, 'succeeded', 'local', CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, 4, 1, 1);
-INSERT INTO task (id, run_id, name, kind, params, created_at)
-  VALUES (1, 1, 'a', 'noop', '{"x": 1}', CURRENT_TIMESTAMP), (2, 1, 'b', 'noop', NULL, CURRENT_TIMESTAMP),
-    (3, 1, 'c', 'noop', NULL, CURRENT_TIMESTAMP), (4, 2, 'z', 'noop', NULL, CURRENT_TIMESTAMP);
-INSERT INTO worker_session (id, name, host, pid, version, concurrency, started_at)
-  VALUES (9, 'w', 'h', 1, '0.0.9', 1, CURRENT_TIMESTAMP);
-INSERT INTO task_state (task_id, run_id, state, queue, kind, rank, available_at, waiting_on, attempt,
-    session_id, token, started_at, changed_at)
-  VALUES (1, 1, 'running', 'default', 'noop', 0, CURRENT_TIMESTAMP, 0, 1, 9, 'fence', CURRENT_TIMESTAMP,
-      CURRENT_TIMESTAMP),
-    (2, 1, 'blocked', 'default', 'noop', 0, NULL, 1, 0, NULL, NULL, NULL, CURRENT_TIMESTAMP),
-    (3, 1, 'blocked', 'default', 'noop', 0, NULL, 1, 0, NULL, NULL, NULL, CURRENT_TIMESTAMP),
-    (4, 2, 'succeeded', 'default', 'noop', 0, CURRENT_TIMESTAMP, 0, 1, 9, 'done', CURRENT_TIMESTAMP,
-      CURRENT_TIMESTAMP);
-INSERT INTO attempt (task_id, number, session_id, started_at, finished_at, outcome, result)
-  VALUES (4, 1, 9, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, 'succeeded', '{"ok": true}');
-INSERT INTO edge (parent_id, child_id) VALUES (1, 2), (2, 3);
-INSERT INTO event (run_id, number, kind, task_id, attempt, at, actor)
-  VALUES (1, 1, 'run.submitted', NULL, NULL, CURRENT_TIMESTAMP, 'local'),
-    (1, 2, 'run.started', NULL, NULL, CURRENT_TIMESTAMP, 'w'),
-    (1, 3, 'started', 1, 1, CURRENT_TIMESTAMP, 'w');
-"""
-
-
-def test_a_database_filled_by_the_first_release_goes_on_after_the_upgrade(empty: Database) -> None:
-    config = migrate._config()
-    with empty.engine.connect() as connection, empty.dialect.migration_lock(connection):
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-        for statement in filter(str.strip, _FILLED_BY_0001.split(";\n")):
-            connection.exec_driver_sql(statement)
-        connection.commit()
-    migrate.upgrade(empty.engine, empty.dialect)
-    migrate.check(empty.engine)
-
-    do(workers.end(empty, 9, "worker lost"))
-    assert states(empty, 1) == {"a": "available", "b": "blocked", "c": "blocked"}
-    make_due(empty)
-    end_all(empty)
-    run = run_of(empty, 1)
-    assert (run.state, run.succeeded, run.labels) == ("succeeded", 3, {"k": "v"})
-    assert task_of(empty, 2, "z").last is not None
-    assert [event.number for event in events(empty, 1)] == list(range(1, run.events + 1))
 
 
 def test_a_missing_schema_is_refused_with_the_command_to_run(empty: Database) -> None:

@@ -41,10 +41,15 @@ class MemoryStore:
 
     async def open(self) -> Standing:
         before = replace(self.standing, is_paused=self.is_paused)
-        self.standing = replace(self.standing, seen_at=datetime.now(UTC))
+        self.standing = replace(self.standing, is_first=False)
         return before
 
-    async def keep(self, payloads: Sequence[JSON], /) -> int:
+    def _see(self, is_connected: bool) -> None:
+        if is_connected:
+            self.standing = replace(self.standing, seen_at=datetime.now(UTC))
+
+    async def keep(self, payloads: Sequence[JSON], /, *, is_connected: bool = True) -> int:
+        self._see(is_connected)
         first = self.standing.received + 1
         self.items |= dict(enumerate(payloads, first))
         self.standing = replace(self.standing, received=self.standing.received + len(payloads))
@@ -56,7 +61,8 @@ class MemoryStore:
     async def arrived(self) -> None:
         await asyncio.sleep(0.005)
 
-    async def commit(self, batch: Batch, state: StreamState, /) -> bool:
+    async def commit(self, batch: Batch, state: StreamState, /, *, is_connected: bool = True) -> bool:
+        self._see(is_connected)
         self.batches.append(batch)
         self.items = {number: item for number, item in self.items.items() if number > batch.last}
         now = self.standing
@@ -76,8 +82,15 @@ class MemoryStore:
         return self.is_paused
 
     async def tell(
-        self, events: Sequence[StreamEvent], /, *, state: StreamState | None = None, gaps: int = 0
+        self,
+        events: Sequence[StreamEvent],
+        /,
+        *,
+        state: StreamState | None = None,
+        gaps: int = 0,
+        is_connected: bool = False,
     ) -> None:
+        self._see(is_connected)
         self.events += events
         self.standing = replace(self.standing, gaps=self.standing.gaps + gaps)
 
@@ -89,8 +102,11 @@ class MemoryStore:
         return [event.type for event in self.events]
 
     def payload_of(self, type: str) -> Any:
-        [event] = [event for event in self.events if event.type == type]
+        [event] = self.of(type)
         return event.payload
+
+    def of(self, type: str) -> list[StreamEvent]:
+        return [event for event in self.events if event.type == type]
 
 
 @dataclass

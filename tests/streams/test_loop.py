@@ -14,7 +14,7 @@ from engine.model.realtime import Backpressure, Pressure, Reconnect, Subscriptio
 from engine.streams.loop import Stream
 from engine.streams.published import Published
 from engine.streams.reader import SourceLost, delay_seconds
-from engine.streams.sources import Collector, Item
+from engine.streams.sources import Collector, Connected, Item, Reads
 from tests.executors.factories import eventually
 from tests.streams.bench import MemoryStore, World, counting, failing, quick
 
@@ -207,6 +207,35 @@ async def test_stored_items_are_handled_by_the_next_attempt_and_the_gap_is_told(
     assert store.standing.gaps == 1
 
 
+class ReachedOnce(Collector):
+    """Says one thing, loses the connection, and is never reached again."""
+
+    async def items(self, offset: JSON, /) -> Reads:
+        async for item in self.opens(offset):
+            yield Connected()
+            yield Item(item)
+        raise ConnectionError("gone")
+
+
+async def test_a_gap_begins_when_the_source_was_seen_last_not_when_somebody_wrote_last() -> None:
+    """One attempt loses the connection and ends while it tries to connect again; another comes later."""
+    words = iter(["a"])
+
+    async def once(offset: JSON) -> AsyncIterator[str]:
+        for word in words:
+            yield word
+
+    world = World(taking([]))
+    stream = world.stream(quick(batch_size=1), ReachedOnce("once", once, replayable=False))
+    running = asyncio.create_task(stream.run())
+    await eventually(lambda: world.store.types().count("connection.reconnecting") >= 5)
+    await stopped(stream, running)
+    seen_at, [lost] = world.store.standing.seen_at, world.store.of("connection.lost")
+    assert seen_at is not None and seen_at <= lost.timestamp
+    await world.stream(quick(), Collector("silent", once, replayable=False)).run()
+    assert world.store.payload_of("connection.restored")["gap"]["from"] == seen_at.isoformat()
+
+
 # --- backpressure, pauses, events
 
 
@@ -222,6 +251,19 @@ async def test_dropped_items_are_counted() -> None:
     handled = sum(map(len, got))
     assert handled >= 10 and handled + done.document["dropped_events"] == 50
     assert "backpressure.triggered" in world.store.types()
+
+
+async def test_each_pressure_that_the_history_tells_is_relieved_there() -> None:
+    """The buffer fills and empties many times a second; few of these are written down, both ends of each."""
+    told: list[Any] = []
+    subscriptions = [Subscription(f"backpressure.{what}", "note") for what in ("triggered", "relieved")]
+    world = World({**taking([]), "note": lambda given: told.append(given["event"]["type"])})
+    task = quick(buffer_size=4, batch_size=4, subscriptions=subscriptions)
+    await world.stream(task, counting(200)).run()
+    kept = [type for type in world.store.types() if type.startswith("backpressure.")]
+    assert len(told) > len(kept) >= 2
+    for types in (told, kept):
+        assert types == ["backpressure.triggered", "backpressure.relieved"] * (len(types) // 2)
 
 
 async def test_a_pause_stops_reading_and_handling_until_it_is_over() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -96,6 +96,15 @@ async def test_the_end_of_a_connection_is_a_loss_unless_it_is_the_end() -> None:
         source = TcpSource(server.address, TcpOptions(send="\n"), OPEN, ends=False)
         with pytest.raises(ConnectionError, match="the other side closed the connection"):
             await read(source)
+
+
+async def test_a_line_that_is_cut_off_with_its_connection_is_no_item() -> None:
+    async with Lines(b"one\n", b'{"n": 12') as server:
+        source = TcpSource(server.address, TcpOptions(send="\n"), OPEN, ends=False)
+        async with aclosing(source.items(None)) as items:
+            assert [await anext(items), await anext(items)] == [Connected(), Item("one")]
+            with pytest.raises(ConnectionError, match="the other side closed the connection"):
+                await anext(items)
 
 
 @pytest.mark.parametrize("url", ["", "tcp://", "http://h:1", "h", "tcp://h:99999"])
@@ -226,14 +235,99 @@ async def test_rows_of_a_table_are_items_in_the_order_of_their_key(their_url: st
     assert payloads(await read(table(their_url, columns=["id"]), 1)) == [{"id": 1}]
 
 
+def polled(url: str, **changes: Any) -> TableSource:
+    options = TableOptions(**{"url": url, "table": "orders", "page": 2, **changes})
+    return TableSource(options, OPEN, every=0.005)
+
+
+@asynccontextmanager
+async def reading(source: Source, *, offset: JSON) -> AsyncIterator[AsyncGenerator[Any, None]]:
+    async with asyncio.timeout(20), aclosing(source.items(offset)) as items:
+        assert await anext(items) == Connected()
+        yield items
+
+
+async def looked_often(url: str) -> None:
+    """Return when somebody has waited for writers for a while."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        seen: set[Any] = set()
+        while len(seen) < 5:
+            cursor = await connection.execute(
+                "SELECT query_start FROM pg_stat_activity "
+                "WHERE query LIKE '%it_does%' AND pid <> pg_backend_pid()"
+            )
+            seen |= set(await cursor.fetchall())
+
+
+def writes(connection: psycopg.Connection, total: int) -> None:
+    connection.execute("INSERT INTO orders (total) VALUES (%s)", [total])
+
+
 async def test_rows_wait_for_transactions_that_began_before_theirs_ended(their_url: str) -> None:
     """Otherwise the row of the slower transaction, which has the smaller key, would never be read."""
     with psycopg.connect(their_url) as slow, psycopg.connect(their_url, autocommit=True) as fast:
-        slow.execute("INSERT INTO orders (total) VALUES (6)")
-        fast.execute("INSERT INTO orders (total) VALUES (7)")
-        assert [item.offset for item in await read(table(their_url))] == [1, 2, 3, 4, 5]
-        slow.commit()
-    assert [item.offset for item in await read(table(their_url), offset=5)] == [6, 7]
+        writes(slow, 6)
+        writes(fast, 7)
+        async with reading(polled(their_url), offset=5) as items:
+            next_item = asyncio.ensure_future(anext(items))
+            await looked_often(their_url)
+            assert not next_item.done()
+            slow.commit()
+            assert [(await next_item).offset, (await anext(items)).offset] == [6, 7]
+
+
+async def test_a_row_is_not_lost_whose_key_was_taken_before_its_transaction_wrote(their_url: str) -> None:
+    """Its transaction has no number yet while its trigger waits: only its lock says that it will write."""
+    with psycopg.connect(their_url, autocommit=True) as fast:
+        fast.execute(
+            "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "IF NEW.total = 6 THEN PERFORM pg_advisory_xact_lock(6); END IF; RETURN NEW; END $$"
+        )
+        fast.execute("CREATE TRIGGER lingers BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION linger()")
+        fast.execute("SELECT pg_advisory_lock(6)")
+        async with (
+            await psycopg.AsyncConnection.connect(their_url, autocommit=True) as slow,
+            reading(polled(their_url), offset=5) as items,
+        ):
+            inserting = asyncio.create_task(slow.execute("INSERT INTO orders (total) VALUES (6)"))
+            while not fast.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchall():
+                await asyncio.sleep(0.005)
+            writes(fast, 7)
+            next_item = asyncio.ensure_future(anext(items))
+            await looked_often(their_url)
+            assert not next_item.done()
+            fast.execute("SELECT pg_advisory_unlock(6)")
+            await inserting
+            assert [(await next_item).offset, (await anext(items)).offset] == [6, 7]
+
+
+async def test_a_writer_in_a_partition_is_waited_for(their_url: str) -> None:
+    with psycopg.connect(their_url, autocommit=True) as fast, psycopg.connect(their_url) as slow:
+        fast.execute("CREATE TABLE parts (id int, total int) PARTITION BY LIST (total)")
+        fast.execute("CREATE TABLE part1 PARTITION OF parts FOR VALUES IN (1)")
+        fast.execute("CREATE TABLE part2 PARTITION OF parts FOR VALUES IN (2)")
+        slow.execute("INSERT INTO part1 VALUES (1, 1)")
+        fast.execute("INSERT INTO part2 VALUES (2, 2)")
+        async with reading(polled(their_url, table="parts"), offset=None) as items:
+            next_item = asyncio.ensure_future(anext(items))
+            await looked_often(their_url)
+            assert not next_item.done()
+            slow.commit()
+            assert [(await next_item).offset, (await anext(items)).offset] == [1, 2]
+
+
+async def test_a_transaction_that_writes_elsewhere_holds_nothing_up(their_url: str) -> None:
+    with psycopg.connect(their_url) as other:
+        other.execute("CREATE TABLE elsewhere (id int)")
+        async with reading(polled(their_url), offset=4) as items:
+            assert (await anext(items)).offset == 5
+
+
+async def test_a_view_is_refused(their_url: str) -> None:
+    with psycopg.connect(their_url, autocommit=True) as connection:
+        connection.execute("CREATE VIEW seen AS SELECT * FROM orders")
+    with pytest.raises(InvalidInput, match=r"params\.source\.table: 'seen' is not a table"):
+        await read(table(their_url, table="seen"))
 
 
 async def test_notifications_are_items(their_url: str) -> None:

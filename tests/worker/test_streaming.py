@@ -4,101 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import psycopg
 import pytest
+import sqlalchemy as sa
 from websockets.asyncio.server import ServerConnection, serve
 
-from engine.errors import Conflict, LeaseLost, NotFound, Overloaded
-from engine.executors.base import ExecutorSettings
-from engine.executors.realtime import RealtimeExecutor
-from engine.executors.registry import ExecutorRegistry
-from engine.functions.context import Context
-from engine.functions.registry import FunctionRegistry
+from engine.errors import LeaseLost
 from engine.model.realtime import (
-    Backpressure,
     Endpoint,
-    Pressure,
     Protocol,
     RealtimeMode,
-    RealtimeTask,
     Reconnect,
-    Subscription,
 )
-from engine.model.workflow_graph import graph_of
-from engine.model.workflows import Mode, Workflow
-from engine.operations import runs, stream_state, submits, tasks
+from engine.operations import runs, stream_state, tasks
 from engine.store.database import Database
 from engine.streams.events import StreamState
 from engine.streams.ports import Batch
-from engine.worker.service import Worker
-from tests.factories import do, request, rows, session_async
-from tests.worker.bench import QUICK, ended, outcomes, until
+from tests.factories import request, rows, session_async
+from tests.sdk.callers import libpq
+from tests.worker.bench import ended, outcomes, until
+from tests.worker.streams import kinds_of, numbers, processed, stream_of, streaming, submit, working
 
 pytestmark = pytest.mark.anyio
-
-FAST = Reconnect(first_ms=10, max_ms=10, jitter=0.0)
-
-
-def streaming(**fields: Any) -> RealtimeTask:
-    given = {"mode": RealtimeMode.CONTINUOUS, "flush_interval_ms": 20, "reconnect": FAST, **fields}
-    return RealtimeTask("feed", **given)
-
-
-async def submit(database: Database, task: RealtimeTask) -> tuple[int, int]:
-    """A run of this one task: (run, task)."""
-    workflow = Workflow("w", mode=Mode.STREAMING, realtime_tasks=[task])
-    accepted = await submits.submit(database, graph_of(workflow))
-    [task_id] = accepted.task_ids.values()
-    return accepted.run_id, task_id
-
-
-@asynccontextmanager
-async def working(database: Database, *functions: Any, **options: Any) -> AsyncIterator[Worker]:
-    """A worker that performs streaming tasks with these functions."""
-    services = options.pop("services", None)
-    settings = ExecutorSettings(allow_private_network=options.pop("allow_private_network", True))
-    executor = RealtimeExecutor(FunctionRegistry(functions), services=services, settings=settings)
-    registry = ExecutorRegistry.from_executors([executor])
-    async with Worker(database, registry, replace(QUICK, **{"grace_seconds": 1.0, **options})) as worker:
-        try:
-            yield worker
-        finally:
-            await executor.close()
-
-
-async def kinds_of(database: Database, run_id: int) -> list[str]:
-    found = await runs.events(database, run_id, limit=10_000)
-    return [event.kind.removeprefix("stream.") for event in found if event.kind.startswith("stream.")]
-
-
-async def stream_of(database: Database, task_id: int) -> Any:
-    return await stream_state.get(database, task_id)
-
-
-async def processed(database: Database, task_id: int, count: int) -> Any:
-    """The stream's row, once so many items are dealt with."""
-
-    async def is_so_far() -> Any:
-        try:
-            row = await stream_of(database, task_id)
-        except NotFound:
-            return None
-        return row if row.processed + row.failed >= count else None
-
-    return await until(is_so_far)
-
-
-def numbers(most: int, *, forever: bool = True) -> Any:
-    async def numbers(offset: int | None = None) -> AsyncIterator[int]:
-        for number in range((offset or 0) + 1, most + 1):
-            yield number
-        if forever:
-            await asyncio.Event().wait()
-
-    return numbers
 
 
 # --- going on
@@ -172,6 +102,28 @@ async def test_what_is_in_the_buffer_is_handled_when_the_run_is_cancelled(databa
     assert got == [1, 2, 3]
 
 
+async def test_a_worker_that_stops_handles_what_it_has_read_and_does_not_wait_for_more(
+    database: Database,
+) -> None:
+    """Patience has no end here, and neither has the source."""
+    got: list[int] = []
+
+    async def take(data: list[int]) -> None:
+        got.extend(data)
+
+    task = streaming(function="take", collector="numbers", batch_size=1_000, flush_interval_ms=600_000)
+    async with working(database, numbers(3), take, grace_seconds=600.0):
+        _, task_id = await submit(database, task)
+        await until(lambda: _has_read(database, task_id))
+    row = await stream_of(database, task_id)
+    assert (got, row.offset, row.processed, row.state) == ([1, 2, 3], 3, 3, "stopped")
+    assert await outcomes(database, task_id) == ["released"]
+
+
+async def _has_read(database: Database, task_id: int) -> bool:
+    return ((await tasks.get(database, task_id)).progress or {}).get("total_events") == 3
+
+
 async def test_a_source_that_ends_ends_the_task(database: Database) -> None:
     async def take(data: list[int]) -> None: ...
 
@@ -187,8 +139,8 @@ async def test_a_source_that_ends_ends_the_task(database: Database) -> None:
 async def test_a_pause_of_the_run_stops_the_stream(database: Database) -> None:
     got: list[int] = []
 
-    async def take(data: list[int]) -> None:
-        got.extend(data)
+    async def take(data: int) -> None:
+        got.append(data)
 
     async def ticks(offset: int | None = None) -> AsyncIterator[int]:
         number = offset or 0
@@ -323,6 +275,25 @@ async def test_a_lost_lease_commits_nothing(database: Database) -> None:
 # --- sources that cannot be replayed
 
 
+async def test_only_writes_while_it_is_connected_say_that_the_source_was_seen(database: Database) -> None:
+    await submit(database, streaming(function="take", collector="numbers"))
+    worker = await session_async(database)
+    [lease] = await tasks.claim(database, request(worker, kinds=("realtime",)), actor="worker")
+    first = await stream_state.open(database, lease)
+    assert (first.is_first, first.seen_at) == (True, None)
+    await stream_state.keep(database, lease, ["a"], is_connected=True)
+    second = await stream_state.open(database, lease)
+    assert not second.is_first and second.seen_at is not None
+    await stream_state.keep(database, lease, ["b"], is_connected=False)
+    batch = Batch(1, 1, 1, 1, 0, 0, None)
+    await stream_state.commit(database, lease, batch, StreamState.STOPPING, is_connected=False)
+    await stream_state.tell(database, lease, [], is_connected=False)
+    third = await stream_state.open(database, lease)
+    assert (third.seen_at, third.received, third.sequence) == (second.seen_at, 2, 1)
+    await stream_state.tell(database, lease, [], is_connected=True)
+    assert (await stream_state.open(database, lease)).seen_at != second.seen_at
+
+
 async def test_messages_of_a_web_socket_are_stored_and_a_gap_is_told(database: Database) -> None:
     connections = 0
 
@@ -356,6 +327,35 @@ async def test_messages_of_a_web_socket_are_stored_and_a_gap_is_told(database: D
     ]
 
 
+# --- somebody's table
+
+
+async def test_rows_of_a_table_reach_the_function(database: Database, row_locking_url: str) -> None:
+    got: list[Any] = []
+
+    async def take(data: list[Any]) -> None:
+        got.extend(data)
+
+    theirs = libpq(sa.make_url(row_locking_url))
+    with psycopg.connect(theirs, autocommit=True) as connection:
+        connection.execute("CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY, total int)")
+        connection.execute("INSERT INTO orders (total) SELECT n * 10 FROM generate_series(1, 3) n")
+        async with working(database, take):
+            source = {"url": theirs, "table": "orders"}
+            task = streaming(function="take", collector="table", params={"source": source})
+            run_id, task_id = await submit(database, task)
+            await processed(database, task_id, 3)
+            connection.execute("INSERT INTO orders (total) VALUES (40)")
+            row = await processed(database, task_id, 4)
+            await runs.cancel(database, run_id)
+            await ended(database, task_id)
+    assert got == [{"id": number, "total": number * 10} for number in (1, 2, 3, 4)]
+    assert (row.offset, row.gaps) == (4, 0)
+
+
+# --- the network
+
+
 async def test_sources_keep_to_the_public_network(database: Database) -> None:
     async def take(data: list[str]) -> None: ...
 
@@ -369,87 +369,3 @@ async def test_sources_keep_to_the_public_network(database: Database) -> None:
         failed = await ended(database, task_id)
     assert failed.last is not None and failed.last.error is not None
     assert "127.0.0.1 is not a public address" in failed.last.error["message"]
-
-
-# --- event-driven tasks
-
-
-def listening(**fields: Any) -> RealtimeTask:
-    return streaming(mode=RealtimeMode.EVENT_DRIVEN, **fields)
-
-
-async def test_published_events_reach_those_who_subscribe(database: Database) -> None:
-    told: list[Any] = []
-
-    async def on_order(data: Any) -> None:
-        told.append(data)
-
-    task = listening(subscriptions=[Subscription("order", "on_order", filter="payload.total > 10")])
-    run_id, task_id = await submit(database, task)
-    for total in (5, 15, 25):  # before any worker is there
-        published = await stream_state.publish(database, run_id, "order", {"total": total})
-        assert published.tasks == ["feed"]
-    with pytest.raises(Conflict, match="takes events of type 'odrer' .they take: data.arrived, order."):
-        await stream_state.publish(database, run_id, "odrer")
-    async with working(database, on_order):
-        row = await processed(database, task_id, 3)
-        await runs.cancel(database, run_id)
-        await ended(database, task_id)
-    assert told == [{"total": 15}, {"total": 25}]
-    assert (row.sequence, row.received) == (3, 3)
-    with pytest.raises(Conflict, match="nobody takes events any more"):
-        await stream_state.publish(database, run_id, "order")
-    with pytest.raises(NotFound):
-        await stream_state.publish(database, 999, "order")
-
-
-async def test_a_function_publishes_to_its_own_run(database: Database) -> None:
-    got: list[Any] = []
-
-    async def take(ctx: Context) -> list[str]:
-        return await ctx.publish("number", {"values": ctx.params["data"]})
-
-    async def note(data: list[Any]) -> None:
-        got.extend(data)
-
-    workflow = Workflow(
-        "w",
-        mode=Mode.STREAMING,
-        realtime_tasks=[
-            replace(streaming(function="take", collector="numbers"), name="source"),
-            replace(listening(function="note"), name="sink"),
-        ],
-    )
-    async with working(database, numbers(2), take, note):
-        accepted = await submits.submit(database, graph_of(workflow))
-        await processed(database, accepted.task_ids["sink"], 1)
-        await runs.cancel(database, accepted.run_id)
-        for task_id in accepted.task_ids.values():
-            await ended(database, task_id)
-    assert got == [{"values": [1, 2]}]
-    [batch] = await stream_state.batches(database, accepted.task_ids["source"])
-    assert batch.result == ["sink"]
-
-
-async def test_events_beyond_the_buffer_are_refused_or_dropped(database: Database) -> None:
-    run_id, _ = await submit(database, listening(function="take", buffer_size=2, batch_size=1))
-    for _ in range(2):
-        await stream_state.publish(database, run_id, "any")
-    with pytest.raises(Overloaded, match="2 events waiting"):
-        await stream_state.publish(database, run_id, "any")
-    pressure = Backpressure(0.8, Pressure.DROP)
-    dropping = listening(function="take", buffer_size=1, batch_size=1, backpressure=pressure)
-    run_id, task_id = await submit(database, dropping)
-    await stream_state.publish(database, run_id, "any")
-    published = await stream_state.publish(database, run_id, "any")
-    assert (published.tasks, published.dropped) == ([], ["feed"])
-    assert (await stream_of(database, task_id)).dropped == 1
-
-
-def test_removing_a_run_removes_its_streams(database: Database) -> None:
-    run_id, _ = do(submit(database, listening(function="take")))
-    do(stream_state.publish(database, run_id, "any"))
-    do(runs.cancel(database, run_id))
-    do(runs.delete(database, run_id))
-    for table in ("stream", "stream_item", "stream_batch"):
-        assert rows(database, f"SELECT 1 FROM {table}") == []

@@ -10,9 +10,11 @@ import pytest
 from engine.executors.base import TaskContext
 from engine.model.graph import Graph, TaskSpec
 from engine.model.outcomes import Failed, Outcome, Succeeded
-from engine.operations import runs, submits, tasks, workers
+from engine.model.sub_tasks import Returned
+from engine.operations import runs, steps, submits, tasks, workers
 from engine.store.database import Database
-from tests.factories import rows, spec
+from tests.crash import invariants
+from tests.factories import request, rows, session_async, spec
 from tests.worker.bench import RETRY, ended, last, outcomes, until, working
 
 pytestmark = pytest.mark.anyio
@@ -42,11 +44,11 @@ async def test_what_waits_for_a_task_waits_for_its_sub_tasks(database: Database)
         )
     )
     async with working(database, splits, slow):
-        ids = (await submits.submit(database, graph)).task_ids
-        split, after = ids["split"], ids["after"]
+        accepted = await submits.submit(database, graph)
+        split, after = accepted.task_ids["split"], accepted.task_ids["after"]
         await until(lambda: _is(database, split, "blocked"))
         assert (await tasks.get(database, after)).state == "blocked"
-        [fine] = [t for t in await runs.tasks(database, (await tasks.get(database, split)).run_id) if t.name == "y"]
+        fine = await tasks.get_by_name(database, accepted.run_id, "y")
         await ended(database, fine.id)
         assert (await tasks.get(database, split)).state == "blocked"
         go_on.set()
@@ -96,7 +98,8 @@ async def test_those_that_end_before_it_does_are_not_waited_for(database: Databa
     async with working(database, patient):
         [task_id] = (await submits.submit(database, Graph((spec("one", kind="patient"),)))).task_ids.values()
         assert (await ended(database, task_id)).state == "succeeded"
-    kinds = [row.kind for row in rows(database, f"SELECT kind FROM event WHERE task_id = {task_id} ORDER BY number")]
+    found = rows(database, f"SELECT kind FROM event WHERE task_id = {task_id} ORDER BY number")
+    kinds = [row.kind for row in found]
     assert "awaiting" not in kinds  # it could go on at once
     assert await outcomes(database, task_id) == ["awaiting", "succeeded"]
 
@@ -209,8 +212,7 @@ async def test_a_retried_run_keeps_what_the_task_returned(database: Database) ->
     assert (task.last.result["kept"], task.last.result["all_subtasks_succeeded"]) == (True, True)
 
 
-async def test_one_that_dies_before_it_can_wait_does_its_part_again(database: Database) -> None:
-    """Between keeping what it returned and saying that it waits."""
+async def test_one_that_dies_before_it_has_returned_does_its_part_again(database: Database) -> None:
     begun, go_on = asyncio.Event(), asyncio.Event()
     calls: list[int] = []
 
@@ -232,3 +234,49 @@ async def test_one_that_dies_before_it_can_wait_does_its_part_again(database: Da
     assert calls == [1, 2]
     assert task.last is not None and isinstance(task.last.result, dict)
     assert (task.last.result["original_result"], task.last.result["subtask_count"]) == (2, 1)
+
+
+async def test_one_that_dies_before_it_can_wait_goes_on_from_what_it_returned(database: Database) -> None:
+    """Between keeping that and saying that it waits."""
+
+    async def never(context: TaskContext, params: Any) -> Outcome:
+        raise AssertionError("its part was done")
+
+    accepted = await submits.submit(database, Graph((TaskSpec("one", "never"),)))
+    one = await session_async(database)
+    [lease] = await tasks.claim(database, request(one, kinds=("never",)), actor="w")
+    await tasks.spawn(database, lease, [TaskSpec("part", "fine")], actor="w", awaited=True)
+    await steps.save(database, lease, "returned", Returned("mine").to_json())
+    await workers.end(database, one, "worker lost")
+    async with working(database, never):
+        task = await ended(database, accepted.task_ids["one"])
+    assert task.last is not None and isinstance(task.last.result, dict)
+    assert (task.last.result["original_result"], task.last.result["subtask_count"]) == ("mine", 1)
+
+
+async def test_many_that_fail_and_wait_side_by_side_all_end(database: Database) -> None:
+    """Templates are made again while their sub-tasks run, which end in any order, on three workers."""
+
+    async def template(context: TaskContext, params: Any) -> Outcome:
+        names = [f"{context.lease.name} {number}" for number in range(4)]
+        await context.add_sub_tasks([TaskSpec(name, "part", retry=RETRY) for name in names])
+        return Failed("once") if context.lease.attempt == 1 else Succeeded({"names": names})
+
+    async def part(context: TaskContext, params: Any) -> Outcome:
+        number = int(context.lease.name[-1])
+        return Failed("once") if number == context.lease.attempt == 1 else Succeeded(number)
+
+    specs = [TaskSpec(f"t{number}", "template", retry=RETRY) for number in range(12)]
+    below = [spec(f"after {each.name}", each.name, kind="fine") for each in specs]
+    async with (
+        working(database, template, part),
+        working(database, template, part),
+        working(database, template, part),
+    ):
+        accepted = await submits.submit(database, Graph((*specs, *below)))
+        await until(lambda: _run_is(database, accepted.run_id, "succeeded"))
+        found = [await tasks.get(database, accepted.task_ids[each.name]) for each in specs]
+    for task in found:
+        assert task.last is not None and isinstance(task.last.result, dict)
+        assert [each["result"] for each in task.last.result["subtask_results"]] == [0, 1, 2, 3]
+    invariants.check(database, "when all have ended")

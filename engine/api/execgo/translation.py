@@ -15,6 +15,7 @@ from engine.api.execgo.wire import AttemptError, Envelope, HandleOut, Step, Task
 from engine.errors import UnknownKind
 from engine.executors.registry import ExecutorRegistry
 from engine.model.graph import Dependency, Graph, TaskSpec, check_count
+from engine.model.plugins import KIND as PLUGIN
 from engine.model.records import Attempt, Task
 from engine.model.retry import RetryPolicy
 from engine.model.states import TaskState
@@ -57,7 +58,7 @@ class Kinds:
 
     @classmethod
     def of(cls, registry: ExecutorRegistry) -> Kinds:
-        kinds = registry.kinds()
+        kinds = [kind for kind in registry.kinds() if kind != PLUGIN]  # bindings submit those
         return cls(
             frozenset(kinds), frozenset(k for k in kinds if k != OS and registry.get(k).category == OS)
         )

@@ -89,7 +89,7 @@ class ScheduleChangeIn(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
     name: ScheduleName | UnsetType = UNSET
     expression: Expression | UnsetType = UNSET
     zone: Zone | UnsetType = UNSET
-    params: dict[str, Any] | None | UnsetType = UNSET
+    params: dict[str, Any] | UnsetType | None = UNSET
     overlap: Overlap | UnsetType = UNSET
     catch_up: CatchUp | UnsetType = UNSET
     catch_up_limit: CatchUpLimit | UnsetType = UNSET
