@@ -30,6 +30,8 @@ class Executes(Protocol):
 
     @property
     def connection(self) -> sa.Connection: ...
+    @property
+    def gives_way(self) -> bool: ...
     def execute(self, statement: Any, parameters: Any = None) -> Any: ...
 
 
@@ -99,13 +101,13 @@ class Dialect:
     # --- locks
 
     def share_runs(self, tx: Executes, run_ids: Sequence[int]) -> None:
-        """Keep pause, cancel and retry of these runs out until the transaction ends. Ids sorted."""
+        """Keep pause, cancel and retry of these runs out until the transaction ends. Ids sorted.
+
+        From here on a transaction that gives way fails, as `is_locked` recognises, rather than wait long.
+        """
 
     def own_runs(self, tx: Executes, run_ids: Sequence[int]) -> None:
-        """Be the only one who finishes, pauses, cancels or retries in these runs. Ids sorted."""
-
-    def limit_lock_waits(self, tx: Executes) -> None:
-        """Let the transaction fail, as `is_locked` recognises, rather than wait long for a lock."""
+        """Be the only one who finishes, pauses, cancels or retries in these runs. Likewise."""
 
     def is_locked(self, error: BaseException) -> bool:
         """Somebody else held a lock for longer than we would wait. Nothing was committed."""
