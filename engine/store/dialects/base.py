@@ -43,6 +43,7 @@ class Dialect:
     listens: bool = False  # can push wake-ups to other processes
     locks_rows: bool = True  # several writers at once, so rows are locked
     writes_in_with: bool = False  # WITH … AS (UPDATE …): one statement can do what would take several
+    has_lateral: bool = False  # FROM may hold a query that reads a row of its left neighbour
     # From so many rows on, a value that all of them share is given once and not read from each; there is then
     # a statement for each choice of columns.
     shares_values_from: int = 1

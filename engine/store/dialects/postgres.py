@@ -77,6 +77,7 @@ class PostgresDialect(Dialect):
     sql: sa.Dialect = sa_psycopg.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
     listens = True
     writes_in_with = True
+    has_lateral = True
     shares_values_from = 100  # fewer travel with others as one statement, which is to stay the same
 
     def __init__(self) -> None:
@@ -379,8 +380,8 @@ class PostgresPipeline(Pipeline):
     def commit(self, transaction: sa.Transaction, hints: Collection[str] = ()) -> None:
         is_one = all(statement.is_insertion for statement, *_ in self._waiting) or len(self._waiting) == 1
         if self._begin is not None and not hints and (is_one or not self.is_watched):
-            # Nothing was sent. What is, up to the driver's next sync, is a transaction by itself. (To whoever
-            # watches several statements, we show its ends.)
+            # Nothing was sent: all up to the driver's sync is a transaction by itself. To those who watch
+            # several statements we show its ends.
             self._begin = None
             self.leave()
         else:
