@@ -93,7 +93,8 @@ GUARDS = [
         "what a hint is about would be committed without waiting for the disk",
         f"{STORE}/dialects/postgres.py",
         "        if self._begin is not None and not hints and (is_one or not self.is_watched):\n"
-        "            # Nothing was sent: all up to the driver's sync is a transaction by itself. To those who watch\n"
+        "            # Nothing was sent: all up to the driver's sync is a transaction by itself. "
+        "To those who watch\n"
         "            # several statements we show its ends.\n"
         "            self._begin = None\n",
         "        if self._begin is not None:\n"
