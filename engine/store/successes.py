@@ -133,7 +133,9 @@ class _Ended:
         wanted = sa.select(sa.func.count()).select_from(below).scalar_subquery()
         found = sa.select(sa.func.count()).select_from(self.claimed).scalar_subquery()
         fits = wanted + found <= sa.bindparam("room", type_=sa.Integer)
-        takes = sa.and_(fits, *is_wanted(dialect, task_state))
+        # Asked for each column that a claim writes: counted once.
+        once = sa.select(sa.select(fits.label("fits")).cte("room").c.fits).scalar_subquery()
+        takes = sa.and_(once, *is_wanted(dialect, task_state))
         return release(dialect, below, is_paused, takes, claims.leased(dialect), claims.TAKEN).cte("released")
 
     @cached_property

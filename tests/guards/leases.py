@@ -113,8 +113,8 @@ GUARDS = [
         "kinds and queue of what is handed over",
         "a worker would be given tasks that it cannot perform",
         f"{STORE}/successes.py",
-        "        takes = sa.and_(fits, *is_wanted(dialect, task_state))\n",
-        "        takes = fits\n",
+        "        takes = sa.and_(once, *is_wanted(dialect, task_state))\n",
+        "        takes = once\n",
         f"{CLAIM}::test_what_the_finisher_did_not_ask_for_is_left_to_others",
     ),
     Guard(

@@ -65,7 +65,7 @@ _SERVER_KEEPALIVE = {
 _WHILE_WAITING = ("client_connection_check_interval", "1s", 140000)  # also while a statement waits
 _RERUNNABLE = {"40001", "40P01", "55P03"}
 _AT_FAULT = {"53", "55", "57", "58"}  # out of space or memory, in use, cancelled by time limits, its disk
-_PLANS_SECONDS = 0.25  # a plan is used this long; making all of them again takes about a millisecond
+_PLANS_SECONDS = 0.5  # a plan is used this long; making all of them again takes a few milliseconds
 _READ_ONLY = "25006"  # a standby, or an operator's brake
 _GONE = {"57P01", "57P02", "57P03", "25P03", "25P04"}
 
