@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from engine.errors import GraphError, TooLarge
 from engine.model.json import JSON
-from engine.model.retry import RetryPolicy
+from engine.model.retry import ONCE, RetryPolicy
 
 MAX_TASKS = 100_000
 MAX_EDGES = 1_000_000
@@ -92,7 +92,7 @@ class Compensation:
     kind: str
     params: JSON = None
     timeout_ms: int | None = None
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    retry: RetryPolicy = ONCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class TaskSpec:
     available_at: datetime | None = None  # not claimed before; counted from now if it has passed
     delay_ms: int = 0  # wait this long after the task is unblocked; not along with `available_at`
     timeout_ms: int | None = None
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    retry: RetryPolicy = ONCE
     client: JSON = None  # what the submitting contract wants back; the core never looks inside
     inputs: JSON = None  # what each attempt has to put together first: see `model.inputs`
     compensation: Compensation | None = None
@@ -155,7 +155,8 @@ def plan(graph: Graph) -> Plan:
     for parent, child, _ in edges:
         children[parent].append(child)
         waiting_on[child] += 1
-    _refuse_cycles(children, waiting_on)
+    if edges:
+        _refuse_cycles(children, waiting_on)
     return Plan(graph, edges, waiting_on)
 
 
@@ -210,6 +211,8 @@ def _check_limits(task: TaskSpec) -> None:
 def _edges(tasks: Sequence[TaskSpec], position: dict[str, int]) -> list[tuple[int, int, str | None]]:
     edges: dict[tuple[int, int], str | None] = {}
     for child, task in enumerate(tasks):
+        if not task.depends_on:
+            continue
         for dependency in task.depends_on:
             parent = position.get(dependency.name)
             if parent is None:

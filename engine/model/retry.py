@@ -43,13 +43,13 @@ class RetryPolicy:
     def to_json(self) -> dict[str, Any]:
         """Only what differs from the defaults, so that stored policies stay short."""
         values = {key: getattr(self, key) for key in self.__slots__}
-        return {key: value for key, value in values.items() if value != getattr(_DEFAULT, key)}
+        return {key: value for key, value in values.items() if value != getattr(ONCE, key)}
 
     @classmethod
     def from_json(cls, document: dict[str, Any] | None) -> RetryPolicy:
         if not document:
-            return _DEFAULT
+            return ONCE
         return cls(**{**document, "backoff": Backoff(document.get("backoff", Backoff.EXPONENTIAL))})
 
 
-_DEFAULT = RetryPolicy()
+ONCE = RetryPolicy()  # the default: no second try, except after a crash

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any, TypeVar
 
 from engine.errors import Conflict, GraphError, LeaseLost, NotFound
 from engine.model.graph import Graph, TaskSpec, plan
@@ -22,6 +23,7 @@ from engine.store.database import Database, LostRace, Transaction
 from engine.store.endings import Ending
 from engine.store.statement import json_text
 
+T = TypeVar("T")
 MAX_RESULT_BYTES = 8 * 1024 * 1024  # 1 MiB of an HTTP answer or of each output stream, escaped as JSON
 
 
@@ -58,8 +60,12 @@ async def finish(database: Database, ended: Sequence[tuple[Lease, Outcome]], *, 
     """
     endings = [encode(lease, outcome) for lease, outcome in ended]
     groups = finishes.apart(database.dialect, endings)
-    # Not interrupted between them: the attempts have ended.
-    return await asyncio.shield(_finish_all(database, groups, actor))
+    return await _whole(_finish_all(database, groups, actor), len(groups))
+
+
+async def _whole(writes: Coroutine[Any, Any, T], count: int) -> T:
+    """Several writes are not interrupted between them: the attempts have ended."""
+    return await (asyncio.shield(writes) if count > 1 else writes)
 
 
 async def _finish_all(database: Database, groups: Sequence[Sequence[Ending]], actor: str) -> list[Lease]:
@@ -83,7 +89,7 @@ async def finish_and_claim(
     """
     endings = [encode(lease, outcome) for lease, outcome in ended]
     *others, last = finishes.apart(database.dialect, endings)
-    return await asyncio.shield(_finish_all_and_claim(database, others, last, request, actor))
+    return await _whole(_finish_all_and_claim(database, others, last, request, actor), 1 + len(others))
 
 
 async def _finish_all_and_claim(

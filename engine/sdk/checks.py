@@ -6,7 +6,8 @@ A statement that fails would doom a transaction that is not ours.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -78,25 +79,10 @@ def _check_task(task: TaskSpec) -> None:
     if not isinstance(task, TaskSpec):
         raise GraphError(f"a task of a graph is an engine.TaskSpec, got {type(task).__name__}")
     _check_text(task.name, "task id")
-    where = f'task "{task.name}"'
-    _check_text(task.kind, f"{where}: type")
-    _check_text(task.queue, f"{where}: queue")
-    _check_payload(task.params, f"{where}: params")
-    _check_payload(task.client, f"{where}: client")
-    for dependency in task.depends_on:
-        if not isinstance(dependency, Dependency):
-            raise GraphError(f"{where}: depends_on holds engine.Dependency, got {dependency!r:.80}")
-        _check_text(dependency.name, f"{where}: name of a dependency")
-        if dependency.condition is not None:
-            _check_text(dependency.condition, f"{where}: condition of a dependency")
-    if not isinstance(task.rule, Rule):
-        raise GraphError(f"{where}: rule is an engine.Rule, got {task.rule!r:.80}")
-    _check_integer(task.priority, MIN_PRIORITY, MAX_PRIORITY, f"{where}: priority")
-    _check_integer(task.delay_ms, 0, MAX_MS, f"{where}: delay_ms")
-    if task.timeout_ms is not None:
-        _check_integer(task.timeout_ms, 1, MAX_TIMEOUT_MS, f"{where}: timeout_ms")
-    _check_moment(task.available_at, f"{where}: available_at")
-    _check_retry(task.retry, f"{where}: retry")
+    for name, default, check_value, what in _CHECKS:
+        value = getattr(task, name)
+        if value is not default:  # most fields of most tasks were not given
+            check_value(value, f'task "{task.name}": {what}')
 
 
 def _check_params(task: TaskSpec, registry: ExecutorRegistry) -> None:
@@ -106,14 +92,33 @@ def _check_params(task: TaskSpec, registry: ExecutorRegistry) -> None:
         registry.get(task.kind).check(task.params)
     except ValueError as error:
         raise GraphError(f'task "{task.name}": {error}') from None
-    for message in registry.unknown(task.kind, task.params).values():
-        raise GraphError(f'task "{task.name}": {message}')
+    if task.params:
+        for message in registry.unknown(task.kind, task.params).values():
+            raise GraphError(f'task "{task.name}": {message}')
 
 
 def _check_text(value: Any, what: str) -> None:
     if not isinstance(value, str):
         raise GraphError(f"{what} is a text, got {type(value).__name__}")
     check_name(value, what)
+
+
+def _check_dependencies(values: Any, what: str) -> None:
+    for dependency in values:
+        if not isinstance(dependency, Dependency):
+            raise GraphError(f"{what} holds engine.Dependency, got {dependency!r:.80}")
+        _check_text(dependency.name, f"{what}: name of a dependency")
+        if dependency.condition is not None:
+            _check_text(dependency.condition, f"{what}: condition of a dependency")
+
+
+def _check_rule(value: Any, what: str) -> None:
+    if not isinstance(value, Rule):
+        raise GraphError(f"{what} is an engine.Rule, got {value!r:.80}")
+
+
+def _integer(low: int, high: int) -> Check:
+    return lambda value, what: _check_integer(value, low, high, what)
 
 
 def _check_integer(value: Any, low: int, high: int, what: str) -> None:
@@ -161,3 +166,23 @@ def _check_json(value: JSON, what: str) -> None:
         check_storable(value)
     except Unstorable as error:
         raise GraphError(f"{what} cannot be stored: {error}") from None
+
+
+Check = Callable[[Any, str], None]
+_DEFAULTS = {field.name: field.default for field in fields(TaskSpec)}
+_CHECKS: list[tuple[str, Any, Check, str]] = [
+    (name, _DEFAULTS[name], check_value, what)
+    for name, check_value, what in (
+        ("kind", _check_text, "type"),
+        ("queue", _check_text, "queue"),
+        ("params", _check_payload, "params"),
+        ("client", _check_payload, "client"),
+        ("depends_on", _check_dependencies, "depends_on"),
+        ("rule", _check_rule, "rule"),
+        ("priority", _integer(MIN_PRIORITY, MAX_PRIORITY), "priority"),
+        ("delay_ms", _integer(0, MAX_MS), "delay_ms"),
+        ("timeout_ms", _integer(1, MAX_TIMEOUT_MS), "timeout_ms"),
+        ("available_at", _check_moment, "available_at"),
+        ("retry", _check_retry, "retry"),
+    )
+]

@@ -15,9 +15,10 @@ from engine.model.states import TRANSITIONS, Move, TaskState
 from engine.model.tally import Change
 from engine.store.booked import Booked, booking, changed
 from engine.store.bookkeeping import record
+from engine.store.candidates import candidates, is_alive
 from engine.store.database import Later, Transaction
 from engine.store.dialects.base import Dialect
-from engine.store.schema import Id, is_still, state_is, task, task_state, worker_session
+from engine.store.schema import Id, is_still, state_is, task, task_state
 from engine.store.statement import moment_of, statement
 
 
@@ -103,27 +104,7 @@ def binds(tx: Transaction, request: ClaimRequest) -> dict[str, Any]:
 
 def _taking(dialect: Dialect, bounded: bool, *returning: str) -> sa.Update:
     """The guarded UPDATE for a claim."""
-    waiting = task_state.alias("waiting")
-    order = (waiting.c.rank, waiting.c.available_at, waiting.c.task_id)
-    candidates = (
-        sa.select(waiting.c.task_id)
-        .where(
-            state_is(waiting.c.state, TaskState.AVAILABLE),
-            waiting.c.available_at <= moment_of(dialect, task_state.c.available_at),
-            *is_wanted(dialect, waiting),
-        )
-        .order_by(*order)
-        .limit(sa.bindparam("at_most", type_=sa.Integer))
-        .with_for_update(skip_locked=True, of=waiting)
-    )
-    if bounded:
-        bound = sa.tuple_(
-            sa.bindparam("after_rank", type_=sa.Integer),
-            sa.bindparam("after_time", type_=task_state.c.available_at.type),
-            sa.bindparam("after_id", type_=Id),
-        )
-        candidates = candidates.where(sa.tuple_(*order) > bound)
-    is_candidate = dialect.candidates(task_state.c.task_id, candidates)
+    is_candidate = dialect.candidates(task_state.c.task_id, candidates(dialect, bounded))
     return _lease(dialect).where(is_candidate).returning(*(task_state.c[name] for name in returning))
 
 
@@ -133,19 +114,6 @@ def _lease(dialect: Dialect) -> sa.Update:
         changed_at=moment_of(dialect, task_state.c.changed_at),
         **leased(dialect),
     )
-
-
-def is_wanted(dialect: Dialect, rows: Any) -> tuple[sa.ColumnElement[bool], ...]:
-    """`rows` of `task_state` are what the request asks for, without limits, and its session is alive."""
-    from_queue = rows.c.queue == sa.bindparam("from_queue", type_=sa.Text)
-    return from_queue, rows.c.limit_keys.is_(None), dialect.is_any(rows.c.kind, "kinds"), _is_alive()
-
-
-def _is_alive() -> sa.ColumnElement[bool]:
-    session = sa.select(sa.literal(1)).where(
-        worker_session.c.id == sa.bindparam("session", type_=Id), worker_session.c.ended_at.is_(None)
-    )
-    return session.exists()
 
 
 def leased(dialect: Dialect) -> dict[str, Any]:
@@ -223,7 +191,7 @@ def _take(dialect: Dialect, bounded: bool) -> sa.Update:
 def _take_chosen(dialect: Dialect) -> sa.Update:
     chosen = dialect.is_any(task_state.c.task_id, "ids")
     is_free = is_still(task_state.c.state, TaskState.AVAILABLE)
-    return _lease(dialect).where(chosen, is_free, _is_alive()).returning(task_state.c.task_id)
+    return _lease(dialect).where(chosen, is_free, is_alive()).returning(task_state.c.task_id)
 
 
 @statement

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, overload
@@ -55,7 +55,6 @@ class Transaction:
     def give_way(self) -> None:
         """Rather end with `Busy` than wait long for a lock: the caller has another way."""
         self.gives_way = True
-        self.dialect.limit_lock_waits(self)
 
     @overload
     def execute(self, statement: Prepared, parameters: Mapping[str, Any] = ...) -> Rows: ...
@@ -158,10 +157,8 @@ class Database:
         Lost races rerun the whole of `work`. `StoreUnavailable` means the database did not answer; if
         it happened at the commit, nobody knows whether it took place.
         """
-        loop = asyncio.get_running_loop()
-        call = loop.run_in_executor(self._write_pool, self._run, work, args, actor)
-        # A commit is never interrupted half-way: the thread goes on, and so does the answer.
-        return await asyncio.shield(call)
+        # A commit is never interrupted half-way: the thread goes on when nobody waits any more.
+        return await _answer(self._write_pool.submit(self._run, work, args, actor))
 
     async def together(
         self, work: Callable[[Transaction, Sequence[A]], Sequence[T | BaseException]], item: A
@@ -174,7 +171,7 @@ class Database:
         group = self._together.get(work)
         if group is None:
             group = self._together.setdefault(work, Together(work, self._run_items, self._write_pool))
-        return await asyncio.shield(asyncio.wrap_future(group.call(item)))
+        return await _answer(group.call(item))
 
     def _run_items(self, work: Callable[..., Sequence[Any]], items: Sequence[Any]) -> Sequence[Any]:
         answers: Sequence[Any] = self._run(work, (items,), "local")
@@ -182,8 +179,7 @@ class Database:
 
     async def read(self, work: Callable[..., T], *args: Any) -> T:
         """Run `work(transaction, *args)` in a transaction that only reads."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._read_pool, self._read, work, args)
+        return await _answer(self._read_pool.submit(self._read, work, args))
 
     @overload
     def run_sync(self, work: Callable[..., Later[T]], *args: Any, actor: str = ...) -> T: ...
@@ -335,6 +331,31 @@ class Database:
         self.engine.dispose()
         if self._claim is not None:
             self._claim.close()
+
+
+async def _answer(call: Future[T]) -> T:
+    """What a thread answers. `asyncio.wrap_future` takes two more rounds of the event loop to bring it.
+
+    Whoever waits may be cancelled; the call goes on.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def arrived(call: Future[T]) -> None:
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(_settle, answer, call)
+
+    call.add_done_callback(arrived)
+    return await answer
+
+
+def _settle(answer: asyncio.Future[T], call: Future[T]) -> None:
+    if answer.cancelled():
+        return
+    if (error := call.exception()) is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(call.result())
 
 
 class _Notifier:

@@ -20,9 +20,17 @@ class Prepared:
     Its execution option `row` names the named tuple that its rows are to be.
     """
 
-    def __init__(self, source: sa.Executable, dialect: sa.Dialect, *, is_insertion: bool = False) -> None:
+    def __init__(
+        self,
+        source: sa.Executable,
+        dialect: sa.Dialect,
+        *,
+        is_insertion: bool = False,
+        at_once: bool = False,
+    ) -> None:
         self.source = source
         self.is_insertion = is_insertion  # it answers nothing, and reads no row of another insertion
+        self.at_once = at_once  # not to wait for others on the way to the server
         compiled = source.compile(dialect=dialect)  # type: ignore[attr-defined]
         assert not compiled.post_compile_params, f"IN lists change with their parameters: {compiled}"
         self.sql = str(compiled)
@@ -141,16 +149,20 @@ class Pipeline:
     def send(self, sql: str, parameters: Any = ()) -> Any:
         """Give a statement to a new cursor, which is returned. SQLAlchemy's events take place."""
         connection, cursor = self.connection, self.cursor()
-        is_watched = connection._has_events or connection.engine._has_events
-        if is_watched:
+        if self.is_watched:
             connection.dispatch.before_cursor_execute(connection, cursor, sql, parameters, None, False)
         try:
             self.perform(cursor, sql, parameters)
         except Exception as error:
             self.raised(error, sql)
-        if is_watched:
+        if self.is_watched:
             connection.dispatch.after_cursor_execute(connection, cursor, sql, parameters, None, False)
         return cursor
+
+    @property
+    def is_watched(self) -> bool:
+        """Somebody listens to SQLAlchemy's events."""
+        return self.connection._has_events or self.connection.engine._has_events
 
     def cursor(self) -> Any:
         return self.driver.cursor()

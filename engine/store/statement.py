@@ -33,6 +33,13 @@ def insertion(build: Callable[Concatenate[Dialect, P], Any]) -> Callable[Concate
     return _once(build, is_insertion=True)
 
 
+def sent_at_once(
+    build: Callable[Concatenate[Dialect, P], Any],
+) -> Callable[Concatenate[Dialect, P], Prepared]:
+    """As `statement`, for one that the server is to begin with while we write the next."""
+    return _once(build, at_once=True)
+
+
 def _once(
     build: Callable[Concatenate[Dialect, P], Any], **options: bool
 ) -> Callable[Concatenate[Dialect, P], Prepared]:
@@ -47,11 +54,11 @@ def document(rows: Iterable[Sequence[Any]]) -> str:
     return _encoder.encode(list(rows)).decode()
 
 
-def chunks(items: Iterable[T]) -> Iterator[list[T]]:
+def chunks(items: Iterable[T], size: int | None = None) -> Iterator[list[T]]:
     """Small enough that each statement soon follows the one before: the database ends whoever is idle in a
     transaction for seconds, and a busy machine took that long to gather the rows of 100,000 tasks."""
     iterator = iter(items)
-    while chunk := list(islice(iterator, CHUNK)):
+    while chunk := list(islice(iterator, size or CHUNK)):
         yield chunk
 
 
@@ -75,16 +82,34 @@ def insert_rows(
 ) -> None:
     """Insert `rows`, values in the order of `columns`; `stamped` is set to now."""
     for chunk in chunks(rows):
-        form, binds = parted(tx.dialect, chunk, columns)
-        tx.execute(_insert(tx.dialect, table, form, stamped), binds)
+        insert_columns(tx, table, dict(zip(columns, zip(*chunk, strict=True), strict=True)), stamped=stamped)
 
 
-@insertion
-def _insert(dialect: Dialect, table: sa.Table, form: Form, stamped: str | None) -> sa.Insert:
+def insert_columns(
+    tx: Transaction,
+    table: sa.Table,
+    columns: Columns,
+    *,
+    stamped: str | None = None,
+    at_once: bool = False,
+) -> None:
+    """As `insert_rows`, for rows that are put together column by column: a third of the time.
+
+    `at_once`: the server is to begin with it, while the next are put together.
+    """
+    form, binds = parted(tx.dialect, columns)
+    insert = _insert_at_once if at_once else _insert
+    tx.execute(insert(tx.dialect, table, form, stamped), binds)
+
+
+def _inserting(dialect: Dialect, table: sa.Table, form: Form, stamped: str | None) -> sa.Insert:
     rows, values = form.read(dialect, table)
     if stamped is not None:
         values[stamped] = moment_of(dialect, table.c[stamped])
     return sa.insert(table).from_select(list(values), sa.select(*values.values()).select_from(rows))
+
+
+Columns = Mapping[str, Sequence[Any]]  # by name, all of one length
 
 
 class Form(NamedTuple):
@@ -100,21 +125,19 @@ class Form(NamedTuple):
         return rows, values | {name: dialect.given(name, table.c[name].type) for name in self.shared}
 
 
-def parted(
-    dialect: Dialect, rows: Sequence[Sequence[Any]], columns: tuple[str, ...]
-) -> tuple[Form, dict[str, Any]]:
+def parted(dialect: Dialect, columns: Columns) -> tuple[Form, dict[str, Any]]:
     """The best form for these rows, and what it binds."""
-    if len(rows) < dialect.shares_values_from:
-        return Form(columns), {"rows": document(rows)}
+    if len(next(iter(columns.values()))) < dialect.shares_values_from:
+        return Form(tuple(columns)), {"rows": document(zip(*columns.values(), strict=True))}
     shared = {
         name: values[0]
-        for name, values in islice(zip(columns, zip(*rows, strict=True), strict=True), 1, None)
+        for name, values in islice(columns.items(), 1, None)
         # The first column makes the rows. Documents are text only inside a recordset.
         if values.count(values[0]) == len(values) and not isinstance(values[0], dict | list)
     }
-    kept = [place for place, name in enumerate(columns) if name not in shared]
-    form = Form(tuple(columns[place] for place in kept), tuple(shared))
-    return form, {"rows": document([row[place] for place in kept] for row in rows), **shared}
+    kept = {name: values for name, values in columns.items() if name not in shared}
+    rows = document(zip(*kept.values(), strict=True))
+    return Form(tuple(kept), tuple(shared)), {"rows": rows, **shared}
 
 
 def column_types(table: sa.Table, columns: Iterable[str]) -> Mapping[str, Any]:
@@ -123,3 +146,7 @@ def column_types(table: sa.Table, columns: Iterable[str]) -> Mapping[str, Any]:
 
 def moment_of(dialect: Dialect, column: sa.Column[Any]) -> sa.ColumnElement[Any]:
     return sa.type_coerce(dialect.now(), column.type)
+
+
+_insert = insertion(_inserting)
+_insert_at_once = statement(_inserting)

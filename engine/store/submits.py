@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
 from typing import Any
 
 import sqlalchemy as sa
 
 from engine.model.graph import Plan, Reach, Rule, TaskSpec
 from engine.model.records import Lease
-from engine.model.retry import RetryPolicy
+from engine.model.retry import ONCE, RetryPolicy
 from engine.model.states import Move, RunState, TaskState
 from engine.model.tally import Change
 from engine.store import compensations, limits
@@ -22,16 +23,21 @@ from engine.store.dialects.base import Dialect
 from engine.store.moves import make_available, wait_for
 from engine.store.schema import edge, event, queue, run, task, task_state
 from engine.store.statement import (
+    Columns,
     Form,
     chunks,
     document,
+    insert_columns,
     insert_rows,
     insertion,
     json_text,
     moment_of,
     moment_text,
     parted,
+    sent_at_once,
 )
+
+_AT_ONCE = 500  # tasks of one statement: the server writes some while we put the next together
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,20 +109,14 @@ def _insert_tasks(
     parent_id: int | None = None,
     least: Reach = Reach.ITSELF,
 ) -> None:
-    rows = (
-        (
-            _task_row(task_id, written.run_id, parent_id, spec, reach),
-            _state_row(task_id, written.run_id, spec, waiting),
-        )
-        for plan, written in graphs
-        for task_id, spec, waiting, reach in zip(
-            written.task_ids, plan.graph.tasks, plan.waiting_on, _reaches(plan, least), strict=True
-        )
-    )
-    for chunk in chunks(rows):
-        insert_rows(tx, task, [row for row, _ in chunk], _TASK_COLUMNS, stamped="created_at")
-        form, binds = parted(tx.dialect, [state for _, state in chunk], _STATE_COLUMNS)
-        tx.execute(_insert_states(tx.dialect, form), binds)
+    for chunk in chunks(_rows_of(graphs, least), _AT_ONCE):
+        ids, run_ids, specs, waiting_on, reaches = zip(*chunk, strict=True)
+        at_once = len(chunk) == _AT_ONCE
+        tasks = _task_columns(ids, run_ids, parent_id, specs, reaches)
+        insert_columns(tx, task, tasks, stamped="created_at", at_once=at_once)
+        form, binds = parted(tx.dialect, _state_columns(ids, run_ids, specs, waiting_on))
+        insert = _insert_states_at_once if at_once else _insert_states
+        tx.execute(insert(tx.dialect, form), binds)
     edges = (
         [written.task_ids[parent], written.task_ids[child], condition]
         for plan, written in graphs
@@ -147,39 +147,43 @@ def _reaches(plan: Plan, least: Reach) -> list[Reach]:
 
 def count_submitted(tx: Transaction, plans: Sequence[Plan]) -> None:
     """Bring the totals up to date. After everything else: others wait for a counter until we commit."""
-    kinds = Counter(f"submitted:{spec.kind}" for plan in plans for spec in plan.graph.tasks)
-    count(tx, {**kinds, "open": kinds.total()})
+    kinds = Counter(spec.kind for plan in plans for spec in plan.graph.tasks)
+    count(tx, {**{f"submitted:{kind}": times for kind, times in kinds.items()}, "open": kinds.total()})
 
 
-_TASK_COLUMNS = (
-    "id",
-    "run_id",
-    "parent_id",
-    "name",
-    "kind",
-    "params",
-    "timeout_ms",
-    "retry",
-    "client",
-    "inputs",
-    "reach",
-)
+def _rows_of(
+    graphs: Iterable[tuple[Plan, Submitted]], least: Reach
+) -> Iterator[tuple[int, int, TaskSpec, int, Reach]]:
+    for plan, written in graphs:
+        yield from zip(
+            written.task_ids,
+            repeat(written.run_id),
+            plan.graph.tasks,
+            plan.waiting_on,
+            _reaches(plan, least),
+        )
 
 
-def _task_row(task_id: int, run_id: int, parent_id: int | None, spec: TaskSpec, reach: Reach) -> list[Any]:
-    return [
-        task_id,
-        run_id,
-        parent_id,
-        spec.name,
-        spec.kind,
-        json_text(spec.params),
-        spec.timeout_ms,
-        _retry_text(spec.retry),
-        json_text(spec.client),
-        json_text(spec.inputs),
-        reach,
-    ]
+def _task_columns(
+    ids: Sequence[int],
+    run_ids: Sequence[int],
+    parent_id: int | None,
+    specs: Sequence[TaskSpec],
+    reaches: Sequence[Reach],
+) -> Columns:
+    return {
+        "id": ids,
+        "run_id": run_ids,
+        "parent_id": [parent_id] * len(ids),
+        "name": [spec.name for spec in specs],
+        "kind": [spec.kind for spec in specs],
+        "params": [json_text(spec.params) for spec in specs],
+        "timeout_ms": [spec.timeout_ms for spec in specs],
+        "retry": [None if spec.retry is ONCE else _retry_text(spec.retry) for spec in specs],
+        "client": [json_text(spec.client) for spec in specs],
+        "inputs": [json_text(spec.inputs) for spec in specs],
+        "reach": reaches,
+    }
 
 
 @lru_cache(maxsize=256)  # most tasks of a graph share one
@@ -187,41 +191,25 @@ def _retry_text(policy: RetryPolicy) -> str | None:
     return json_text(policy.to_json() or None)
 
 
-_STATE_COLUMNS = (
-    "task_id",
-    "run_id",
-    "state",
-    "queue",
-    "kind",
-    "rank",
-    "available_at",
-    "delay_ms",
-    "rule",
-    "waiting_on",
-    "limit_keys",
-)
+def _state_columns(
+    ids: Sequence[int], run_ids: Sequence[int], specs: Sequence[TaskSpec], waiting_on: Sequence[int]
+) -> Columns:
+    return {
+        "task_id": ids,
+        "run_id": run_ids,
+        "state": [TaskState.BLOCKED if waiting else TaskState.AVAILABLE for waiting in waiting_on],
+        "queue": [spec.queue for spec in specs],
+        "kind": [spec.kind for spec in specs],
+        "rank": [-spec.priority for spec in specs],
+        "available_at": [moment_text(spec.available_at) for spec in specs],
+        "delay_ms": [spec.delay_ms for spec in specs],
+        "rule": [None if spec.rule is Rule.ALL_SUCCESS else spec.rule for spec in specs],
+        "waiting_on": waiting_on,
+        "limit_keys": [limits.text_of(spec) if spec.limits else None for spec in specs],
+    }
 
 
-def _state_row(task_id: int, run_id: int, spec: TaskSpec, waiting_on: int) -> list[Any]:
-    state = TaskState.BLOCKED if waiting_on else TaskState.AVAILABLE
-    rule = None if spec.rule is Rule.ALL_SUCCESS else spec.rule
-    return [
-        task_id,
-        run_id,
-        state,
-        spec.queue,
-        spec.kind,
-        -spec.priority,
-        moment_text(spec.available_at),
-        spec.delay_ms,
-        rule,
-        waiting_on,
-        limits.text_of(spec) if spec.limits else None,
-    ]
-
-
-@insertion
-def _insert_states(dialect: Dialect, form: Form) -> sa.Insert:
+def _inserting_states(dialect: Dialect, form: Form) -> sa.Insert:
     """Tasks without upstreams are available from now on, or from their own later time."""
     rows, values = form.read(dialect, task_state)
     own = values["available_at"]
@@ -230,6 +218,10 @@ def _insert_states(dialect: Dialect, form: Form) -> sa.Insert:
     values["limit_keys"] = limits.keys_of(values["limit_keys"])
     values["changed_at"] = moment_of(dialect, task_state.c.changed_at)
     return sa.insert(task_state).from_select(list(values), sa.select(*values.values()).select_from(rows))
+
+
+_insert_states = insertion(_inserting_states)
+_insert_states_at_once = sent_at_once(_inserting_states)
 
 
 def _remember_queues(tx: Transaction, queues: Iterable[str]) -> None:

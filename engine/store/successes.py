@@ -18,6 +18,7 @@ from engine.model.states import Move, TaskState
 from engine.store import claims
 from engine.store.booked import Booked, booking, changed, constant, is_one_of
 from engine.store.bookkeeping import wake_for_ends
+from engine.store.candidates import is_wanted
 from engine.store.claims import ClaimRequest
 from engine.store.database import Later, Transaction
 from engine.store.dialects.base import Dialect
@@ -132,7 +133,9 @@ class _Ended:
         wanted = sa.select(sa.func.count()).select_from(below).scalar_subquery()
         found = sa.select(sa.func.count()).select_from(self.claimed).scalar_subquery()
         fits = wanted + found <= sa.bindparam("room", type_=sa.Integer)
-        takes = sa.and_(fits, *claims.is_wanted(dialect, task_state))
+        # Asked for each column that a claim writes: counted once.
+        once = sa.select(sa.select(fits.label("fits")).cte("room").c.fits).scalar_subquery()
+        takes = sa.and_(once, *is_wanted(dialect, task_state))
         return release(dialect, below, is_paused, takes, claims.leased(dialect), claims.TAKEN).cte("released")
 
     @cached_property

@@ -43,15 +43,16 @@ class Finisher:
         self._ended: list[tuple[Lease, Outcome]] = []
         self._writing: list[list[tuple[Lease, Outcome]]] = []
         self._lanes = lanes
+        self._is_starting = False  # a write is about to take what has ended
+        self._writes: set[asyncio.Task[None]] = set()
         self._writing_logs = asyncio.Lock()
-        self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
     def add(self, lease: Lease, outcome: Outcome) -> None:
         self._ended.append((lease, outcome))
         self._idle.clear()
-        self._wanted.set()
+        self._start()
 
     @property
     def task_ids(self) -> set[int]:
@@ -63,17 +64,19 @@ class Finisher:
         """A write is about to begin."""
         return bool(self._ended) and len(self._writing) < self._lanes
 
-    async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            while True:
-                await self._wanted.wait()
-                self._wanted.clear()
-                while self.is_due:
-                    batch, self._ended = self._ended[:MAX_BATCH], self._ended[MAX_BATCH:]
-                    self._writing.append(batch)
-                    group.create_task(self._write_all(batch))
+    def _start(self) -> None:
+        """Write what has ended when it is this task's turn: with what ends in the same round of the loop."""
+        if self.is_due and not self._is_starting:
+            self._is_starting = True
+            write = asyncio.get_running_loop().create_task(self._write_all())
+            self._writes.add(write)
+            write.add_done_callback(self._writes.discard)
 
-    async def _write_all(self, batch: list[tuple[Lease, Outcome]]) -> None:
+    async def _write_all(self) -> None:
+        self._is_starting = False
+        batch, self._ended = self._ended[:MAX_BATCH], self._ended[MAX_BATCH:]
+        self._writing.append(batch)
+        self._start()
         try:
             await self._write(batch)
         except Exception as error:  # a defect of ours; what was recorded is recognised
@@ -81,9 +84,8 @@ class Finisher:
             await asyncio.sleep(_RETRY_SECONDS)
             self._ended += batch
         self._writing.remove(batch)
-        if self._ended:
-            self._wanted.set()
-        elif not self._writing:
+        self._start()
+        if not self._ended and not self._writing:
             self._idle.set()
 
     async def _write(self, batch: list[tuple[Lease, Outcome]]) -> None:
@@ -155,3 +157,10 @@ class Finisher:
     async def flushed(self) -> None:
         """Wait until every outcome that was added is recorded."""
         await self._idle.wait()
+
+    async def stop(self) -> None:
+        """Give up what is still being written; the fence makes it harmless to have gone through."""
+        writes = list(self._writes)
+        for write in writes:
+            write.cancel()
+        await asyncio.gather(*writes, return_exceptions=True)

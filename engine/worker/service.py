@@ -129,7 +129,6 @@ class Worker:
         for loop in (
             self._order_loop,
             self._fence_loop,
-            self._finisher.run,
             self._finisher.write_logs_often,
             self._sweeper.run,
             self._sweeper.clear_the_way,
@@ -227,6 +226,7 @@ class Worker:
         for loop in loops:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
+        await self._finisher.stop()
         await self._finisher.write_logs()
         try:
             await workers.end(self._database, self._session_id, "stopped")

@@ -92,10 +92,12 @@ GUARDS = [
         "hints outside of the transaction",
         "what a hint is about would be committed without waiting for the disk",
         f"{STORE}/dialects/postgres.py",
-        "        if self._begin is not None and not hints and not (self._first and self._insertions):\n"
-        "            # Nothing was sent, and what waits is one statement: a transaction by itself.\n"
+        "        if self._begin is not None and not hints and (is_one or not self.is_watched):\n"
+        "            # Nothing was sent: all up to the driver's sync is a transaction by itself. "
+        "To those who watch\n"
+        "            # several statements we show its ends.\n"
         "            self._begin = None\n",
-        "        if self._begin is not None and not (self._first and self._insertions):\n"
+        "        if self._begin is not None:\n"
         "            self._begin = None\n"
         "            self.send(_NOTIFY, (CHANNEL, *hints)) if hints else None\n",
         f"{DATABASE}::test_a_hint_goes_behind_the_commit_and_not_into_the_transaction",

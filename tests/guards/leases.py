@@ -113,8 +113,8 @@ GUARDS = [
         "kinds and queue of what is handed over",
         "a worker would be given tasks that it cannot perform",
         f"{STORE}/successes.py",
-        "        takes = sa.and_(fits, *claims.is_wanted(dialect, task_state))\n",
-        "        takes = fits\n",
+        "        takes = sa.and_(once, *is_wanted(dialect, task_state))\n",
+        "        takes = once\n",
         f"{CLAIM}::test_what_the_finisher_did_not_ask_for_is_left_to_others",
     ),
     Guard(
@@ -136,7 +136,7 @@ GUARDS = [
     Guard(
         "SKIP LOCKED in claim",
         "claimers would queue behind each other",
-        f"{STORE}/claims.py",
+        f"{STORE}/candidates.py",
         ".with_for_update(skip_locked=True, of=waiting)",
         ".with_for_update(of=waiting)",
         f"{CLAIMS}::test_a_claim_leaves_what_another_is_taking",
@@ -144,7 +144,7 @@ GUARDS = [
     Guard(
         "lock in claim",
         "two claimers would get one task",
-        f"{STORE}/claims.py",
+        f"{STORE}/candidates.py",
         "        .with_for_update(skip_locked=True, of=waiting)\n",
         "",
         f"{CLAIMS}::test_eight_claimers_take_everything_exactly_once",
@@ -160,8 +160,8 @@ GUARDS = [
     Guard(
         "live session in claim",
         "a worker that was declared dead would start tasks",
-        f"{STORE}/claims.py",
-        'dialect.is_any(rows.c.kind, "kinds"), _is_alive()',
+        f"{STORE}/candidates.py",
+        'dialect.is_any(rows.c.kind, "kinds"), is_alive()',
         'dialect.is_any(rows.c.kind, "kinds")',
         f"{CLAIMS}::test_a_claim_by_a_session_that_has_ended_takes_nothing",
     ),

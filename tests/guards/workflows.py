@@ -20,9 +20,9 @@ GUARDS = [
     Guard(
         "limited tasks apart from others",
         "tasks with limits would be claimed as if they had none",
-        f"{STORE}/claims.py",
-        'rows.c.limit_keys.is_(None), dialect.is_any(rows.c.kind, "kinds")',
-        'dialect.is_any(rows.c.kind, "kinds")',
+        f"{STORE}/candidates.py",
+        'sa.bindparam("from_queue", type_=sa.Text), rows.c.limit_keys.is_(None)\n',
+        'sa.bindparam("from_queue", type_=sa.Text), sa.true()\n',
         f"{LIMITS}::test_released_children_with_a_limit_are_not_handed_over",
     ),
     Guard(

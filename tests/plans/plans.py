@@ -36,6 +36,11 @@ class Plan:
     scans: list[Scan]
     text: str
 
+    @property
+    def pages(self) -> int:
+        """Pages looked at; 0 if nobody counted."""
+        return int(json.loads(self.text)[0]["Plan"]["Shared Hit Blocks"]) if self.text[:1] == "[" else 0
+
     def of(self, table: str) -> list[Scan]:
         return [scan for scan in self.scans if scan.table == table]
 

@@ -121,7 +121,7 @@ POSTGRES = {
     successes: Cost(2, written=604, moved=200, read=205),
     releases: Cost(2, written=504, moved=200, read=906),
     failures: Cost(5, written=604, moved=200, read=205),
-    link_of_a_chain: Cost(3, written=10, moved=2, read=19),
+    link_of_a_chain: Cost(2, written=10, moved=2, read=19),
     submit_of_one: Cost(1),
     submit_of_a_graph: Cost(1),
     submit_of_many: Cost(2, written=802, moved=0, read=3),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -235,3 +235,19 @@ def test_a_large_run_goes_along_its_edges_before_anything_is_known_about_the_tab
     controls: list[Callable[..., Any]] = [runs.retry, runs.cancel]
     for control in controls:
         check(plans_of(database, partial(_control, database, control, run_id)), size * ways // 2)
+
+
+def test_what_waits_for_a_later_time_costs_a_claim_nothing(database: Database) -> None:
+    """Counted by Postgres only, where the index is read one priority after the other."""
+    later = datetime.now(UTC) + timedelta(days=1)
+    one = session(database)
+    asked = request(one, BATCH, queue=QUEUE)
+
+    def pages() -> int:
+        found = plans_of(database, lambda: do(tasks.claim(database, asked, actor="w")))
+        return sum(plan.pages for plan in found)
+
+    submit(database, queued(Graph((spec("a", available_at=later),))))
+    few = pages()
+    submit(database, queued(Graph(tuple(spec(f"t{n}", available_at=later) for n in range(5_000)))))
+    assert pages() <= few + 10  # all of them: 50 pages

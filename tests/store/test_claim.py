@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from engine.model.graph import Graph
 from engine.model.outcomes import Awaiting, Crashed, Failed, Succeeded
 from engine.model.records import Lease
 from engine.model.retry import RetryPolicy
@@ -92,6 +93,23 @@ def test_not_before_its_time(database: Database) -> None:
     waits = task_of(database, accepted.run_id, "b").available_at
     assert waits is not None and abs(waits - soon) < timedelta(minutes=1)
     assert task_of(database, accepted.run_id, "a").available_at == soon
+
+
+def test_what_waits_for_a_later_time_holds_nothing_up_at_any_priority(database: Database) -> None:
+    """Each priority is read up to now and then the next, with a bound or without."""
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    later = [
+        spec(f"later{n}", priority=priority, available_at=soon) for n, priority in enumerate((20, 10, 0, -7))
+    ]
+    ready = [spec(f"ready{priority}", priority=priority) for priority in (10, 0, -7, -9)]
+    submit(database, Graph((*later, *ready)))
+    one = session(database)
+    first = do(tasks.claim(database, request(one, 1), actor="w"))
+    assert [lease.name for lease in first] == ["ready10"]
+    rest = do(tasks.claim(database, request(one, 2, after=first[-1].place), actor="w"))
+    assert [lease.name for lease in rest] == ["ready0", "ready-7"]
+    assert order(database, one) == ["ready-9"]
+    assert order(database, one) == []
 
 
 def test_a_delay_counts_from_the_release(database: Database) -> None:

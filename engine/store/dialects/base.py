@@ -30,6 +30,8 @@ class Executes(Protocol):
 
     @property
     def connection(self) -> sa.Connection: ...
+    @property
+    def gives_way(self) -> bool: ...
     def execute(self, statement: Any, parameters: Any = None) -> Any: ...
 
 
@@ -41,6 +43,7 @@ class Dialect:
     listens: bool = False  # can push wake-ups to other processes
     locks_rows: bool = True  # several writers at once, so rows are locked
     writes_in_with: bool = False  # WITH … AS (UPDATE …): one statement can do what would take several
+    has_lateral: bool = False  # FROM may hold a query that reads a row of its left neighbour
     # From so many rows on, a value that all of them share is given once and not read from each; there is then
     # a statement for each choice of columns.
     shares_values_from: int = 1
@@ -99,13 +102,13 @@ class Dialect:
     # --- locks
 
     def share_runs(self, tx: Executes, run_ids: Sequence[int]) -> None:
-        """Keep pause, cancel and retry of these runs out until the transaction ends. Ids sorted."""
+        """Keep pause, cancel and retry of these runs out until the transaction ends. Ids sorted.
+
+        From here on a transaction that gives way fails, as `is_locked` recognises, rather than wait long.
+        """
 
     def own_runs(self, tx: Executes, run_ids: Sequence[int]) -> None:
-        """Be the only one who finishes, pauses, cancels or retries in these runs. Ids sorted."""
-
-    def limit_lock_waits(self, tx: Executes) -> None:
-        """Let the transaction fail, as `is_locked` recognises, rather than wait long for a lock."""
+        """Be the only one who finishes, pauses, cancels or retries in these runs. Likewise."""
 
     def is_locked(self, error: BaseException) -> bool:
         """Somebody else held a lock for longer than we would wait. Nothing was committed."""

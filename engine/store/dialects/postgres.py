@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
+from itertools import chain, groupby
 from typing import Any
 
 import msgspec
@@ -64,7 +65,7 @@ _SERVER_KEEPALIVE = {
 _WHILE_WAITING = ("client_connection_check_interval", "1s", 140000)  # also while a statement waits
 _RERUNNABLE = {"40001", "40P01", "55P03"}
 _AT_FAULT = {"53", "55", "57", "58"}  # out of space or memory, in use, cancelled by time limits, its disk
-_PLANS_SECONDS = 0.25  # a plan is used this long; making all of them again takes about a millisecond
+_PLANS_SECONDS = 0.5  # a plan is used this long; making all of them again takes a few milliseconds
 _READ_ONLY = "25006"  # a standby, or an operator's brake
 _GONE = {"57P01", "57P02", "57P03", "25P03", "25P04"}
 
@@ -76,6 +77,7 @@ class PostgresDialect(Dialect):
     sql: sa.Dialect = sa_psycopg.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
     listens = True
     writes_in_with = True
+    has_lateral = True
     shares_values_from = 100  # fewer travel with others as one statement, which is to stay the same
 
     def __init__(self) -> None:
@@ -152,13 +154,10 @@ class PostgresDialect(Dialect):
         return postgresql.insert(table)
 
     def share_runs(self, tx: Executes, run_ids: Sequence[int]) -> None:
-        tx.execute(_SHARE_RUNS, {"ids": self.array(run_ids)})
+        tx.execute(_SHARE_RUNS[tx.gives_way], {"ids": self.array(run_ids)})
 
     def own_runs(self, tx: Executes, run_ids: Sequence[int]) -> None:
-        tx.execute(_OWN_RUNS, {"ids": self.array(run_ids)})
-
-    def limit_lock_waits(self, tx: Executes) -> None:
-        tx.execute(_LIMIT_LOCK_WAITS)
+        tx.execute(_OWN_RUNS[tx.gives_way], {"ids": self.array(run_ids)})
 
     def is_locked(self, error: BaseException) -> bool:
         return _sqlstate(error) == "55P03"
@@ -305,17 +304,16 @@ def _on_connect(connection: Any, record: Any) -> None:
 class PostgresPipeline(Pipeline):
     """Sends statements one behind the other; their answers are collected when somebody looks.
 
-    Small insertions wait for whatever comes next, and go as one statement: each costs 40 µs here, and as much
-    on the server, whatever it inserts. The first statement waits for a second: if none comes before the
-    commit, it is a transaction by itself.
+    Statements wait until somebody does look, or the server has enough to do: what is sent at once with the
+    commit is a transaction by itself, without BEGIN and COMMIT. Each statement costs 40 µs here, and as much
+    on the server, whatever it does. So insertions that follow each other go as one.
     """
 
     def __init__(self, connection: sa.Connection) -> None:
         super().__init__(connection)
         self._open: Any = None
-        self._insertions: list[tuple[Prepared, list[Any]]] = []
         self._begin: str | None = None  # still to be sent
-        self._first: tuple[Rows, str, Any] | None = None  # waits, behind `_begin`
+        self._waiting: list[tuple[Prepared, list[Any], Rows]] = []  # to be sent behind `_begin`
 
     def __exit__(self, *error: object) -> None:
         if self._open is not None:
@@ -334,38 +332,36 @@ class PostgresPipeline(Pipeline):
             self.send(settings)
 
     def execute(self, statement: Prepared, parameters: Mapping[str, Any]) -> Rows:
-        bound = statement.bound(parameters)
-        length = sum(len(value) for value in bound if isinstance(value, str))
-        if statement.is_insertion and length < _MAX_WAITING:
-            self._insertions.append((statement, bound))
-            return Rows(statement, self, None)
         rows = Rows(statement, self, None)
-        if self._begin is None or self._first or self._insertions:
-            rows.cursor = self.send(statement.sql, bound)
-        else:
-            self._first = (rows, statement.sql, bound)
+        bound = statement.bound(parameters)
+        self._waiting.append((statement, bound, rows))
+        may_wait = not statement.at_once and (statement.is_insertion or self._begin is not None)
+        if not may_wait or sum(len(value) for value in bound if isinstance(value, str)) > _MAX_WAITING:
+            self._send_what_waits()
         return rows
 
     def send(self, sql: str, parameters: Any = ()) -> Any:
         self._send_what_waits()
+        return self._send(sql, parameters)
+
+    def _send(self, sql: str, parameters: Any = ()) -> Any:
         if self._open is None:
             self._open = self.driver.pipeline()
             self._open.__enter__()
         return super().send(sql, parameters)
 
     def _send_what_waits(self) -> None:
-        # All are taken first: sending comes by here again.
         begin, self._begin = self._begin, None
-        first, self._first = self._first, None
-        insertions, self._insertions = self._insertions, []
+        waiting, self._waiting = self._waiting, []
         if begin is not None:
-            self.send(begin)
-        if first is not None:
-            rows, sql, bound = first
-            rows.cursor = self.send(sql, bound)
-        if insertions:
-            statements = tuple(statement for statement, _ in insertions)
-            self.send(_as_one(statements), [value for _, bound in insertions for value in bound])
+            self._send(begin)
+        for is_insertion, group in groupby(waiting, lambda item: item[0].is_insertion):
+            if is_insertion:
+                statements, bound, _ = zip(*group, strict=True)
+                self._send(_as_one(statements), list(chain.from_iterable(bound)))
+                continue
+            for statement, values, rows in group:
+                rows.cursor = self._send(statement.sql, values)
 
     def cursor(self) -> Any:
         return psycopg.RawCursor(self.driver)
@@ -382,8 +378,10 @@ class PostgresPipeline(Pipeline):
                 self.raised(error, "(sent before)")
 
     def commit(self, transaction: sa.Transaction, hints: Collection[str] = ()) -> None:
-        if self._begin is not None and not hints and not (self._first and self._insertions):
-            # Nothing was sent, and what waits is one statement: a transaction by itself.
+        is_one = all(statement.is_insertion for statement, *_ in self._waiting) or len(self._waiting) == 1
+        if self._begin is not None and not hints and (is_one or not self.is_watched):
+            # Nothing was sent: all up to the driver's sync is a transaction by itself. To those who watch
+            # several statements we show its ends.
             self._begin = None
             self.leave()
         else:
@@ -406,8 +404,8 @@ class PostgresPipeline(Pipeline):
         try:
             yield
         except BaseException:
-            self._begin = self._first = None
-            self._insertions.clear()
+            self._begin = None
+            self._waiting.clear()
             opened, self._open = self._open, None
             if opened is not None and not self.driver.closed:
                 with suppress(psycopg.Error):
@@ -455,14 +453,22 @@ def _sqlstate(error: BaseException) -> str | None:
     return state
 
 
-_IDS = "unnest(CAST(:ids AS bigint[]))"
-_KEY = f"({_RUN_LOCKS}::bigint << 32) # id"
-_FROM_IDS = f"FROM (SELECT id FROM {_IDS} AS id) AS ids"  # noqa: S608 — constants, in array order
-_SHARE_RUNS = Prepared(
-    sa.text(f"SELECT count(pg_advisory_xact_lock_shared({_KEY})) {_FROM_IDS}"), PostgresDialect.sql
-)
-_LIMIT_LOCK_WAITS = Prepared(sa.text("SELECT set_config('lock_timeout', '100ms', true)"), PostgresDialect.sql)
-_OWN_RUNS = Prepared(sa.text(f"SELECT count(pg_advisory_xact_lock({_KEY})) {_FROM_IDS}"), PostgresDialect.sql)
+def _locking(function: str) -> dict[bool, Prepared]:
+    """Take run locks in array order; True: in a transaction that gives way, see `Transaction.give_way`."""
+    take = (
+        f"SELECT count({function}(({_RUN_LOCKS}::bigint << 32) # id)) "  # noqa: S608 — constants
+        "FROM (SELECT id FROM unnest(CAST(:ids AS bigint[])) AS id {where}) AS ids"
+    )
+    # Asked of each row before it is locked.
+    briefly = "WHERE set_config('lock_timeout', '100ms', true) IS NOT NULL"
+    return {
+        gives_way: Prepared(sa.text(take.format(where=where)), PostgresDialect.sql)
+        for gives_way, where in ((False, ""), (True, briefly))
+    }
+
+
+_SHARE_RUNS = _locking("pg_advisory_xact_lock_shared")
+_OWN_RUNS = _locking("pg_advisory_xact_lock")
 # The server's own limit for idle transactions does not count after a pipeline: not before its sync, and the
 # driver sends a flush behind the sync, which takes the limit away again.
 # A transaction of its own: a hint may be lost, and should not wait for the disk.
