@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -45,30 +45,6 @@ class ExecutorSettings:
     threads: int = 10  # for functions that block; the worker's concurrency
 
 
-class Spawn(Protocol):
-    """Adds tasks to the running task's own run, fenced by its lease; returns their ids."""
-
-    async def __call__(self, tasks: Sequence[TaskSpec], /) -> list[int]: ...
-
-
-class Report(Protocol):
-    """Stores a progress document on the running task, fenced by its lease."""
-
-    async def __call__(self, document: JSON, /) -> None: ...
-
-
-class Upstream(Protocol):
-    """Reads what upstream tasks returned, by name: the direct ones that succeeded, or those of `names`."""
-
-    async def __call__(self, names: Sequence[str] | None = None, /) -> dict[str, JSON]: ...
-
-
-class Publish(Protocol):
-    """Gives an event to event-driven tasks of the run; returns their names. Waits while one has no room."""
-
-    async def __call__(self, type: str, payload: JSON, /) -> list[str]: ...
-
-
 class Interruption:
     """Whether an attempt is being interrupted, as an `asyncio.Event` says it; made for every attempt."""
 
@@ -92,27 +68,63 @@ class Interruption:
             await self._event.wait()
 
 
-@dataclass(slots=True)
 class TaskContext:
-    """One attempt, as its executor sees it.
+    """One attempt, as its executor sees it. The worker's own provides all of it; what writes is fenced by the
+    attempt's lease and raises `LeaseLost`.
 
-    `deadline` is on `time.monotonic()`; the runner cancels the executor there, so an executor needs it
-    only to pass a limit on. `log` may be called from any thread, with text in any pieces: newlines end lines.
+    `deadline` is on `time.monotonic()`; the runner cancels the executor there, so an executor needs it only
+    to pass a limit on.
     """
 
-    lease: Lease
-    deadline: float | None
-    cancelled: Interruption
-    log: Callable[[str, str], None]  # (stream, text): stdout, stderr or log
-    spawn: Spawn
-    add_sub_tasks: Spawn  # as `spawn`; the task is over only when they are, and fails if they do
-    report: Report
-    upstream: Upstream
-    steps: Callable[[], DurableSteps]  # what the task has done so far
-    executor_of: Callable[[str], Executor] | None = None  # a kind of the same worker; raises `UnknownKind`
-    publish: Publish | None = None
-    stream: Callable[[], StreamStore] | None = None  # how far a streaming task has come
-    draining: Interruption = field(default_factory=Interruption)  # the worker stops: give back the endless
+    __slots__ = ("cancelled", "deadline", "draining", "lease")
+
+    def __init__(
+        self,
+        lease: Lease,
+        deadline: float | None,
+        cancelled: Interruption,
+        draining: Interruption,  # the worker stops: give back what is endless
+    ) -> None:
+        self.lease = lease
+        self.deadline = deadline
+        self.cancelled = cancelled
+        self.draining = draining
+
+    def log(self, stream: str, text: str) -> None:
+        """Append to stdout, stderr or log, from any thread, in any pieces: newlines end lines."""
+        raise NotImplementedError
+
+    async def spawn(self, tasks: Sequence[TaskSpec]) -> list[int]:
+        """Add tasks to the running task's own run; returns their ids."""
+        raise NotImplementedError
+
+    async def add_sub_tasks(self, tasks: Sequence[TaskSpec]) -> list[int]:
+        """As `spawn`; the task is over only when they are, and fails if they do."""
+        raise NotImplementedError
+
+    async def report(self, document: JSON) -> None:
+        """Store a progress document."""
+        raise NotImplementedError
+
+    async def upstream(self, names: Sequence[str] | None = None) -> dict[str, JSON]:
+        """What upstream tasks returned, by name: the direct ones that succeeded, or those of `names`."""
+        raise NotImplementedError
+
+    def steps(self) -> DurableSteps:
+        """What the task has done so far."""
+        raise NotImplementedError
+
+    async def publish(self, type: str, payload: JSON) -> list[str]:
+        """Give an event to event-driven tasks of the run, once they have room; returns their names."""
+        raise NotImplementedError
+
+    def stream(self) -> StreamStore:
+        """How far a streaming task has come."""
+        raise NotImplementedError
+
+    def executor_of(self, kind: str) -> Executor:
+        """The executor of a kind of the same worker. Raises `UnknownKind`."""
+        raise NotImplementedError
 
     @property
     def environment(self) -> dict[str, str]:

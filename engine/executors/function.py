@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from engine.errors import AttemptInterrupted, InvalidArguments, InvalidInput
-from engine.executors.base import Executor, ExecutorSettings, TaskContext, attempt_environment
+from engine.executors.base import ExecutorSettings, TaskContext, attempt_environment
 from engine.executors.child import MARK
 from engine.executors.function_child import Request, refuse_while_importing_main
 from engine.executors.function_process import (
@@ -56,15 +56,13 @@ def basic_ports(context: TaskContext) -> Ports:
         context.upstream,
         context.steps(),
         workflow_id,
-        None if context.executor_of is None else partial(_perform_kind, context, context.executor_of),
+        partial(_perform_kind, context),
         context.publish,
     )
 
 
-async def _perform_kind(
-    context: TaskContext, executor_of: Callable[[str], Executor], kind: str, params: JSON
-) -> Outcome:
-    return await executor_of(kind).execute(context, params)
+async def _perform_kind(context: TaskContext, kind: str, params: JSON) -> Outcome:
+    return await context.executor_of(kind).execute(context, params)
 
 
 class FunctionExecutor:

@@ -69,6 +69,7 @@ class PluginExecutor(ParamsExecutor[PluginParams]):
     async def perform(self, context: TaskContext, params: PluginParams) -> Outcome:
         try:
             data = PluginData.of(params.data, context.lease.idempotency_key)
+            _refuse_secrets(context.lease.client, params.params)
             plugin = await self._ready(params.plugin, params.params)
         except UnknownPlugin as error:  # not for good: another worker may have it
             return Failed(str(error), code=error.code)
@@ -98,6 +99,14 @@ class PluginExecutor(ParamsExecutor[PluginParams]):
             if not ended.done():
                 self._threads.give_up(future)
                 ended.cancel()
+
+
+def _refuse_secrets(client: JSON, params: Mapping[str, JSON]) -> None:
+    """Bindings are made by administrators. Whoever may only submit tasks could have a secret sent to them."""
+    if isinstance(client, dict) and "binding" in client:
+        return
+    if named := sorted(name for name in params if name.endswith("_env")):
+        raise ValueError(f"{', '.join(named)}: only a binding may name a secret of the worker's environment")
 
 
 # --- the network

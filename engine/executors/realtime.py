@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
-from engine.errors import Conflict, EngineError, Fault, InvalidInput, LeaseLost, UnknownFunction
-from engine.executors.base import ExecutorSettings, TaskContext, Upstream
+from engine.errors import EngineError, Fault, InvalidInput, LeaseLost, UnknownFunction
+from engine.executors.base import ExecutorSettings, TaskContext
 from engine.executors.function import FunctionExecutor
 from engine.executors.stream_sources import SOURCE, Parts, TaskNetwork, is_source, source_of
 from engine.functions.function import Function, How
@@ -95,11 +94,8 @@ class RealtimeExecutor:
     async def execute(self, context: TaskContext, params: JSON) -> Outcome:
         try:
             task = described(context.lease.name, params)
-            if context.stream is None:
-                raise Conflict("streaming tasks cannot run here: nothing keeps how far they have come")
             store = context.stream()
-            shared = replace(context, upstream=_once(context.upstream))
-            calls = _Calls(self._performer, self._registry, shared, task)
+            calls = _Calls(self._performer, self._registry, context, task)
             parts = Parts(self._network, self._registry, self._services, calls.iterate, calls, store)
             _check_functions(task, self._registry)
             source = source_of(task, parts)
@@ -116,7 +112,7 @@ class RealtimeExecutor:
         if task.function is None:
             message = f"task {task.name!r} has no source, and no function to be called"
             return Failed(message, code="invalid_params", is_permanent=True)
-        performer = self._performer if context.executor_of is None else context.executor_of(FUNCTION)
+        performer = context.executor_of(FUNCTION)
         return await performer.execute(context, {"function": task.function, "params": task.params or {}})
 
     def _stream(
@@ -278,18 +274,3 @@ def _ports(context: TaskContext) -> Ports:
     client = context.lease.client
     workflow_id = client.get("workflow_id") if isinstance(client, dict) else None
     return Ports(upstream=context.upstream, workflow_id=workflow_id, publish=context.publish)
-
-
-def _once(upstream: Upstream) -> Upstream:
-    """Results of the tasks before it stay as they are: they are read once for all calls."""
-    found: dict[str, JSON] | None = None
-
-    async def read(names: Sequence[str] | None = None, /) -> dict[str, JSON]:
-        nonlocal found
-        if names is not None:
-            return await upstream(names)
-        if found is None:
-            found = await upstream()
-        return found
-
-    return read

@@ -149,4 +149,4 @@ def moment_of(dialect: Dialect, column: sa.Column[Any]) -> sa.ColumnElement[Any]
 
 
 _insert = insertion(_inserting)
-_insert_at_once = statement(_inserting)
+_insert_at_once = sent_at_once(_inserting)

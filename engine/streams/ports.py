@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple, Protocol
-
-import httpx
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from engine.model.json import JSON
 from engine.streams.events import StreamEvent, StreamState
+
+if TYPE_CHECKING:  # a tenth of the start of a worker
+    import httpx
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from engine.errors import ExpressionError, InvalidExpression, InvalidInput
-from engine.executors.base import Upstream
 from engine.expressions.evaluator import Evaluator
 from engine.expressions.syntax import parse
 from engine.model.inputs import Inputs, apply
 from engine.model.json import JSON
 from engine.model.outcomes import Declined, Failed
 from engine.model.records import Lease
+
+Upstream = Callable[[Sequence[str]], Awaitable[Mapping[str, JSON]]]
 
 
 async def prepare(lease: Lease, upstream: Upstream, evaluator: Evaluator) -> JSON | Declined | Failed:

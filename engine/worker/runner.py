@@ -5,27 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
 from engine.errors import LeaseLost, StoreUnavailable, UnknownKind
-from engine.executors.base import Interruption, TaskContext
-from engine.executors.registry import ExecutorRegistry
-from engine.expressions.evaluator import Evaluator
-from engine.model.graph import TaskSpec
-from engine.model.json import JSON, storable_text
+from engine.executors.base import Interruption
+from engine.model.json import storable_text
 from engine.model.outcomes import Cancelled, Crashed, Declined, Failed, Outcome, Released, Succeeded
 from engine.model.records import Lease
-from engine.operations import tasks
-from engine.store.database import Database
 from engine.worker import capture
-from engine.worker.durable import DatabaseSteps
+from engine.worker.context import AttemptContext, Surroundings
 from engine.worker.inputs import prepare
-from engine.worker.logbook import AttemptLog, Logbook
-from engine.worker.streaming import DatabaseStream, Publisher
-from engine.worker.sub_tasks import SubTasks
+from engine.worker.logbook import AttemptLog
 
 T = TypeVar("T")
 
@@ -44,27 +37,13 @@ class Stop(StrEnum):
 class Attempt:
     """One attempt under way. `run` returns its outcome, also when the lease is lost: the fence refuses it."""
 
-    def __init__(
-        self,
-        lease: Lease,
-        database: Database,
-        registry: ExecutorRegistry,
-        evaluator: Evaluator,
-        book: Logbook,
-        actor: str,
-    ) -> None:
+    def __init__(self, lease: Lease, around: Surroundings) -> None:
         self.lease = lease
-        self._database = database
-        self._registry = registry
-        self._evaluator = evaluator
-        self._actor = actor
-        self._log: AttemptLog = book.open(lease)
+        self._around = around
+        self._log: AttemptLog = around.book.open(lease)
         self._stop: Stop | None = None
         self._cancelled = Interruption()
-        self._draining = Interruption()
         self._handle: asyncio.Task[Any] | None = None
-        # Hardly any attempt has some; nothing is made and asked for those that cannot.
-        self._sub_tasks = SubTasks(database, lease, self._insist) if lease.attempt > 1 else None
 
     async def run(self, handle: asyncio.Task[Any]) -> Outcome:
         """Perform the attempt in the asyncio task that calls this: its `handle`, which `stop` interrupts."""
@@ -100,31 +79,29 @@ class Attempt:
             if self._handle is not None:
                 self._handle.cancel()
 
-    def drain(self) -> None:
-        """The worker takes no more work: an attempt that would not end by itself gives its task back."""
-        self._draining.set()
-
     async def _perform(self) -> Outcome:
         lease = self.lease
-        seconds = None if lease.timeout_ms is None else lease.timeout_ms / 1000
         limit: asyncio.Timeout | None = None
         capture.current.set(self._log.write)
+        context = AttemptContext(lease, None, self._cancelled, self._around, self._log, self._insist)
         try:
-            if self._sub_tasks is not None and (ended := await self._sub_tasks.end()) is not None:
+            if context.sub_tasks is not None and (ended := await context.sub_tasks.end()) is not None:
                 return ended
-            executor = self._registry.get(lease.kind)
+            executor = self._around.registry.get(lease.kind)
             params = lease.params
             if lease.inputs is not None:
-                params = await prepare(lease, self._upstream, self._evaluator)
+                params = await prepare(lease, context.upstream, self._around.evaluator)
                 if isinstance(params, Declined | Failed):
                     return params
-            if seconds is None:
-                outcome = await executor.execute(self._context(seconds), params)
+            if lease.timeout_ms is None:
+                outcome = await executor.execute(context, params)
             else:
+                seconds = lease.timeout_ms / 1000
+                context.deadline = time.monotonic() + seconds
                 async with asyncio.timeout(seconds) as limit:
-                    outcome = await executor.execute(self._context(seconds), params)
+                    outcome = await executor.execute(context, params)
             outcome = _checked(outcome)
-            return outcome if self._sub_tasks is None else await self._sub_tasks.wait(outcome)
+            return outcome if context.sub_tasks is None else await context.sub_tasks.wait(outcome)
         except TimeoutError as error:
             if limit is not None and limit.expired():
                 return Failed("context deadline exceeded", code="timeout", source="scheduler", retryable=True)
@@ -140,51 +117,6 @@ class Attempt:
         """The exception as the attempt's error, where it was raised in the attempt's log."""
         self._log.write("log", "".join(traceback.format_exception(error))[-_MAX_MESSAGE:])
         return Failed(_storable(traceback.format_exception_only(error)[-1].strip()))
-
-    def _context(self, seconds: float | None) -> TaskContext:
-        return TaskContext(
-            lease=self.lease,
-            deadline=None if seconds is None else time.monotonic() + seconds,
-            cancelled=self._cancelled,
-            log=self._log.write,
-            spawn=self._spawn,
-            add_sub_tasks=self._add_sub_tasks,
-            report=self._report,
-            upstream=self._upstream,
-            steps=self._steps,
-            executor_of=self._registry.get,
-            publish=self._publish,
-            stream=self._stream,
-            draining=self._draining,
-        )
-
-    async def _spawn(self, specs: Sequence[TaskSpec], *, awaited: bool = False) -> list[int]:
-        # Safe to repeat: names that this task added before are returned as they are.
-        return await self._insist(
-            lambda: tasks.spawn(self._database, self.lease, specs, actor=self._actor, awaited=awaited)
-        )
-
-    async def _add_sub_tasks(self, specs: Sequence[TaskSpec]) -> list[int]:
-        if self._sub_tasks is None:
-            self._sub_tasks = SubTasks(self._database, self.lease, self._insist)
-        ids = await self._spawn(specs, awaited=True)
-        self._sub_tasks.are_awaited = True
-        return ids
-
-    async def _report(self, document: JSON) -> None:
-        await self._insist(lambda: tasks.report(self._database, self.lease, document))
-
-    async def _publish(self, type: str, payload: JSON) -> list[str]:
-        return await Publisher(self._database, self.lease, self._insist, self._actor)(type, payload)
-
-    def _stream(self) -> DatabaseStream:
-        return DatabaseStream(self._database, self.lease, self._insist, self._evaluator, self._actor)
-
-    def _steps(self) -> DatabaseSteps:
-        return DatabaseSteps(self._database, self.lease, self._insist)
-
-    async def _upstream(self, names: Sequence[str] | None = None) -> dict[str, JSON]:
-        return await self._insist(lambda: tasks.upstream(self._database, self.lease, names))
 
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
         """A database that is away for a while is no reason for a task to fail; losing the lease is."""

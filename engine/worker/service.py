@@ -13,7 +13,6 @@ from typing import Any, Self
 from engine import __version__
 from engine.errors import StoreUnavailable
 from engine.executors.registry import ExecutorRegistry
-from engine.expressions.evaluator import Evaluator
 from engine.model.outcomes import Failed, Released, decide
 from engine.model.records import Lease
 from engine.model.states import Move
@@ -22,9 +21,9 @@ from engine.store.database import CONTROL, ENDED, SIGNALLED, Database
 from engine.telemetry import emit
 from engine.worker import capture
 from engine.worker.claimer import MAX_BATCH, Claimer
+from engine.worker.context import Surroundings
 from engine.worker.finisher import Finisher
 from engine.worker.lifeline import Lifeline
-from engine.worker.logbook import Logbook
 from engine.worker.options import WorkerOptions
 from engine.worker.runner import Attempt, Stop
 from engine.worker.scheduler import Scheduler
@@ -62,8 +61,7 @@ class Worker:
         self._ending: asyncio.Task[None] | None = None
         self._is_draining = False
         self._session_id = 0
-        self._book = Logbook()
-        self._evaluator = Evaluator()
+        self._around = Surroundings(database, registry)
         # Executors whose attempts may be over before what they started: it keeps its slot.
         self._overdue: list[Any] = [each for each in registry if hasattr(each, "overdue")]
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -98,7 +96,7 @@ class Worker:
             self._database.needs_recovery = False
         self._session_id = await workers.register(self._database, self._registration())
         await self._register_functions()
-        actor = f"worker:{self._session_id}"
+        actor = self._around.actor = f"worker:{self._session_id}"
         lanes = min(_LANES, self._database.writers)
         most = min(MAX_BATCH, max(options.concurrency // lanes, _FEW))
         self._claimer = Claimer(
@@ -112,7 +110,7 @@ class Worker:
             self._work.set,
             most,
         )
-        self._finisher = Finisher(self._database, self._book, self._claimer, actor, lanes)
+        self._finisher = Finisher(self._database, self._around.book, self._claimer, actor, lanes)
         self._sweeper = Sweeper(
             self._database,
             self._session_id,
@@ -192,8 +190,7 @@ class Worker:
         self._is_draining = True
         self._work.set()
         grace = self._options.grace_seconds if grace_seconds is None else grace_seconds
-        for attempt in self._attempts.values():
-            attempt.drain()
+        self._around.draining.set()
         if self._handles:
             emit("worker.draining", session=self._session_id, running=self.running, grace_seconds=grace)
             await asyncio.wait(self._handles.values(), timeout=grace)
@@ -233,7 +230,7 @@ class Worker:
         except StoreUnavailable as error:  # others will notice that it beats no more
             emit("worker.sign_off_failed", level="warning", reason=str(error))
         await self._lifeline.stop()
-        await self._evaluator.close()
+        await self._around.evaluator.close()
         if self._options.capture_output:
             capture.uninstall()
         emit("worker.stopped", session=self._session_id)
@@ -278,9 +275,7 @@ class Worker:
         held = self._attempts.get(lease.task_id)
         if held is not None and held.lease.token == lease.token:  # found by its token as well
             return
-        attempt = Attempt(
-            lease, self._database, self._registry, self._evaluator, self._book, self._claimer.actor
-        )
+        attempt = Attempt(lease, self._around)
         self._attempts[lease.task_id] = attempt
         # Asked for the running loop, as asyncio.create_task does, older Pythons make a system call.
         handle = self._loop.create_task(self._attend(attempt), name=f"task-{lease.task_id}")
@@ -362,7 +357,7 @@ class Worker:
         await lifeline.start()
         old, self._lifeline = self._lifeline, lifeline
         self._session_id = self._claimer.session_id = self._sweeper.observer_id = session_id
-        self._claimer.actor = self._finisher.actor = f"worker:{session_id}"
+        self._claimer.actor = self._finisher.actor = self._around.actor = f"worker:{session_id}"
         self._work.set()
         emit("worker.registered_again", session=session_id)
         try:

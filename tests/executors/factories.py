@@ -15,7 +15,6 @@ import psutil
 
 from engine.executors.base import ExecutorSettings, Interruption, TaskContext
 from engine.functions.ports import InMemorySteps
-from engine.model.graph import TaskSpec
 from engine.model.json import JSON
 from engine.model.records import Lease
 from engine.model.retry import RetryPolicy
@@ -42,9 +41,6 @@ class Recorder:
     async def upstream(self, names: Sequence[str] | None = None) -> dict[str, JSON]:
         return {}
 
-    async def spawn(self, tasks: Sequence[TaskSpec]) -> list[int]:
-        raise AssertionError("no executor of ours adds tasks")
-
 
 def make_lease(**changes: Any) -> Lease:
     values: dict[str, Any] = {
@@ -64,22 +60,31 @@ def make_lease(**changes: Any) -> Lease:
     return Lease(**{**values, **changes})
 
 
+class RecordedContext(TaskContext):
+    """Without a worker: what it is given and told is its recorder's."""
+
+    def __init__(self, lease: Lease, deadline: float | None, recorder: Recorder) -> None:
+        super().__init__(lease, deadline, Interruption(), Interruption())
+        self._recorder = recorder
+
+    def log(self, stream: str, text: str) -> None:
+        self._recorder.log(stream, text)
+
+    async def report(self, document: JSON) -> None:
+        await self._recorder.report(document)
+
+    async def upstream(self, names: Sequence[str] | None = None) -> dict[str, JSON]:
+        return await self._recorder.upstream(names)
+
+    def steps(self) -> InMemorySteps:
+        return InMemorySteps()
+
+
 def make_context(
     recorder: Recorder | None = None, *, seconds: float | None = None, **lease: Any
 ) -> TaskContext:
-    recorder = recorder or Recorder()
-    made = make_lease(**lease)
-    return TaskContext(
-        lease=made,
-        deadline=None if seconds is None else time.monotonic() + seconds,
-        cancelled=Interruption(),
-        log=recorder.log,
-        spawn=recorder.spawn,
-        add_sub_tasks=recorder.spawn,
-        report=recorder.report,
-        upstream=recorder.upstream,
-        steps=InMemorySteps,
-    )
+    deadline = None if seconds is None else time.monotonic() + seconds
+    return RecordedContext(make_lease(**lease), deadline, recorder or Recorder())
 
 
 def make_settings(folder: Path, **changes: Any) -> ExecutorSettings:

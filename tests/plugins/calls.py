@@ -30,7 +30,12 @@ EVENT: dict[str, Any] = {
 
 
 async def call(
-    settings: ExecutorSettings, plugin: str, params: dict[str, Any], *plugins: Any, **event: Any
+    settings: ExecutorSettings,
+    plugin: str,
+    params: dict[str, Any],
+    *plugins: Any,
+    binding: str | None = "b",
+    **event: Any,
 ) -> Outcome:
     """What comes of one attempt; `plugins` are there besides the installed ones."""
     registry = PluginRegistry.installed(network(settings))
@@ -39,7 +44,7 @@ async def call(
     executor = PluginExecutor(settings, registry)
     try:
         return await executor.execute(
-            make_context(task_id=77, kind="plugin"),
+            make_context(task_id=77, kind="plugin", client=binding and {"binding": binding}),
             {"plugin": plugin, "params": params, "data": {**EVENT, **event}},
         )
     finally:

@@ -13,11 +13,12 @@ import pytest
 
 from engine.errors import InvalidInput
 from engine.executors.base import ExecutorSettings
+from engine.model.outcomes import Failed, Succeeded
 from engine.plugins.http import MAX_RETRY_SECONDS
 from engine.plugins.registry import PluginRegistry
 from tests.executors.factories import make_settings
 from tests.executors.servers import Answer, HttpServer
-from tests.plugins.calls import EVENT, fails, told
+from tests.plugins.calls import EVENT, call, fails, told
 
 pytestmark = pytest.mark.anyio
 
@@ -164,3 +165,15 @@ async def test_params_that_can_never_work_are_refused(
     assert message in str(refused.value)
     failure = await fails(settings, "webhook", params or {"method": "x"})
     assert failure.is_permanent
+
+
+async def test_only_a_binding_may_name_a_secret_of_the_worker(
+    settings: ExecutorSettings, receiver: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGINE_PLUGIN_HOOK", "hush")
+    params = {**answering(receiver, 200), "secret_env": "ENGINE_PLUGIN_HOOK"}
+    refused = await call(settings, "webhook", params, binding=None)
+    assert isinstance(refused, Failed) and refused.is_permanent
+    assert refused.message.startswith("secret_env: only a binding may name a secret")
+    assert receiver.requests == []
+    assert isinstance(await call(settings, "webhook", params), Succeeded)
