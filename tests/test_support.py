@@ -124,7 +124,8 @@ class TestCluster:
 
 
 _OWNER = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts with &
 from tests.support.postgres import Cluster
 cluster = Cluster()
 print(cluster.path, cluster.pid, flush=True)

@@ -229,6 +229,7 @@ def _rows(database: Database, run_id: int) -> list[list[tuple[Any, ...]]]:
     return database.read_sync(read)
 
 
+@pytest.mark.slow
 def test_a_quick_drain_runs_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "drain.json"
     assert main(["drain", "--quick", "--db", "sqlite", "--repeats", "1", "--json", str(file)]) == 0

@@ -82,7 +82,7 @@ def loaded(url: str, seed: int) -> Iterator[Load]:
 @pytest.mark.parametrize(
     "rounds",
     [
-        pytest.param(20, id="20-rounds"),
+        pytest.param(20, marks=pytest.mark.slow, id="20-rounds"),
         pytest.param(1_000, marks=[pytest.mark.chaos, pytest.mark.timeout(3_600)], id="1000-rounds"),
     ],
 )

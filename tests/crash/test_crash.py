@@ -14,6 +14,7 @@ from tests.factories import claim, do, finish, make_due, rows, session
 SAMPLE = 19  # boundaries from one kill to the next in the normal suite
 
 
+@pytest.mark.slow
 def test_killed_at_a_sample_of_boundaries(database: Database, database_url: str, nursery: Nursery) -> None:
     assert kill_at_every(database, database_url, nursery, SAMPLE) > 200
 

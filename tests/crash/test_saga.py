@@ -13,6 +13,7 @@ from tests.factories import do, rows
 SAMPLE = 23  # boundaries from one kill to the next in the normal suite
 
 
+@pytest.mark.slow
 def test_a_saga_killed_at_a_sample_of_boundaries(
     database: Database, database_url: str, nursery: Nursery
 ) -> None:

@@ -144,6 +144,7 @@ database.close()
 """
 
 
+@pytest.mark.slow
 def test_a_waiting_upgrader_does_not_stop_an_index_from_being_made_concurrently(template: Template) -> None:
     """CREATE INDEX CONCURRENTLY waits for every older statement, so none may wait for the upgrade lock."""
     with template.clone() as url:

@@ -67,6 +67,7 @@ def hurry(database: Database) -> None:
     write(database, "UPDATE task_state SET available_at = changed_at WHERE available_at > changed_at")
 
 
+@pytest.mark.slow
 def test_task_that_kills_its_worker_fails_when_its_crash_budget_is_used(
     database: Database, database_url: str, look: Look, tmp_path: Path
 ) -> None:
@@ -111,6 +112,7 @@ def test_processes_of_a_killed_worker_are_gone_before_its_tasks_are_repeated(
     assert outcomes(database, task_id) == ["crashed", "succeeded"]
 
 
+@pytest.mark.slow
 def test_processes_of_a_stopped_worker_are_ended_before_others_may_repeat_its_tasks(
     database: Database, database_url: str, look: Look, tmp_path: Path
 ) -> None:
@@ -125,6 +127,7 @@ def test_processes_of_a_stopped_worker_are_ended_before_others_may_repeat_its_ta
     assert result(database, task_id) == {"survives": False}
 
 
+@pytest.mark.slow
 def test_processes_of_a_worker_that_died_with_its_guardian_are_ended_by_others(
     database: Database, database_url: str, look: Look, tmp_path: Path
 ) -> None:
@@ -138,6 +141,7 @@ def test_processes_of_a_worker_that_died_with_its_guardian_are_ended_by_others(
     assert outcomes(database, task_id) == ["crashed", "succeeded"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_stopped_while_it_wrote_does_not_hold_up_the_others(
     database: Database, database_url: str, look: Look, tmp_path: Path
 ) -> None:
@@ -152,6 +156,7 @@ def test_a_worker_that_was_stopped_while_it_wrote_does_not_hold_up_the_others(
     assert outcomes(database, task_id) == ["crashed", "succeeded"]
 
 
+@pytest.mark.slow
 def test_nothing_a_task_does_in_its_worker_starves_the_heartbeat(
     database: Database, database_url: str, look: Look, tmp_path: Path
 ) -> None:
@@ -180,6 +185,7 @@ def test_workers_whose_supervisor_is_killed_drain_and_end(
     assert look("SELECT DISTINCT end_reason FROM worker_session") == [("stopped",)]
 
 
+@pytest.mark.slow
 def test_second_signal_ends_a_worker_at_once_and_gives_its_tasks_back(
     database: Database, database_url: str, look: Look, tmp_path: Path
 ) -> None:
@@ -224,6 +230,7 @@ def test_worker_process_says_in_one_line_which_executor_cannot_be_loaded(
     assert (ended.returncode, ended.stderr) == (1, b"")
 
 
+@pytest.mark.slow
 def test_server_that_is_killed_and_restarted_costs_no_process(tmp_path: Path, server_url: Any) -> None:
     cluster, url = server_url
     look = Look(url)
