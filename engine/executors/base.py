@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from engine.errors import Conflict
 from engine.functions.ports import DurableSteps
 from engine.model.graph import TaskSpec
 from engine.model.json import JSON
@@ -69,8 +70,8 @@ class Interruption:
 
 
 class TaskContext:
-    """One attempt, as its executor sees it. The worker's own provides all of it; what writes is fenced by the
-    attempt's lease and raises `LeaseLost`.
+    """One attempt, as its executor sees it. A worker's provides all of it; others raise `Conflict` for what
+    they do not have. What writes is fenced by the attempt's lease and raises `LeaseLost`.
 
     `deadline` is on `time.monotonic()`; the runner cancels the executor there, so an executor needs it only
     to pass a limit on.
@@ -92,39 +93,39 @@ class TaskContext:
 
     def log(self, stream: str, text: str) -> None:
         """Append to stdout, stderr or log, from any thread, in any pieces: newlines end lines."""
-        raise NotImplementedError
+        raise _unavailable("log")
 
     async def spawn(self, tasks: Sequence[TaskSpec]) -> list[int]:
         """Add tasks to the running task's own run; returns their ids."""
-        raise NotImplementedError
+        raise _unavailable("spawn")
 
     async def add_sub_tasks(self, tasks: Sequence[TaskSpec]) -> list[int]:
         """As `spawn`; the task is over only when they are, and fails if they do."""
-        raise NotImplementedError
+        raise _unavailable("add_sub_tasks")
 
     async def report(self, document: JSON) -> None:
         """Store a progress document."""
-        raise NotImplementedError
+        raise _unavailable("report")
 
     async def upstream(self, names: Sequence[str] | None = None) -> dict[str, JSON]:
         """What upstream tasks returned, by name: the direct ones that succeeded, or those of `names`."""
-        raise NotImplementedError
+        raise _unavailable("upstream")
 
     def steps(self) -> DurableSteps:
         """What the task has done so far."""
-        raise NotImplementedError
+        raise _unavailable("steps")
 
     async def publish(self, type: str, payload: JSON) -> list[str]:
         """Give an event to event-driven tasks of the run, once they have room; returns their names."""
-        raise NotImplementedError
+        raise _unavailable("publish")
 
     def stream(self) -> StreamStore:
         """How far a streaming task has come."""
-        raise NotImplementedError
+        raise _unavailable("stream")
 
     def executor_of(self, kind: str) -> Executor:
         """The executor of a kind of the same worker. Raises `UnknownKind`."""
-        raise NotImplementedError
+        raise _unavailable("executor_of")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -134,6 +135,10 @@ class TaskContext:
     @property
     def seconds_left(self) -> float | None:
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+
+def _unavailable(name: str) -> Conflict:
+    return Conflict(f"{name} is not available here")
 
 
 class Executor(Protocol):
