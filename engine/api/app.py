@@ -51,8 +51,11 @@ ROUTES: list[Any] = [
 ]
 
 
-def create_app(database: Database, registry: ExecutorRegistry, options: ApiOptions) -> Litestar:
-    """The application. Owns neither database nor registry."""
+def create_app(
+    database: Database, registry: ExecutorRegistry, options: ApiOptions, routes: Routes | None = None
+) -> Litestar:
+    """The application. Owns neither database nor registry. `routes` can serve one after another."""
+    routes = routes or Routes(registry, options)
     access = Access(database, options)
     services = Services(
         database=database,
@@ -61,17 +64,25 @@ def create_app(database: Database, registry: ExecutorRegistry, options: ApiOptio
         admission=Admission(database, options.max_open_tasks),
         tail=Tail(database),
     )
-    app = Litestar(
-        route_handlers=ROUTES,
-        exception_handlers={Exception: answer_error, ValidationException: answer_parameters},
-        state=State({"services": services, "execgo_kinds": Kinds.of(registry)}),
-        openapi_config=_openapi(options, registry),
-        logging_config=None,
-        request_max_body_size=None,  # `bodies.read_body` keeps the limits
-        on_shutdown=[services.tail.close, access.close],
-    )
-    app.asgi_handler = Edge(app.asgi_handler, options, access)
+    app = routes.app
+    app.state = State({"services": services, "execgo_kinds": Kinds.of(registry)})
+    app.on_shutdown = [services.tail.close, access.close]
+    app.asgi_handler = Edge(routes.handler, options, access)
     return app
+
+
+class Routes:
+    """All routes, without a database; registering them takes most of the time that an application takes."""
+
+    def __init__(self, registry: ExecutorRegistry, options: ApiOptions) -> None:
+        self.app = Litestar(
+            route_handlers=ROUTES,
+            exception_handlers={Exception: answer_error, ValidationException: answer_parameters},
+            openapi_config=_openapi(options, registry),
+            logging_config=None,
+            request_max_body_size=None,  # `bodies.read_body` keeps the limits
+        )
+        self.handler = self.app.asgi_handler
 
 
 def _openapi(options: ApiOptions, registry: ExecutorRegistry) -> OpenAPIConfig:

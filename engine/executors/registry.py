@@ -30,9 +30,10 @@ class ExecutorRegistry:
     def from_entry_points(cls, settings: ExecutorSettings) -> Self:
         """Make every installed executor once. Raises `ConfigError` naming the package at fault."""
         registry = cls()
-        for entry_point in sorted(entry_points(group=GROUP), key=lambda found: (_origin(found), found.name)):
+        found = [(_origin(entry_point), entry_point) for entry_point in entry_points(group=GROUP)]
+        for origin, entry_point in sorted(found, key=lambda each: (each[0], each[1].name)):
             if (executor := _make(entry_point, settings)) is not None:
-                registry.add(executor, _origin(entry_point))
+                registry.add(executor, origin)
         if not registry._executors:
             raise ConfigError(
                 f"no executors are installed (entry-point group {GROUP}); install the engine with pip, "

@@ -15,7 +15,7 @@ import httpx
 import sqlalchemy as sa
 from litestar import Litestar
 
-from engine.api.app import create_app
+from engine.api.app import Routes, create_app
 from engine.api.options import ApiOptions
 from engine.executors.base import ExecutorSettings
 from engine.executors.registry import ExecutorRegistry
@@ -26,6 +26,8 @@ from engine.worker.service import Worker
 
 FINAL = frozenset({"success", "failed", "skipped"})
 _PATIENCE_SECONDS = 20
+# Of services that have ended. The OpenAPI document says whether tokens are required.
+_spare: dict[bool, list[Routes]] = {False: [], True: []}
 
 
 def options(**changes: Any) -> ApiOptions:
@@ -44,11 +46,16 @@ class Service:
     registry: ExecutorRegistry
     app: Litestar
     client: httpx.AsyncClient = field(init=False)
+    _taken: tuple[list[Routes], Routes] | None = None
 
     @classmethod
     def of(cls, database: Database, file_root: Path, **changes: Any) -> Service:
-        executors = registry(file_root)
-        return cls(database, executors, create_app(database, executors, options(**changes)))
+        executors, chosen = registry(file_root), options(**changes)
+        spare = _spare[chosen.require_token]
+        routes = spare.pop() if spare else Routes(executors, chosen)
+        made = cls(database, executors, create_app(database, executors, chosen, routes))
+        made._taken = (spare, routes)
+        return made
 
     async def __aenter__(self) -> Service:
         transport = httpx.ASGITransport(self.app)
@@ -58,6 +65,9 @@ class Service:
     async def __aexit__(self, *_: object) -> None:
         await self.client.aclose()
         await self.settle()
+        if self._taken is not None:
+            spare, routes = self._taken
+            spare.append(routes)
 
     async def settle(self) -> None:
         """Wait for what goes on behind the answers."""
