@@ -82,6 +82,17 @@ class ListenOptions(Options):
     channel: str = Field(min_length=1)
 
 
+# What the driver would take from the worker's environment and home otherwise: whoever may submit names the
+# server, and could have the engine's own password sent there.
+_NOTHING_OF_OURS = {
+    "passfile": "/nonexistent",
+    "sslcert": "/nonexistent",
+    "sslkey": "/nonexistent",
+    "gssencmode": "disable",
+}
+_FILES = {"service", "passfile", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslcrldir"}
+
+
 class _Server:
     """The database, as far as it may be reached."""
 
@@ -93,13 +104,18 @@ class _Server:
             raise InvalidInput(f"params.source.url: {str(error).strip()}") from None
         self._host, self._port = str(known.get("host") or ""), _port_of(known)
         named = str(known.get("hostaddr") or "")
-        if "," in self._host + named or known.get("service"):
-            raise InvalidInput("params.source.url: name one server by its host")
         if network.is_guarded and (not self._host or named or self._host.startswith("/")):
             raise InvalidInput("params.source.url: name the server by its host, without hostaddr or a socket")
+        if not self._host or "," in self._host + named:
+            raise InvalidInput("params.source.url: name one server by its host")
+        if not known.get("user"):
+            raise InvalidInput("params.source.url: name the user")
+        if files := sorted(_FILES & known.keys()):
+            raise InvalidInput(f"params.source.url: {', '.join(files)} would be read on the worker's machine")
         self._url = url
+        self._password = str(known.get("password") or "")
         self._network = network
-        self.endpoint = f"{self._host or 'localhost'}:{self._port}/{known.get('dbname') or ''}"
+        self.endpoint = f"{self._host}:{self._port}/{known.get('dbname') or ''}"
 
     async def connect(self) -> Connection:
         pinned: dict[str, str] = {}
@@ -107,7 +123,7 @@ class _Server:
             [address, *_] = await self._network.addresses(self._host, self._port)
             if _is_number(address):
                 pinned["hostaddr"] = address
-        given: dict[str, Any] = {**_KEEPALIVE, **pinned}
+        given: dict[str, Any] = {**_KEEPALIVE, **_NOTHING_OF_OURS, "password": self._password, **pinned}
         return await Connection.connect(self._url, autocommit=True, row_factory=dict_row, **given)
 
 

@@ -20,6 +20,7 @@ from engine.errors import StoreUnavailable
 from engine.operations import workers
 from engine.store.database import Database, LostRace, Transaction
 from engine.store.dialects.base import Dialect
+from engine.store.prepared import Prepared
 from engine.store.schema import queue
 from engine.store.statement import insert_rows, statement
 from tests.chaos.rig import wait_until
@@ -349,3 +350,16 @@ def test_a_process_stopped_while_it_sends_does_not_keep_its_locks(row_locking: D
             row_locking.run_sync(lambda tx: tx.execute(sa.select(queue).with_for_update()))
         finally:
             stopped.kill()
+
+
+def test_what_was_sent_before_a_statement_that_cannot_be_is_not_committed(row_locking: Database) -> None:
+    """Together they are a transaction by themselves, up to the sync that follows."""
+    insert = Prepared(sa.text("INSERT INTO queue (name) VALUES (:name)"), row_locking.dialect.sql)
+
+    def work(tx: Transaction) -> None:
+        for name in ("good", "bad\0"):  # no text of Postgres: the driver refuses it
+            tx.execute(insert, {"name": name})
+
+    with pytest.raises(sa.exc.DBAPIError, match="NUL"):
+        row_locking.run_sync(work)
+    assert not rows(row_locking, "SELECT name FROM queue WHERE name = 'good'")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -340,7 +342,19 @@ async def test_notifications_are_items(their_url: str) -> None:
     assert not source.replayable
 
 
-@pytest.mark.parametrize("url", ["postgresql://a,b/x", "service=mine", "nonsense"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u@a,b/x",
+        "service=mine",
+        "nonsense",
+        "",
+        "postgresql:///x",
+        "postgresql://a/x",
+        "host=a user=u passfile=/root/.pgpass",
+        "host=a user=u sslkey=/root/key",
+    ],
+)
 def test_wrong_database_urls_are_refused(url: str) -> None:
     with pytest.raises(InvalidInput, match=r"params\.source\.url"):
         ListenSource(ListenOptions(url=url, channel="news"), OPEN)
@@ -354,7 +368,7 @@ def test_wrong_database_urls_are_refused(url: str) -> None:
     [
         TcpSource("127.0.0.1:1", TcpOptions(), CLOSED, ends=True),
         WebSocketSource("ws://127.0.0.1:1", WebSocketOptions(), CLOSED, ends=True),
-        TableSource(TableOptions(url="postgresql://127.0.0.1/x", table="t"), CLOSED, every=None),
+        TableSource(TableOptions(url="postgresql://u@127.0.0.1/x", table="t"), CLOSED, every=None),
     ],
     ids=["tcp", "websocket", "table"],
 )
@@ -367,3 +381,32 @@ def test_guarded_databases_are_named_by_their_host() -> None:
     for url in ("dbname=x", "host=/tmp dbname=x", "host=h hostaddr=10.0.0.1"):
         with pytest.raises(InvalidInput, match="name the server by its host"):
             ListenSource(ListenOptions(url=url, channel="c"), CLOSED)
+
+
+async def test_nothing_of_the_worker_is_sent_to_a_database_that_somebody_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """libpq would take the engine's own password from the environment, or from a file at home."""
+    monkeypatch.setenv("PGPASSWORD", "ours")
+    (tmp_path / "pgpass").write_text("*:*:*:*:ours\n")
+    (tmp_path / "pgpass").chmod(0o600)
+    monkeypatch.setenv("PGPASSFILE", str(tmp_path / "pgpass"))
+    heard = bytearray()
+
+    async def asks_for_the_password(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            (size,) = struct.unpack("!I", await reader.readexactly(4))
+            message = await reader.readexactly(size - 4)
+            if message[:4] not in (struct.pack("!I", 80877103), struct.pack("!I", 80877104)):
+                break
+            writer.write(b"N")  # neither TLS nor GSS
+        writer.write(b"R" + struct.pack("!II", 8, 3))
+        heard.extend(await reader.read())
+        writer.close()
+
+    async with await asyncio.start_server(asks_for_the_password, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        source = ListenSource(ListenOptions(url=f"postgresql://u@127.0.0.1:{port}/x", channel="c"), OPEN)
+        with pytest.raises((OSError, psycopg.Error)):
+            await read(source)
+    assert b"ours" not in heard

@@ -383,6 +383,11 @@ class PostgresPipeline(Pipeline):
             # Nothing was sent: all up to the driver's sync is a transaction by itself. To those who watch
             # several statements we show its ends.
             self._begin = None
+            try:
+                self._send_what_waits()
+            except BaseException:
+                self.connection.invalidate()  # the driver's sync would commit what was sent before
+                raise
             self.leave()
         else:
             # Not the driver's commit(), which neither travels with the others nor says what it came to.
