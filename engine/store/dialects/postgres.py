@@ -18,11 +18,11 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import psycopg as sa_psycopg
 
 from engine.store.dialects.base import Dialect, Durability, Executes
+from engine.store.dialects.listener import CHANNEL, Listener
 from engine.store.dialects.stock import Stock
 from engine.store.prepared import Pipeline, Prepared, Rows
 from engine.store.schema import BLOCK_SIZE, UtcDateTime
 
-CHANNEL = "task_engine"
 _MIGRATION_LOCK = 0x7461736B  # "task"
 _MIGRATION_WAIT_SECONDS = 0.1
 # Run locks live in the two-key space, so that a user's own advisory locks are unlikely to meet them.
@@ -202,7 +202,7 @@ class PostgresDialect(Dialect):
         psycopg.RawCursor(connection).execute(_NOTIFY, (CHANNEL, payload))
 
     def subscribe(self, url: sa.URL, on_hint: Callable[[str], None]) -> Listener:
-        return Listener(url, on_hint)
+        return Listener(_connect_arguments(url), on_hint)
 
     def end_stalled(self, tx: Executes) -> int:
         return len(tx.execute(_END_STALLED).all())
@@ -238,39 +238,6 @@ class PostgresDialect(Dialect):
             "clock": clock,
             "pooler": bool(connection.info.get("local_settings")),
         }
-
-
-class Listener:
-    """A thread with a connection of its own in LISTEN; reconnects for ever, hinting after each gap."""
-
-    def __init__(self, url: sa.URL, on_hint: Callable[[str], None]) -> None:
-        self._url = url
-        self._on_hint = on_hint
-        self._stop = threading.Event()
-        self._connection: psycopg.Connection[Any] | None = None
-        self._thread = threading.Thread(target=self._run, name="engine-listen", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                with psycopg.connect(**_connect_arguments(self._url), autocommit=True) as connection:
-                    self._connection = connection
-                    connection.execute(f"LISTEN {CHANNEL}")
-                    self._on_hint("")  # whatever was missed while not connected
-                    while not self._stop.is_set():
-                        for notification in connection.notifies(timeout=1.0):
-                            self._on_hint(notification.payload)
-            except (psycopg.Error, OSError):
-                self._stop.wait(1.0)
-
-    def close(self) -> None:
-        self._stop.set()
-        connection = self._connection
-        if connection is not None:
-            with suppress(psycopg.Error, OSError):
-                connection.cancel_safe(timeout=1.0)
-        self._thread.join(timeout=3.0)
 
 
 def _connect_arguments(url: sa.URL) -> dict[str, Any]:
