@@ -179,7 +179,12 @@ class Database:
 
     async def read(self, work: Callable[..., T], *args: Any) -> T:
         """Run `work(transaction, *args)` in a transaction that only reads."""
-        return await _answer(self._read_pool.submit(self._read, work, args))
+        call = self._read_pool.submit(self._read, work, args)
+        try:
+            return await _answer(call)
+        except asyncio.CancelledError:
+            call.cancel()  # if it has not begun
+            raise
 
     @overload
     def run_sync(self, work: Callable[..., Later[T]], *args: Any, actor: str = ...) -> T: ...

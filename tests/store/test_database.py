@@ -363,3 +363,19 @@ def test_what_was_sent_before_a_statement_that_cannot_be_is_not_committed(row_lo
     with pytest.raises(sa.exc.DBAPIError, match="NUL"):
         row_locking.run_sync(work)
     assert not rows(row_locking, "SELECT name FROM queue WHERE name = 'good'")
+
+
+@pytest.mark.anyio
+async def test_a_read_that_nobody_waits_for_any_more_is_not_begun(database: Database) -> None:
+    began: list[int] = []
+    go_on = threading.Event()
+    busy = [asyncio.create_task(database.read(lambda tx: go_on.wait(20))) for _ in range(20)]
+    given_up = asyncio.create_task(database.read(lambda tx: began.append(1)))
+    await asyncio.sleep(0)  # all are given to the threads, which are fewer
+    given_up.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await given_up
+    go_on.set()
+    await asyncio.gather(*busy)
+    await database.read(lambda tx: None)  # behind it
+    assert began == []
