@@ -29,11 +29,11 @@ def cluster() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def template(cluster: Server) -> Template:
-    """`with template.clone() as url:` is a fresh Postgres database with our schema."""
+    """`with template.lend() as url:` is an empty Postgres database with our schema."""
     return migrated_template(cluster)
 
 
-# --- a fresh database for each test
+# --- an empty database for each test
 
 
 @pytest.fixture(scope="session")
@@ -48,10 +48,10 @@ def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A fresh database with our schema, one of each kind."""
+    """An empty database with our schema, one of each kind."""
     if request.param == "postgres":
         template: Template = request.getfixturevalue("template")
-        with template.clone() as url:
+        with template.lend() as url:
             yield url
         return
     path = tmp_path / "engine.db"
@@ -69,8 +69,8 @@ def database(database_url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def row_locking_url(template: Template) -> Iterator[str]:
-    """A fresh database where several transactions write at once, so that they can meet."""
-    with template.clone() as url:
+    """An empty database where several transactions write at once, so that they can meet."""
+    with template.lend() as url:
         yield url
 
 

@@ -16,12 +16,17 @@ from typing import IO, Any
 
 import psutil
 
+from tests.cli.warm import WarmProcess
+
 PATIENCE_SECONDS = 60.0
 MODULE = ("-m", "engine")
 
 
 class Program:
-    """`python -m engine …`, or another `entry`. Output is collected, so that a full pipe never stops it."""
+    """`python -m engine …`, or another `entry`. Output is collected, so that a full pipe never stops it.
+
+    Unless it `is_cold` or has another entry, its imports have been done before, see `WarmProcess`.
+    """
 
     def __init__(
         self,
@@ -29,15 +34,23 @@ class Program:
         env: dict[str, str] | None = None,
         stdin: bytes | None = None,
         entry: Sequence[str] = MODULE,
+        is_cold: bool = False,
     ) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, *entry, *arguments],
-            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, **(env or {})},
-            start_new_session=True,
-        )
+        environment = {**os.environ, **(env or {})}
+        self.process: subprocess.Popen[bytes] | WarmProcess
+        if entry == MODULE and not is_cold:
+            self.process = WarmProcess(
+                arguments, env=environment, has_stdin=stdin is not None, folder=str(Path.cwd())
+            )
+        else:
+            self.process = subprocess.Popen(
+                [sys.executable, *entry, *arguments],
+                stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+                start_new_session=True,
+            )
         self._lines: queue.Queue[str] = queue.Queue()
         self.output: list[str] = []
         self.errors: list[str] = []

@@ -33,7 +33,7 @@ def caller_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """As `database_url`, of the kind that goes with the caller."""
     if request.param == "postgres":
         template: Template = request.getfixturevalue("template")
-        with template.clone() as url:
+        with template.lend() as url:
             yield url
         return
     path = tmp_path / "engine.db"

@@ -21,6 +21,7 @@ from tests.factories import graph, rows, submit
 from tests.sdk.callers import CALLERS, Caller, libpq
 from tests.sdk.conftest import Run
 from tests.support.postgres import Server
+from tests.support.template import Template
 
 POSTGRES = [kind for kind in CALLERS if "postgres" in kind.databases]
 _WHO = (
@@ -183,11 +184,15 @@ def test_folding_moves_loose_counts_to_a_process_and_keeps_the_totals(
 
 
 def test_ids_never_come_from_another_database_behind_the_same_url(
-    row_locking_url: str, row_locking: Database, cluster: Server
+    template: Template,
 ) -> None:
     """Both engines say `postgresql+psycopg://`; only their creators know where they lead."""
-    other = cluster.create_database("twin", template="tpl")
-    targets = [libpq(sa.make_url(one)) for one in (row_locking_url, other)]
+    with template.clone() as one, template.clone() as other:
+        _submit_in_turn(one, other)
+
+
+def _submit_in_turn(*urls: str) -> None:
+    targets = [libpq(sa.make_url(url)) for url in urls]
     engines = [sa.create_engine("postgresql+psycopg://", creator=_connector(one)) for one in targets]
     found = []
     for _ in range(3):
@@ -197,7 +202,6 @@ def test_ids_never_come_from_another_database_behind_the_same_url(
     assert found[0::2] == found[1::2]  # each database counts for itself
     for sa_engine in engines:
         sa_engine.dispose()
-    cluster.drop_database("twin")
 
 
 def _connector(target: str) -> Callable[[], psycopg.Connection[Any]]:
