@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
-from benchmarks import targets
+from benchmarks import comparison, targets
 from benchmarks.harness import ENGINE, FLOOR, Result, show
 from benchmarks.scenarios import SCENARIOS
 
@@ -19,7 +19,7 @@ def load(folder: Path) -> dict[str, Result]:
 
 
 def write(folder: Path) -> None:
-    """Draw the plots and write RESULTS.md from the files in `folder`."""
+    """Draw the plots, write RESULTS.md and the table of the README from the files in `folder`."""
     results = load(folder)
     try:
         from benchmarks import plots  # only they need matplotlib
@@ -28,7 +28,9 @@ def write(folder: Path) -> None:
     else:
         plots.draw(results, folder)
     RESULTS_MD.write_text(document(results, {path.stem for path in folder.glob("*.svg")}))
-    print(f"wrote {RESULTS_MD}")
+    readme = comparison.README
+    readme.write_text(comparison.written(readme.read_text(), results))
+    print(f"wrote {RESULTS_MD} and the table in {readme}")
 
 
 # --- terminal

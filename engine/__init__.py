@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from engine.errors import WorkflowError as WorkflowError
     from engine.executors.base import Executor as Executor
     from engine.executors.base import ExecutorSettings as ExecutorSettings
+    from engine.executors.base import ProcessLimits as ProcessLimits
     from engine.executors.base import TaskContext as TaskContext
     from engine.executors.registry import ExecutorRegistry as ExecutorRegistry
     from engine.functions.context import Context as Context
@@ -165,6 +166,7 @@ _HOMES = {
     "engine.executors.base": (
         "Executor",
         "ExecutorSettings",
+        "ProcessLimits",
         "TaskContext",
     ),
     "engine.executors.registry": ("ExecutorRegistry",),

@@ -133,6 +133,10 @@ class InvalidZone(InvalidInput):
 class UnknownFunction(InvalidInput):
     code = "unknown_function"
 
+    def __init__(self, message: str, name: str = "") -> None:
+        self.name = name
+        super().__init__(message)
+
 
 class InvalidArguments(InvalidInput):
     """`problems` lists each with its `path` in the parameters and a `message` that says what was expected."""

@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import tzinfo
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -304,11 +303,8 @@ class Settings(BaseSettings):
             retry_count=self.retry_attempts - 1,
             retry_delay_ms=round(self.retry_delay * 1000),
             max_retry_delay_ms=round(self.retry_max_delay * 1000),
+            timezone=self.timezone,
         )
-
-    @property
-    def zone(self) -> tzinfo:
-        return ZoneInfo(self.timezone)
 
 
 def load(flags: Mapping[str, Any] | None = None) -> Settings:

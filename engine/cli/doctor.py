@@ -21,13 +21,14 @@ from engine.cli.options import config_option, data_dir_option, db_option, json_o
 from engine.cli.output import between, duration, print_json, say, show_table
 from engine.cli.program import FAILED
 from engine.cli.target import server_of
-from engine.cli.wiring import SERVER_TOO, check_schema, executor_settings, is_sqlite, open_database
+from engine.cli.wiring import SERVER_TOO, check_schema, is_sqlite, open_database
 from engine.client.rest import Client
 from engine.errors import EngineError
 from engine.executors.registry import ExecutorRegistry
 from engine.model.records import WorkerSession
 from engine.model.states import FINAL_RUN_STATES, RunState
 from engine.operations import totals, workers
+from engine.sdk.configured import executor_settings
 from engine.sdk.opening import shown, store_errors
 from engine.settings import Settings, load
 from engine.store import migrate

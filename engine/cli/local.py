@@ -12,13 +12,14 @@ from engine.cli.local_answers import now
 from engine.cli.local_plugins import LocalPlugins
 from engine.cli.local_schedules import LocalSchedules
 from engine.cli.local_workflows import LocalWorkflows
-from engine.cli.wiring import SERVER_TOO, check_schema, executor_settings, open_database
+from engine.cli.wiring import SERVER_TOO, check_schema, open_database
 from engine.client.documents import Document
 from engine.client.rest import ContractTask, Submitted
 from engine.executors.registry import ExecutorRegistry
 from engine.model.json import MAX_INT
 from engine.model.records import Event, LimitUse, LogLine, Run, Task, Token, WorkerSession
 from engine.operations import limits, runs, submits, tasks, tokens, workers
+from engine.sdk.configured import executor_settings
 from engine.sdk.opening import shown
 from engine.settings import Settings
 from engine.store.database import Database

@@ -26,21 +26,14 @@ from engine.cli.output import note, say
 from engine.cli.program import FAILED, INTERRUPTED
 from engine.cli.summary import print_summary, read_summary
 from engine.cli.watch import Progress, QuietView, View, view
-from engine.cli.wiring import (
-    check_schema,
-    executor_settings,
-    hide_secrets_of,
-    is_sqlite,
-    open_database,
-    upgrade_schema,
-    worker_options,
-)
+from engine.cli.wiring import check_schema, hide_secrets_of, is_sqlite, open_database, upgrade_schema
 from engine.client.documents import read
 from engine.errors import Conflict
 from engine.executors.registry import ExecutorRegistry
 from engine.model.graph import Graph
 from engine.model.states import RunState
 from engine.operations import runs, submits
+from engine.sdk.configured import executor_settings, worker_options
 from engine.sdk.opening import shown
 from engine.settings import Settings, load
 from engine.store.database import Database

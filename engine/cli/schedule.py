@@ -152,7 +152,9 @@ def _as_given(value: datetime) -> str:
     metavar="EXPRESSION",
     help="Second minute hour day month weekday; five fields mean second 0.",
 )
-@click.option("--zone", metavar="ZONE", help="IANA name, such as Europe/Berlin (default: UTC).")
+@click.option(
+    "--zone", metavar="ZONE", help="IANA name, such as Europe/Berlin (default: the engine's, UTC unless set)."
+)
 @stacked(
     click.option(
         "--overlap",

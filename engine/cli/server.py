@@ -22,18 +22,17 @@ from engine.cli.stopping import Stopping
 from engine.cli.wiring import (
     CONFIG_PLACES,
     check_schema,
-    executor_settings,
     found_config,
     hide_secrets_of,
     is_sqlite,
     open_database,
     upgrade_schema,
-    worker_options,
 )
 from engine.errors import ConfigError
 from engine.executors.base import ExecutorSettings
 from engine.executors.registry import ExecutorRegistry
 from engine.operations import functions, tokens
+from engine.sdk.configured import executor_settings, worker_options
 from engine.sdk.opening import shown
 from engine.settings import Address, Settings, load
 from engine.store.database import Database

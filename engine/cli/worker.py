@@ -9,16 +9,9 @@ import rich_click as click
 
 from engine.cli.options import DURATION, config_option, data_dir_option, db_option, functions_option, stacked
 from engine.cli.stopping import Stopping
-from engine.cli.wiring import (
-    check_schema,
-    executor_settings,
-    hide_secrets_of,
-    is_sqlite,
-    open_database,
-    upgrade_schema,
-    worker_options,
-)
+from engine.cli.wiring import check_schema, hide_secrets_of, is_sqlite, open_database, upgrade_schema
 from engine.executors.registry import ExecutorRegistry
+from engine.sdk.configured import executor_settings, worker_options
 from engine.settings import Settings, load
 from engine.store.database import Database
 from engine.telemetry import configure_logging, emit

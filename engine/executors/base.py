@@ -119,6 +119,10 @@ class TaskContext:
         """Give an event to event-driven tasks of the run, once they have room; returns their names."""
         raise _unavailable("publish")
 
+    async def is_function_elsewhere(self, name: str) -> bool:
+        """Whether another worker that lives has registered this function."""
+        raise _unavailable("is_function_elsewhere")
+
     def stream(self) -> StreamStore:
         """How far a streaming task has come."""
         raise _unavailable("stream")

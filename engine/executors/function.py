@@ -12,7 +12,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any, ClassVar
 
-from engine.errors import AttemptInterrupted, InvalidArguments, InvalidInput
+from engine.errors import AttemptInterrupted, InvalidArguments, InvalidInput, UnknownFunction
 from engine.executors.base import ExecutorSettings, TaskContext, attempt_environment
 from engine.executors.child import MARK
 from engine.executors.function_child import Request, refuse_while_importing_main
@@ -32,7 +32,7 @@ from engine.functions.perform import failed, perform, perform_async
 from engine.functions.ports import WAITING, Ports
 from engine.functions.registry import FunctionRegistry
 from engine.model.json import JSON
-from engine.model.outcomes import Failed, Outcome
+from engine.model.outcomes import Failed, Outcome, elsewhere
 from engine.model.workflows import FUNCTION
 
 _STARTS = 3  # of a process that ends before it has begun the call
@@ -140,6 +140,8 @@ class FunctionExecutor:
             ports = self._ports(context)
             upstream = await self._upstream(function, given, ports)
             given = function.complete(given, upstream or {})
+        except UnknownFunction as error:
+            return await self.unknown(context, error)
         except Exception as error:
             return failed(error, context.log)
         match function.how:
@@ -155,6 +157,12 @@ class FunctionExecutor:
             case How.STREAM:
                 message = f'function "{name}" yields: it can only be the source of a streaming task'
                 return Failed(message, code="invalid_params", is_permanent=True)
+
+    async def unknown(self, context: TaskContext, error: UnknownFunction) -> Outcome:
+        """What becomes of a task whose function is not here: somebody else's is left to them."""
+        if not self._is_alone and await context.is_function_elsewhere(error.name):
+            return elsewhere(context.lease, str(error), error.code)
+        return failed(error, context.log)
 
     async def iterate(self, context: TaskContext, params: JSON) -> AsyncGenerator[Any, None]:
         """What a function that yields (`How.STREAM`) yields. Raises what it raises, and `InvalidInput`."""

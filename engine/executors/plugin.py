@@ -21,7 +21,7 @@ from engine.executors.threads import Threads
 from engine.functions.perform import failed
 from engine.functions.results import to_json
 from engine.model.json import JSON
-from engine.model.outcomes import Failed, Outcome, Succeeded
+from engine.model.outcomes import Failed, Outcome, Succeeded, elsewhere
 from engine.model.plugins import KIND
 from engine.plugins.base import Plugin, PluginData
 from engine.plugins.network import Network, OpenNetwork
@@ -71,7 +71,9 @@ class PluginExecutor(ParamsExecutor[PluginParams]):
             data = PluginData.of(params.data, context.lease.idempotency_key)
             _refuse_secrets(context.lease.client, params.params)
             plugin = await self._ready(params.plugin, params.params)
-        except UnknownPlugin as error:  # not for good: another worker may have it
+        except UnknownPlugin as error:
+            if _is_bound(context.lease.client):  # whoever bound it has it
+                return elsewhere(context.lease, str(error), error.code)
             return Failed(str(error), code=error.code)
         except (ConfigError, ValueError) as error:
             return Failed(str(error), code="invalid_params", is_permanent=True)
@@ -103,10 +105,14 @@ class PluginExecutor(ParamsExecutor[PluginParams]):
 
 def _refuse_secrets(client: JSON, params: Mapping[str, JSON]) -> None:
     """Bindings are made by administrators. Whoever may only submit tasks could have a secret sent to them."""
-    if isinstance(client, dict) and "binding" in client:
+    if _is_bound(client):
         return
     if named := sorted(name for name in params if name.endswith("_env")):
         raise ValueError(f"{', '.join(named)}: only a binding may name a secret of the worker's environment")
+
+
+def _is_bound(client: JSON) -> bool:
+    return isinstance(client, dict) and "binding" in client
 
 
 # --- the network

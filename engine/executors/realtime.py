@@ -18,6 +18,7 @@ from engine.model import shapes
 from engine.model.json import JSON
 from engine.model.outcomes import Failed, Outcome, Released, Succeeded
 from engine.model.realtime import RealtimeTask
+from engine.model.records import Lease
 from engine.model.workflow_graph import REALTIME
 from engine.model.workflow_rules import check_task
 from engine.model.workflows import FUNCTION
@@ -99,8 +100,8 @@ class RealtimeExecutor:
             parts = Parts(self._network, self._registry, self._services, calls.iterate, calls, store)
             _check_functions(task, self._registry)
             source = source_of(task, parts)
-        except UnknownFunction as error:  # not for good: another worker may have it
-            return Failed(str(error), code=error.code)
+        except UnknownFunction as error:
+            return await self._performer.unknown(context, error)
         except EngineError as error:
             return Failed(str(error), code="invalid_params", is_permanent=True)
         if source is None:
@@ -148,7 +149,7 @@ class RealtimeExecutor:
             await asyncio.wait({running, draining}, return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
                 await self._stop(stream, running)
-            return await _outcome(running)
+            return await _outcome(running, stream, context.lease)
         except asyncio.CancelledError:
             if context.cancelled.is_set():  # not at a timeout: nobody waits for that to end
                 await self._stop(stream, running)
@@ -164,13 +165,19 @@ class RealtimeExecutor:
         await asyncio.wait({running}, timeout=self._settings.kill_grace_seconds)
 
 
-async def _outcome(running: asyncio.Task[Any]) -> Outcome:
-    """How a stream has ended; one that goes on is given back."""
+async def _outcome(running: asyncio.Task[Any], stream: Stream, lease: Lease) -> Outcome:
+    """How a stream has ended; one that goes on is given back.
+
+    Losing its source counts as a failure unless this attempt has dealt with something: over months they
+    would add up to more than any number of retries.
+    """
     if not running.done():
         return Released()
     try:
         done = await running
     except SourceLost as error:
+        if stream.has_progressed and lease.retry.max_attempts > 1:
+            return Released(str(error), "source_lost", lease.retry.delay_ms(1))
         return Failed(str(error), code="source_lost", retryable=True)
     except LeaseLost:
         raise

@@ -21,7 +21,7 @@ from engine.streams.http import HttpOptions, HttpSource
 from engine.streams.ports import Call, CallFailed, Network, StreamStore
 from engine.streams.postgres import ListenOptions, ListenSource, TableOptions, TableSource
 from engine.streams.published import Published
-from engine.streams.sources import Collector, Item, Source, options_of
+from engine.streams.sources import Advanced, Collector, Item, Source, options_of
 from engine.streams.tcp import TcpOptions, TcpSource
 from engine.streams.websocket import WebSocketOptions, WebSocketSource
 
@@ -185,6 +185,8 @@ def _values(result: JSON, offset: JSON) -> Iterator[Any]:
     """A list is one item each, None is none; {'items': […], 'offset': …} is a page and where it ends."""
     if isinstance(result, dict) and result.keys() == {"items", "offset"}:
         page = list(result["items"])
+        if not page:
+            yield Advanced(result["offset"])
         for number, payload in enumerate(page, 1):
             # Until its last item is dealt with, the page is not: it would be read again.
             yield Item(payload, result["offset"] if number == len(page) else offset)

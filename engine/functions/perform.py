@@ -34,7 +34,10 @@ async def perform_async(function: Function, context: Context) -> Outcome:
     try:
         return _outcome(await function.call(**function.arguments(context)))
     except asyncio.CancelledError:
-        raise
+        calling = asyncio.current_task()
+        if calling is None or calling.cancelling():
+            raise
+        return Failed(f'function "{function.name}" was cancelled, and not by the engine')
     except BaseException as error:
         return failed(error, context.write)
 

@@ -43,7 +43,8 @@ class FunctionRegistry:
         try:
             return self._functions[name]
         except KeyError:
-            raise UnknownFunction(f'unknown function "{name[:200]}"{self._near(name)}') from None
+            message = f'unknown function "{name[:200]}"{self._near(name)}'
+            raise UnknownFunction(message, name) from None
 
     def missing(self, names: Iterable[str]) -> list[str]:
         """Those of `names` that have no code here, each once, in order."""

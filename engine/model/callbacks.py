@@ -12,6 +12,7 @@ from engine.model.json import JSON
 from engine.model.states import Move
 from engine.model.workflows import FUNCTION, CallbackState, Workflow
 
+MAX_RESULT = 1024 * 1024  # characters of a result as JSON; of a larger one callbacks are told the size
 _TIMEOUT_MS = 30_000
 _ENDS = frozenset({str(Move.SUCCEED), str(Move.FAIL)})
 Named = Mapping[str, Mapping[str, Sequence[str]]]  # task → state → functions in declared order
@@ -25,6 +26,7 @@ class Settled:
     name: str
     params: JSON  # as its function got them, before references were resolved
     result: JSON
+    omitted: int | None  # characters of a result that is too large to be told
     error: Mapping[str, Any] | None  # None: it succeeded
 
 
@@ -47,7 +49,9 @@ def settled(happening: Happening) -> Settled | None:
     if happening.kind not in _ENDS or happening.task_id is None or happening.name is None:
         return None
     error = None if happening.kind == Move.SUCCEED else happening.error or {}
-    return Settled(happening.task_id, happening.name, happening.params, happening.result, error)
+    size = happening.result_size or 0
+    omitted = size if happening.result is None and size > MAX_RESULT else None
+    return Settled(happening.task_id, happening.name, happening.params, happening.result, omitted, error)
 
 
 def calls(run_id: int, workflow_id: str, callbacks: Named, settled: Settled) -> Graph | None:
@@ -92,6 +96,7 @@ def _told(settled: Settled, state: str) -> dict[str, Any]:
         "_previous_status": "RUNNING",
     }
     if settled.error is None:
-        return {**told, "result": settled.result, "_result_data": settled.result}
+        told |= {"result": settled.result, "_result_data": settled.result}
+        return told if settled.omitted is None else {**told, "_result_omitted": settled.omitted}
     message = settled.error.get("message")
     return {**told, "error": message, "_error_message": message}

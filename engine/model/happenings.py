@@ -15,7 +15,8 @@ from engine.model.states import RunState
 class Happening:
     """One event. What is about a task is None for events of the run itself.
 
-    `outcome`, `result` and `error` are those of the attempt, which may have ended after the event.
+    `outcome`, `result` and `error` are those of the attempt, which may have ended after the event. A result
+    that is larger than who asked wants to read is None, with its size.
     """
 
     number: int
@@ -28,6 +29,7 @@ class Happening:
     attempt: int | None = None
     outcome: str | None = None
     result: JSON = None
+    result_size: int | None = None  # its characters as JSON
     error: Mapping[str, Any] | None = None
 
 

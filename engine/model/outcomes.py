@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, assert_never
 
 from engine.model.json import JSON
 from engine.model.records import Lease
+from engine.model.retry import RetryPolicy
 from engine.model.states import Move
 
 _CRASH_SPREAD_MS = 10_000
@@ -71,9 +72,14 @@ class Declined:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The worker gives the task back unfinished (drain); no attempt of the budget is used."""
+    """The worker gives the task back unfinished: it stops, or (with a `code`) cannot go on with it now.
+
+    No attempt of the budget is used.
+    """
 
     reason: str = "worker is stopping"
+    code: str | None = None
+    delay_ms: int = 0  # before somebody takes it
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,15 @@ class Crashed:
 @dataclass(frozen=True, slots=True)
 class Awaiting:
     """The task has done its part: another attempt sums up when the tasks that it added have ended."""
+
+
+_ELSEWHERE = RetryPolicy(initial_ms=250, max_ms=60_000)
+
+
+def elsewhere(lease: Lease, reason: str, code: str) -> Released:
+    """What this worker lacks another one may have. It is asked for less and less often."""
+    given_back = max(1, lease.attempt - lease.failures - lease.crashes)
+    return Released(reason, code, _ELSEWHERE.delay_ms(given_back))
 
 
 Outcome = Succeeded | Failed | Declined | Cancelled | Released | Crashed | Awaiting
@@ -118,8 +133,11 @@ def decide(lease: Lease, outcome: Outcome) -> Decision:
             return Decision(Move.CANCEL, "cancelled", error=error)
         case Declined(reason=reason):
             return Decision(Move.DECLINE, "skipped", error={"code": "condition", "message": reason})
-        case Released():
+        case Released(code=None):
             return Decision(Move.RETRY, "released")
+        case Released(reason=reason, code=code, delay_ms=delay_ms):
+            given_back = dict[str, Any](code=code, message=reason, source="scheduler")
+            return Decision(Move.RETRY, "released", delay_ms, error=given_back)
         case Awaiting():
             return Decision(Move.AWAIT, "awaiting")
         case Failed():

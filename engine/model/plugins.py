@@ -216,17 +216,18 @@ def event_of(happening: Happening) -> PluginEvent | None:
             return None
 
 
-def calls(scope: Scope, bindings: Sequence[Binding], happenings: Iterable[Happening]) -> Graph | None:
-    """One task for each event and each binding that it concerns, independent of each other. None if none."""
-    tasks: list[TaskSpec] = []
-    for happening in happenings:
-        event = event_of(happening)
-        concerned = [binding for binding in bindings if binding.event is event]
-        if event is not None and concerned:
-            data = told(scope, event, happening)
-            tasks += (_call(scope, binding, happening.number, data) for binding in concerned)
-    if not tasks:
-        return None
+def calls(scope: Scope, bindings: Sequence[Binding], happening: Happening) -> list[TaskSpec]:
+    """One task for each binding that the event concerns, independent of each other."""
+    event = event_of(happening)
+    concerned = [binding for binding in bindings if binding.event is event]
+    if event is None or not concerned:
+        return []
+    data = told(scope, event, happening)
+    return [_call(scope, binding, happening.number, data) for binding in concerned]
+
+
+def graph(scope: Scope, tasks: Sequence[TaskSpec]) -> Graph:
+    """The run that makes calls."""
     name = f"plug-ins of {scope.workflow_name}"[:MAX_NAME]
     return Graph(tuple(tasks), name=name, labels={"plugins_of": str(scope.run_id)})
 

@@ -38,14 +38,14 @@ class CatchUp(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ScheduleSpec:
-    """A schedule as it is asked for. Text may be given for members of enums.
+    """A schedule as it is asked for. Text may be given for members of enums. `zone` None: the engine's own.
 
     Raises `InvalidInput` (also as `InvalidCron`) if it makes no sense.
     """
 
     name: str
     expression: str
-    zone: str = "UTC"
+    zone: str | None = None
     params: JSON = None
     overlap: Overlap = Overlap.ALLOW
     catch_up: CatchUp = CatchUp.LAST
@@ -53,7 +53,7 @@ class ScheduleSpec:
 
     def __post_init__(self) -> None:
         check_name(self.name, "schedule name")
-        Cron.parse(self.expression, self.zone)
+        Cron.parse(self.expression, self.zone or "UTC")
         if not isinstance(self.params, Mapping | None):
             raise InvalidInput("params of a schedule are an object with their names as keys")
         self._choose("overlap", Overlap)

@@ -8,24 +8,26 @@ from typing import Any
 
 import msgspec
 
-from engine.model.json import JSON
+from engine.model.json import JSON, MAX_DEPTH, Unstorable, check_storable
 from engine.model.outcomes import Failed, Outcome, Succeeded
 from engine.model.states import FINAL_TASK_STATES, TaskState
 
-_MOST_BYTES = 4 * 1024 * 1024  # of results that are gathered: half of what a result may have
+MOST_BYTES = 4 * 1024 * 1024  # of what is gathered: half of what a result may have
+_MOST_ERROR = 1_000  # characters of the error of each
 _NAMED = 5  # of those that failed, in the error
 _WORDS = {TaskState.SUCCEEDED: "Success"}
 
 
 @dataclass(frozen=True, slots=True)
 class SubTask:
-    """One of them, as it ended."""
+    """One of them, as it ended. A result that `is_large` was not read."""
 
     task_id: int
     name: str
     state: TaskState
     result: JSON = None
     error: Mapping[str, Any] | None = None
+    is_large: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -65,27 +67,50 @@ def _original(result: JSON) -> dict[str, Any]:
 
 
 def _gathered(sub_tasks: Sequence[SubTask]) -> dict[str, Any]:
-    """In the contract's words. Results beyond what a result may have are left out, and that is said."""
+    """In the contract's words. What is beyond what a result may have is left out, and that is said: results
+    first, then whole entries."""
     entries: list[dict[str, Any]] = []
-    left, left_out = _MOST_BYTES, 0
+    left, left_out = MOST_BYTES, 0
     for each in sub_tasks:
-        entry: dict[str, Any] = {
-            "task_id": str(each.task_id),
-            "task_name": each.name,
-            "status": _WORDS.get(each.state, each.state.capitalize()),
-        }
-        if each.error:
-            entry["error"] = each.error.get("message")
+        entry, lacks_result = _entry(each), each.is_large
         if each.result is not None:
-            left -= len(msgspec.json.encode(each.result))
-            if left >= 0:
-                entry["result"] = each.result
+            full = {**entry, "result": each.result}
+            if _is_shallow(each.result) and _size(full) <= left:
+                entry = full
             else:
-                left_out += 1
-        entries.append(entry)
+                lacks_result = True
+        left_out += lacks_result
+        left -= _size(entry)
+        if left >= 0:
+            entries.append(entry)
     told = {
         "subtask_results": entries,
-        "subtask_count": len(entries),
+        "subtask_count": len(sub_tasks),
         "all_subtasks_succeeded": all(each.state is TaskState.SUCCEEDED for each in sub_tasks),
     }
     return {**told, "subtask_results_left_out": left_out} if left_out else told
+
+
+def _entry(each: SubTask) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "task_id": str(each.task_id),
+        "task_name": each.name,
+        "status": _WORDS.get(each.state, each.state.capitalize()),
+    }
+    if each.error:
+        message = each.error.get("message")
+        entry["error"] = message[:_MOST_ERROR] if isinstance(message, str) else message
+    return entry
+
+
+def _size(entry: Mapping[str, Any]) -> int:
+    return len(msgspec.json.encode(entry))
+
+
+def _is_shallow(result: JSON) -> bool:
+    """Whether it can be stored as a part of the sum, three levels down."""
+    try:
+        check_storable(result, max_depth=MAX_DEPTH - 3)
+    except Unstorable:
+        return False
+    return True

@@ -45,6 +45,7 @@ class Tally:
     failed: int = 0
     skipped: int = 0
     cancelled: int = 0
+    awaited: int = 0  # of failed and cancelled: sub-tasks, whose sum is up to the task that awaits them
     has_started: bool = False
 
     @property
@@ -79,6 +80,6 @@ class Tally:
     def _verdict(self) -> RunState:
         if self.is_cancelling:
             return RunState.CANCELLED
-        if self.failed:
-            return RunState.FAILED
-        return RunState.CANCELLED if self.cancelled else RunState.SUCCEEDED
+        if self.failed + self.cancelled == self.awaited:
+            return RunState.SUCCEEDED
+        return RunState.FAILED if self.failed else RunState.CANCELLED

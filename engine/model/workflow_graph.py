@@ -45,6 +45,11 @@ def graph_of(
     return _Translation(params or {}, defaults, own).graph(workflow)
 
 
+def workflow_key(workflow_id: str) -> str:
+    """The limit on tasks of one workflow that run at once."""
+    return f"workflow {workflow_id}"
+
+
 def retry_policy(count: int, interval_ms: int | None, defaults: RunDefaults = _DEFAULTS) -> RetryPolicy:
     """`count` attempts more, each after the same wait or after 1 s, 2 s, 4 s … (contract section 5.2)."""
     if not count:

@@ -10,7 +10,7 @@ from engine.model.callbacks import Named, named
 from engine.model.json import JSON
 from engine.model.records import SavedWorkflow
 from engine.model.run_defaults import RunDefaults
-from engine.model.workflow_graph import graph_of
+from engine.model.workflow_graph import graph_of, workflow_key
 from engine.model.workflows import Workflow
 from engine.operations import submits
 from engine.operations.submits import Accepted, Key, Submission
@@ -73,7 +73,7 @@ def prepare(
         raise Conflict(f"workflow {saved.name!r} is disabled; enable it before executing it")
     workflow = Workflow.from_json(saved.definition)
     effective = workflow.effective_params(params)
-    graph = graph_of(workflow, effective, defaults=defaults, concurrency_key=f"workflow {saved.id}")
+    graph = graph_of(workflow, effective, defaults=defaults, concurrency_key=workflow_key(saved.id))
     told = {"workflow_id": saved.id}
     checked = submits.check(replace(graph, tasks=tuple(replace(task, client=told) for task in graph.tasks)))
     return Start(saved, effective, Submission(checked, actor, None, idempotency), named(workflow), rerun_of)

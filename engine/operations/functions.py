@@ -23,6 +23,11 @@ async def names(database: Database) -> list[str]:
     return await database.read(store.names)
 
 
+async def is_somewhere(database: Database, name: str) -> bool:
+    """Whether a live worker has code for it."""
+    return await database.read(store.is_somewhere, name)
+
+
 async def list_functions(
     database: Database, *, is_missing: bool | None = None, limit: int = 1000, offset: int = 0
 ) -> tuple[int, list[KnownFunction]]:

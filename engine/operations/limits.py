@@ -18,24 +18,24 @@ async def put(database: Database, key: str, at_most: int, *, actor: str = "local
     """Let at most so many tasks that name `key` run at once, from the next claim on; what runs goes on.
 
     The key `*` holds for every task that is submitted from now on, whatever else it names. Tasks that bring
-    the limit along set it as well: the newest word counts. Raises `InvalidInput`.
+    the limit along do not change it any more, until it is lifted. Raises `InvalidInput`.
     """
     check_name(key, "limit")
     if not 1 <= at_most <= MAX_AT_MOST:
         raise InvalidInput(f"at_most is {at_most}; it is 1 to {MAX_AT_MOST}")
-    return await database.run(_put, key, at_most, actor=actor)
+    return await database.run(_put, key, at_most, True, actor=actor)
 
 
 async def lift(database: Database, key: str, *, actor: str = "local") -> LimitUse:
-    """Let as many run as there are workers for. Raises `NotFound`.
+    """Let as many run as there are workers for, until tasks bring the limit along again. Raises `NotFound`.
 
     It stays in the list, for tasks that still name it: one that is not there would let one of them run.
     """
     return await database.run(_lift, key, actor=actor)
 
 
-def _put(tx: Transaction, key: str, at_most: int) -> LimitUse:
-    limits.set_(tx, key, at_most)
+def _put(tx: Transaction, key: str, at_most: int, is_fixed: bool) -> LimitUse:
+    limits.set_(tx, key, at_most, is_fixed=is_fixed)
     tx.wakes.update(submits.queue_names(tx))
     found = limits.get(tx, key)
     assert found is not None
@@ -45,4 +45,4 @@ def _put(tx: Transaction, key: str, at_most: int) -> LimitUse:
 def _lift(tx: Transaction, key: str) -> LimitUse:
     if limits.get(tx, key) is None:
         raise NotFound(f"limit not found: {key}")
-    return _put(tx, key, MAX_AT_MOST)
+    return _put(tx, key, MAX_AT_MOST, False)

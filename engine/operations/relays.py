@@ -6,11 +6,14 @@ Runs of such tasks are runs of no workflow, so nobody is told of them in turn.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
+
+import msgspec
 
 from engine.errors import StoreUnavailable
 from engine.model import callbacks, plugins
-from engine.model.graph import Graph, plan
+from engine.model.graph import Graph, TaskSpec, plan
 from engine.model.happenings import Happening, Scope
 from engine.model.plugins import Binding, PluginEvent
 from engine.operations.submits import Submission, submit_all_within
@@ -25,22 +28,48 @@ ACTOR = "callback"
 PLUGIN_ACTOR = "plugin"
 _RUNS = 20  # looked for at once
 _EVENTS = 500  # of one run, in one transaction
+_BYTES = 8 * 1024 * 1024  # of parameters, likewise, unless it is a single event
+_PORTION = 10  # events read at once: each may have a result of `callbacks.MAX_RESULT`
 _SECONDS = 1.0  # of one tick, so that schedules do not wait long for what follows it
+_AGAIN_SECONDS, _LONGEST_SECONDS = 1.0, 300.0
 
 
-async def tick(database: Database) -> int:
-    """Deal with events that have come. What one process is at, the others pass over. Returns calls made."""
+@dataclass(slots=True)
+class Failing:
+    """Runs whose events could not be told, and until when they are left alone: longer each time."""
+
+    _left: dict[int, tuple[int, float]] = field(default_factory=dict)  # run → failures, until
+
+    def is_left(self, run_id: int) -> bool:
+        return time.monotonic() < self._left.get(run_id, (0, 0.0))[1]
+
+    def failed(self, run_id: int) -> None:
+        failures = self._left.get(run_id, (0, 0.0))[0] + 1
+        seconds = min(_AGAIN_SECONDS * 2.0 ** min(failures, 32), _LONGEST_SECONDS)
+        self._left[run_id] = failures, time.monotonic() + seconds
+
+    def went_well(self, run_id: int) -> None:
+        self._left.pop(run_id, None)
+
+
+async def tick(database: Database, failing: Failing | None = None) -> int:
+    """Deal with events that have come. What one process is at, the others pass over. Returns calls made.
+
+    `failing` is what the ticks of one process have in common.
+    """
+    failing = failing or Failing()
     made, after, until = 0, 0, time.monotonic() + _SECONDS
     while True:
         found = await database.read(store.to_do, _RUNS, after)
         for run_id in found:
-            made += await _tell(database, run_id, until)
+            if not failing.is_left(run_id):
+                made += await _tell(database, run_id, until, failing)
         if len(found) < _RUNS or time.monotonic() > until:
             return made
         after = found[-1]
 
 
-async def _tell(database: Database, run_id: int, until: float) -> int:
+async def _tell(database: Database, run_id: int, until: float, failing: Failing) -> int:
     """Deal with the events of one run, page by page."""
     made = 0
     try:
@@ -48,10 +77,12 @@ async def _tell(database: Database, run_id: int, until: float) -> int:
             page = await database.run(_relay, run_id, actor=ACTOR)
             made += page.calls
             if not page.has_more or time.monotonic() > until:
+                failing.went_well(run_id)
                 return made
     except StoreUnavailable:
         raise
     except Exception as error:  # of one run: the others go on
+        failing.failed(run_id)
         emit("callback.failed", level="error", run=run_id, error=repr(error))
         return made
 
@@ -69,29 +100,73 @@ def _relay(tx: Transaction, run_id: int) -> _Page:
         return _Page()
     bound = bindings.concerning(tx, scope.workflow_id, scope.created_at)
     kinds = callbacks.kinds(found.callbacks) | plugins.kinds(bound)
-    happened = store.happenings(
-        tx, run_id, after=found.number, until=scope.events, kinds=kinds, limit=_EVENTS
-    )
-    submissions = [
-        *(Submission(plan(graph), ACTOR) for graph in _callbacks(found, happened)),
-        *(Submission(plan(graph), PLUGIN_ACTOR) for graph in _plugins(tx, scope, bound, happened)),
-    ]
-    submit_all_within(tx, submissions)
-    has_more = len(happened) == _EVENTS
-    number = happened[-1].number if has_more else scope.events
+    calls = _Calls(tx, found, scope, bound)
+    number, has_more = scope.events, False
+    for place, happening in enumerate(_happenings(tx, found, scope, kinds)):
+        if place == _EVENTS or calls.size > _BYTES:
+            has_more = True
+            break
+        calls.make(happening)
+        number = happening.number
+    if not has_more:
+        number = scope.events
+    submit_all_within(tx, calls.submissions())
     store.move_on(tx, run_id, number, is_over=plugins.is_over(scope, number))
-    return _Page(sum(len(submission.plan.graph.tasks) for submission in submissions), has_more)
+    return _Page(calls.count, has_more)
 
 
-def _callbacks(found: Relay, happened: list[Happening]) -> list[Graph]:
-    settled = filter(None, map(callbacks.settled, happened))
-    graphs = (callbacks.calls(found.run_id, found.workflow_id, found.callbacks, each) for each in settled)
-    return [graph for graph in graphs if graph is not None]
+def _happenings(tx: Transaction, found: Relay, scope: Scope, kinds: Collection[str]) -> Iterator[Happening]:
+    """Those that were not dealt with, read as they are asked for: their results may be large."""
+    after = found.number
+    while True:
+        portion = store.happenings(
+            tx,
+            scope.run_id,
+            after=after,
+            until=scope.events,
+            kinds=kinds,
+            limit=_PORTION,
+            most=callbacks.MAX_RESULT,
+        )
+        yield from portion
+        if len(portion) < _PORTION:
+            return
+        after = portion[-1].number
 
 
-def _plugins(tx: Transaction, scope: Scope, bound: list[Binding], happened: list[Happening]) -> list[Graph]:
-    if any(plugins.event_of(each) is PluginEvent.WORKFLOW_FAILED for each in happened):
-        run = workflows.get_run(tx, scope.run_id)
-        scope = replace(scope, error=None if run is None else run.error)
-    graph = plugins.calls(scope, bound, happened)
-    return [] if graph is None else [graph]
+class _Calls:
+    """What events of one run come to: a run for the callbacks of each, and one for all plug-ins."""
+
+    def __init__(self, tx: Transaction, found: Relay, scope: Scope, bound: list[Binding]) -> None:
+        self._tx = tx
+        self._found = found
+        self._scope = scope
+        self._bound = bound
+        self._graphs: list[Graph] = []
+        self._plugins: list[TaskSpec] = []
+        self.count = 0
+        self.size = 0  # bytes of parameters
+
+    def make(self, happening: Happening) -> None:
+        called = self._told(happening)
+        self._plugins += called
+        settled = callbacks.settled(happening)
+        found = self._found
+        graph = settled and callbacks.calls(found.run_id, found.workflow_id, found.callbacks, settled)
+        if graph:
+            self._graphs.append(graph)
+            called = [*called, *graph.tasks]
+        self.count += len(called)
+        self.size += sum(len(msgspec.json.encode(spec.params)) for spec in called)
+
+    def _told(self, happening: Happening) -> list[TaskSpec]:
+        if plugins.event_of(happening) is PluginEvent.WORKFLOW_FAILED and self._scope.error is None:
+            run = workflows.get_run(self._tx, self._scope.run_id)
+            self._scope = replace(self._scope, error=None if run is None else run.error)
+        return plugins.calls(self._scope, self._bound, happening)
+
+    def submissions(self) -> list[Submission]:
+        made = [Submission(plan(graph), ACTOR) for graph in self._graphs]
+        if self._plugins:
+            made.append(Submission(plan(plugins.graph(self._scope, self._plugins)), PLUGIN_ACTOR))
+        return made

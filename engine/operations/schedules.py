@@ -37,7 +37,7 @@ async def create(database: Database, workflow: str, spec: ScheduleSpec, *, actor
 
 
 def _create(tx: Transaction, workflow: str, spec: ScheduleSpec) -> Schedule:
-    saved = find(tx, workflow)
+    saved, spec = find(tx, workflow), _zoned(tx, spec)
     _prepare(tx, saved, spec.params, ACTOR)  # it fails here rather than at night
     schedule_id, now = f"sch-{secrets.token_hex(6)}", store.now(tx)
     store.insert(tx, schedule_id, saved.id, spec, now, _cron(spec, now).next(now))
@@ -50,7 +50,7 @@ async def update(database: Database, key: str, spec: ScheduleSpec, *, actor: str
 
 
 def _update(tx: Transaction, key: str, spec: ScheduleSpec) -> Schedule:
-    found = _get(tx, key, locked=True)
+    found, spec = _get(tx, key, locked=True), _zoned(tx, spec)
     if (spec.expression, spec.zone) == (found.expression, found.zone):
         store.update(tx, found.id, spec)
     else:
@@ -134,7 +134,7 @@ def follow(tx: Transaction, saved: SavedWorkflow, workflow: Workflow) -> None:
         if found is not None:
             store.delete(tx, [found.id])
         return
-    spec = ScheduleSpec(saved.name, workflow.cron, workflow.timezone or "UTC")
+    spec = _zoned(tx, ScheduleSpec(saved.name, workflow.cron, workflow.timezone))
     if found is not None:
         kept = replace(
             spec, overlap=found.overlap, catch_up=found.catch_up, catch_up_limit=found.catch_up_limit
@@ -212,7 +212,13 @@ async def firings(database: Database, key: str, *, limit: int = 100) -> list[Fir
 
 
 def _cron(spec: ScheduleSpec | Schedule, anchor: datetime) -> Cron:
+    assert spec.zone is not None  # `_zoned`
     return Cron.parse(spec.expression, spec.zone, anchor)
+
+
+def _zoned(tx: Transaction, spec: ScheduleSpec) -> ScheduleSpec:
+    """With the zone that counts if it names none: that of the process which keeps it, once and for all."""
+    return spec if spec.zone is not None else replace(spec, zone=tx.run_defaults.timezone)
 
 
 # --- fire

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.errors import Conflict, InvalidInput, LeaseLost, NotFound
 from engine.model.graph import check_name
-from engine.model.json import JSON, check_storable
+from engine.model.json import JSON, MAX_DEPTH, check_storable
 from engine.model.records import Lease
 from engine.model.states import FINAL_RUN_STATES
 from engine.model.tally import Change
@@ -31,9 +31,11 @@ async def find(database: Database, lease: Lease, name: str) -> Step | None:
     return await database.read(steps.find, lease.task_id, name)
 
 
-async def save(database: Database, lease: Lease, name: str, result: JSON) -> None:
+async def save(
+    database: Database, lease: Lease, name: str, result: JSON, *, max_depth: int = MAX_DEPTH
+) -> None:
     """Keep what a step returned; the first word counts. Raises `LeaseLost`, `Unstorable`."""
-    check_storable(result)
+    check_storable(result, max_depth=max_depth)
     if not await database.run(steps.save, lease, name, result):
         raise _lost(lease)
 

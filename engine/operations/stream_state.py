@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.errors import Conflict, InvalidInput, LeaseLost, NotFound, Overloaded
+from engine.errors import Conflict, Fault, InvalidInput, LeaseLost, NotFound, Overloaded
+from engine.model import shapes
 from engine.model.graph import check_name
 from engine.model.json import JSON, check_storable
-from engine.model.realtime import Backpressure, Pressure, RealtimeMode, RealtimeTask
+from engine.model.realtime import Pressure, RealtimeMode, RealtimeTask
 from engine.model.records import Lease
 from engine.model.states import FINAL_RUN_STATES
 from engine.store import queries
@@ -143,12 +144,19 @@ class Published:
 
 
 async def publish(
-    database: Database, run_id: int, type: str, payload: JSON = None, *, actor: str = "local"
+    database: Database,
+    run_id: int,
+    type: str,
+    payload: JSON = None,
+    *,
+    sender_id: int | None = None,
+    actor: str = "local",
 ) -> Published:
     """Give an event to the event-driven tasks of a run that take its type; it is stored until they have.
 
     Raises `NotFound`, `Conflict` if the run has ended or no task takes it, `InvalidInput`, `Overloaded` if
-    a task that does not drop events has no room for it: then nobody got it.
+    a task that does not drop events has no room for it: then nobody got it. If that is the task which sends
+    it, nothing would ever make room while it waits: `Conflict`.
     """
     check_name(type, "event type")
     try:
@@ -157,17 +165,18 @@ async def publish(
         raise InvalidInput(f"the payload cannot be stored: {error}") from None
     if _bytes(payload) > MAX_PAYLOAD_BYTES:
         raise InvalidInput(f"the payload has more than {MAX_PAYLOAD_BYTES} bytes")
-    return await database.run(_publish, run_id, type, payload, actor=actor)
+    return await database.run(_publish, run_id, type, payload, sender_id, actor=actor)
 
 
-def _publish(tx: Transaction, run_id: int, type: str, payload: JSON) -> Published:
+def _publish(tx: Transaction, run_id: int, type: str, payload: JSON, sender_id: int | None) -> Published:
     tx.dialect.share_runs(tx, [run_id])
     run = queries.get_run(tx, run_id)
     if run is None:
         raise NotFound(f"run not found: {run_id}")
     if run.state in FINAL_RUN_STATES:
         raise Conflict(f"run {run_id} is {run.state}; nobody takes events any more")
-    listeners = [_Listener.of(row) for row in store.realtime_tasks(tx, run_id)]
+    found = map(_Listener.of, store.realtime_tasks(tx, run_id))
+    listeners = [listener for listener in found if listener is not None]
     takers = [each for each in listeners if each.takes(type)]
     if not takers:
         raise Conflict(f"no task of run {run_id} takes events of type {type!r}{_told(listeners)}")
@@ -179,6 +188,10 @@ def _publish(tx: Transaction, run_id: int, type: str, payload: JSON) -> Publishe
         elif taker.drops:
             store.drop(tx, taker.task_id)
             dropped.append(taker.name)
+        elif taker.task_id == sender_id:
+            raise Conflict(
+                f"task {taker.name!r} has {taker.most} events waiting, and is the one to take them"
+            )
         else:
             message = f"task {taker.name!r} has {taker.most} events waiting; try again"
             raise Overloaded(message, retry_after=_RETRY_SECONDS)
@@ -191,40 +204,36 @@ class _Listener:
 
     task_id: int
     name: str
-    is_event_driven: bool
     types: frozenset[str]
     most: int
     drops: bool
 
     @classmethod
-    def of(cls, row: Any) -> _Listener:
-        """Only what differs from the defaults is stored."""
+    def of(cls, row: Any) -> _Listener | None:
+        """None for a task that takes none, or has a description that makes no sense: its attempt will say."""
         described = row.params if isinstance(row.params, dict) else {}
-        types = {str(each.get("event")) for each in described.get("subscriptions", ())}
-        pressure = described.get("backpressure", {}).get("action", Backpressure().action)
-        default = RealtimeTask("").buffer_size
+        faults: list[Fault] = []
+        task = shapes.from_json(RealtimeTask, {**described, "name": row.name}, faults)
+        if task is None or task.mode is not RealtimeMode.EVENT_DRIVEN or task.endpoint or task.collector:
+            return None
+        types = {each.event for each in task.subscriptions}
         return cls(
             row.id,
             row.name,
-            described.get("mode") == RealtimeMode.EVENT_DRIVEN and _has_no_source(described),
             frozenset({*types, EventType.DATA_ARRIVED.value} if types else ()),
-            int(described.get("buffer_size", default)),
-            pressure == Pressure.DROP,
+            task.buffer_size,
+            task.backpressure.action is Pressure.DROP,
         )
 
     def takes(self, type: str) -> bool:
-        return self.is_event_driven and (not self.types or type in self.types)
-
-
-def _has_no_source(described: dict[str, Any]) -> bool:
-    return described.get("endpoint") is None and described.get("collector") is None
+        return not self.types or type in self.types
 
 
 def _told(listeners: Sequence[_Listener]) -> str:
-    known = sorted({type for each in listeners if each.is_event_driven for type in each.types})
+    known = sorted({type for each in listeners for type in each.types})
     if known:
         return f" (they take: {', '.join(known[:20])})"
-    return "" if any(each.is_event_driven for each in listeners) else "; it has no event-driven task"
+    return "" if listeners else "; it has no event-driven task"
 
 
 # --- reads

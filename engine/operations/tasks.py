@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Container, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
 
 from engine.errors import Conflict, GraphError, LeaseLost, NotFound
-from engine.model.graph import Graph, TaskSpec, plan
+from engine.model.graph import Graph, Reach, TaskSpec, plan
 from engine.model.json import JSON, Unstorable, check_storable, is_storable, storable_text
 from engine.model.outcomes import Cancelled, Failed, Outcome, Succeeded, decide
 from engine.model.records import Attempt, Lease, Task
 from engine.model.states import FINAL_TASK_STATES
 from engine.model.sub_tasks import SubTask
+from engine.model.workflow_graph import workflow_key
 from engine.store import aliases, claims, finishes, limits, queries, runs, submits, workers
 from engine.store import upstream as store_upstream
 from engine.store.bookkeeping import count
@@ -184,19 +185,52 @@ async def spawn(
 
 
 def _spawn(tx: Transaction, lease: Lease, specs: list[TaskSpec], awaited: bool) -> list[int]:
-    checked = plan(Graph(tuple(specs)))
+    plan(Graph(tuple(specs)))
+    if lease.reach is not Reach.SAGA and any(spec.compensation for spec in specs):
+        raise GraphError("a compensation can be added to a run only if one of its own tasks has one")
     tx.dialect.share_runs(tx, [lease.run_id])
     if not workers.holds(tx, lease):
         raise LeaseLost(f"attempt {lease.attempt} of task {lease.name!r} is no longer current")
     existing = submits.named(tx, lease.run_id, [spec.name for spec in specs])
-    own = {name: task_id for name, (task_id, parent) in existing.items() if parent == lease.task_id}
-    if len(own) == len(specs):
-        return [own[spec.name] for spec in specs]
-    if existing:
-        raise GraphError(f'duplicate task id: "{min(existing)}"')
-    if submits.is_cancelling(tx, lease.run_id):
-        raise Conflict(f"run {lease.run_id} is being cancelled; nothing can be added to it")
-    return submits.add_children(tx, lease, checked, awaited=awaited).task_ids
+    ids = {name: task_id for name, (task_id, parent) in existing.items() if parent == lease.task_id}
+    if others := existing.keys() - ids.keys():
+        raise GraphError(f'duplicate task id: "{min(others)}"')
+    if news := [spec for spec in specs if spec.name not in ids]:
+        if submits.is_cancelling(tx, lease.run_id):
+            raise Conflict(f"run {lease.run_id} is being cancelled; nothing can be added to it")
+        _refuse_dependence(news, ids)
+        checked = plan(Graph(tuple(_as_theirs(tx, lease, news))))
+        added = submits.add_children(tx, lease, checked, awaited=awaited).task_ids
+        ids |= zip((spec.name for spec in news), added, strict=True)
+    return [ids[spec.name] for spec in specs]
+
+
+def _refuse_dependence(news: Iterable[TaskSpec], earlier: Container[str]) -> None:
+    for spec in news:
+        for dependency in spec.depends_on:
+            if dependency.name in earlier:
+                raise GraphError(
+                    f'task "{spec.name}" depends on "{dependency.name}", which an earlier call added: add '
+                    "tasks that depend on each other in one call, and the same ones in each attempt"
+                )
+
+
+def _as_theirs(tx: Transaction, lease: Lease, specs: list[TaskSpec]) -> list[TaskSpec]:
+    """With what holds for all tasks of a workflow, if one of its tasks adds them."""
+    workflow_id = lease.client.get("workflow_id") if isinstance(lease.client, dict) else None
+    if workflow_id is None:
+        return specs
+    limit = limits.held(tx, lease.task_id, workflow_key(workflow_id))
+    shared = () if limit is None else (limit,)
+    return [
+        replace(
+            spec,
+            client={"workflow_id": workflow_id} if spec.client is None else spec.client,
+            timeout_ms=tx.run_defaults.timeout_ms if spec.timeout_ms is None else spec.timeout_ms,
+            limits=(*shared, *(each for each in spec.limits if each not in shared)),
+        )
+        for spec in specs
+    ]
 
 
 async def sub_tasks(database: Database, lease: Lease) -> list[SubTask]:

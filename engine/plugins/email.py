@@ -8,9 +8,13 @@ import json
 import smtplib
 import socket
 import ssl
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from email.message import EmailMessage
 from email.utils import formatdate, parseaddr
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
@@ -23,6 +27,8 @@ from engine.plugins.options import Options, Texts, filled, read, secret, templat
 
 _SSL_PORT = 465
 _MAX_SUBJECT = 200  # characters
+_MOST_SECONDS = 50.0  # for one message; an attempt has ten more
+_threads = ThreadPoolExecutor(16, "email")  # not the ones that everything else shares
 _SUBJECT = "${event}: ${workflow_name} ${task_name}"
 _BODY = """\
 ${event} in workflow ${workflow_name}, instance ${instance_id}
@@ -98,7 +104,8 @@ class EmailPlugin:
         [address, *_] = await self._network.addresses(options.smtp_host, options.smtp_port)
         message = written(options, data)
         try:
-            refused = await asyncio.to_thread(self._send, options, address, message)
+            sending = partial(self._send, options, address, message)
+            refused = await asyncio.get_running_loop().run_in_executor(_threads, sending)
         except smtplib.SMTPRecipientsRefused as error:
             codes = {code for code, _ in error.recipients.values()}
             _give_up_if(min(codes) >= 500, f"all recipients were refused: {_shown(error.recipients)}")
@@ -112,7 +119,7 @@ class EmailPlugin:
         return {"message_id": str(message["Message-ID"]), "refused": _shown(refused)}
 
     def _send(self, options: EmailOptions, address: str, message: EmailMessage) -> _Refused:
-        """In a thread: each answer of the server may take `timeout_seconds`."""
+        """In a thread: each answer of the server may take `timeout_seconds`, all together `_MOST_SECONDS`."""
         with _connect(options, address) as server:
             if options.tls in ("auto", "starttls") and not isinstance(server, _SmtpOverTls):
                 server.ehlo_or_helo_if_needed()
@@ -148,24 +155,42 @@ def written(options: EmailOptions, data: PluginData) -> EmailMessage:
 # --- connections
 
 
-class _Smtp(smtplib.SMTP):
+class _Hurried(smtplib.SMTP):
+    """Raises `TimeoutError` when it takes too long in all: a server may answer slowly without end."""
+
+    def __init__(self, options: EmailOptions) -> None:
+        self._until = time.monotonic() + _MOST_SECONDS
+        super().__init__(options.smtp_host, options.smtp_port, timeout=options.timeout_seconds)
+
+    def send(self, s: Any) -> None:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            self.close()
+            raise TimeoutError(f"the message was not taken within {_MOST_SECONDS:g} s")
+        if self.sock is not None:
+            with suppress(OSError):  # it is closed: what is sent below says so in smtplib's way
+                self.sock.settimeout(min(left, self.timeout))
+        super().send(s)
+
+
+class _Smtp(_Hurried):
     """Connects to an address that was looked up and checked, while certificates are for the host's name."""
 
     def __init__(self, options: EmailOptions, address: str) -> None:
         self._address = address
-        super().__init__(options.smtp_host, options.smtp_port, timeout=options.timeout_seconds)
+        super().__init__(options)
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         return socket.create_connection((self._address, port), timeout)
 
 
-class _SmtpOverTls(smtplib.SMTP_SSL):
+class _SmtpOverTls(_Hurried):
     """Likewise, with TLS from the start."""
 
     def __init__(self, options: EmailOptions, address: str) -> None:
         self._address = address
         self._tls = ssl.create_default_context()
-        super().__init__(options.smtp_host, options.smtp_port, timeout=options.timeout_seconds)
+        super().__init__(options)
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         plain = socket.create_connection((self._address, port), timeout)

@@ -11,8 +11,9 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from engine.errors import Conflict
-from engine.executors.base import Executor
+from engine.executors.base import Executor, ExecutorSettings
 from engine.executors.registry import ExecutorRegistry
+from engine.model.run_defaults import RunDefaults
 from engine.sdk.embedded import DEFAULT_URL, Engine
 from engine.sdk.plugins import BindingLike
 from engine.worker.options import WorkerOptions
@@ -50,8 +51,11 @@ class SyncEngine:
         plugins: Iterable[Any] = (),
         plugin_bindings: Iterable[BindingLike] = (),
         registry: ExecutorRegistry | None = None,
+        executor_settings: ExecutorSettings | None = None,
         options: WorkerOptions | None = None,
         shared: bool = False,
+        wakes_others: bool = True,
+        run_defaults: RunDefaults | None = None,
         pool_size: int = 4,
     ) -> None:
         self._engine = Engine(
@@ -65,8 +69,11 @@ class SyncEngine:
             plugins=plugins,
             plugin_bindings=plugin_bindings,
             registry=registry,
+            executor_settings=executor_settings,
             options=options,
             shared=shared,
+            wakes_others=wakes_others,
+            run_defaults=run_defaults,
             pool_size=pool_size,
         )
         self._thread: threading.Thread | None = None

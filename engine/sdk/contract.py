@@ -17,8 +17,9 @@ from engine.model.json import JSON
 from engine.model.plugins import Binding
 from engine.model.records import WorkflowRun
 from engine.model.similar import near
+from engine.sdk.configured import executor_settings, worker_options
 from engine.sdk.embedded import DEFAULT_URL, Engine
-from engine.sdk.plugins import BindingLike, bindings_of, check_bindings
+from engine.sdk.plugins import BindingLike, bindings_of, check_bindings, registry_of
 from engine.sdk.workflows import Definition
 from engine.settings import Settings, load
 from engine.telemetry import emit
@@ -70,7 +71,9 @@ class EngineBuilder:
 
     The file has settings, under the engine's own names or those of the contract (docs/configuration.md), also
     functions that they name. Without one they come from `ENGINE_…` variables, and the database
-    is `task-engine.db` in the working directory unless `url` or a setting names another.
+    is `task-engine.db` in the working directory unless `url` or a setting names another. All settings of
+    workers and of what tasks may do hold; those of a server and of logging have no effect in a program, where
+    `workers` counts as 0 or 1.
     """
 
     def __init__(self, config: str | Path | None = None, *, url: str | None = None, **settings: Any) -> None:
@@ -137,15 +140,20 @@ class EngineBuilder:
 
     def build(self) -> WorkflowEngine:
         """Raises `InvalidInput` for a binding to a plug-in that is not there, `ConfigError`."""
-        check_bindings(self._bindings, self._plugins)
+        settings = self._settings
+        # The functions are given as objects, beside those of the program.
+        executor = replace(executor_settings(settings, is_local=True), functions=())
+        check_bindings(self._bindings, registry_of(self._plugins, executor))
         build = _Reporting if self._reports else WorkflowEngine
         return build(
             self._url,
-            concurrency=self._settings.max_concurrency,
-            queues=self._settings.queues,
-            shared=self._settings.shared,
-            run_defaults=self._settings.run_defaults,
-            functions=[self._functions, load_functions(self._settings.functions)],
+            workers=min(settings.workers, 1),
+            options=worker_options(settings),
+            executor_settings=executor,
+            shared=settings.shared,
+            wakes_others=settings.wake,
+            run_defaults=settings.run_defaults,
+            functions=[self._functions, load_functions(settings.functions)],
             services=self._services,
             plugins=self._plugins,
             plugin_bindings=self._bindings,

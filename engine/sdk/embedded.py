@@ -5,32 +5,36 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from engine.errors import Conflict
+from engine.errors import Conflict, NotFound
 from engine.executors.base import Executor, ExecutorSettings
 from engine.executors.function import FunctionExecutor
+from engine.executors.plugin import PluginExecutor
 from engine.executors.realtime import RealtimeExecutor
 from engine.executors.registry import ExecutorRegistry
 from engine.functions.registry import FunctionRegistry
 from engine.model.graph import Graph
 from engine.model.plugins import KIND as PLUGIN
-from engine.model.records import Event, LogLine, Run, Task
+from engine.model.plugins import Binding
+from engine.model.records import Event, LogLine, Run, SavedWorkflow, Task
 from engine.model.run_defaults import RunDefaults
 from engine.operations import functions as registrations
 from engine.operations import runs
 from engine.operations.submits import Accepted
 from engine.sdk.checks import Kinds
 from engine.sdk.opening import store_errors
-from engine.sdk.plugins import BindingLike, Plugins, bind, bindings_of, executor_of
+from engine.sdk.plugins import BindingLike, Plugins, bind, bindings_of, check_bindings, registry_of
 from engine.sdk.requests import SubmitMany, SubmitOne
 from engine.sdk.waiting import Watch
-from engine.sdk.workflows import Workflows
+from engine.sdk.workflows import Definition, Workflows
 from engine.store import migrate
 from engine.store.database import Database
 from engine.store.dialects import parse_url
+from engine.telemetry import emit
 from engine.worker.options import WorkerOptions
 from engine.worker.service import Worker
 
@@ -45,8 +49,10 @@ class Engine(Workflows, Plugins):
     performed by the installed executors, or by those of `registry`, and besides by `executors`; tasks of the
     kind `function` by `functions` (`@task`s, plain functions, registries), which find `services` by key.
     `plugins` (objects or classes) are called besides the installed ones, where `plugin_bindings` say.
-    `options` replaces `concurrency` and `queues`, `run_defaults` hold for tasks of workflows that say nothing
-    themselves. Methods may be called from the loop that opened it.
+    `executor_settings` say what tasks may do (`ExecutorSettings`); `options` replaces `concurrency` and
+    `queues`; `run_defaults` hold for tasks of workflows that say nothing themselves. With `wakes_others` off,
+    other processes notice what is submitted here when they next poll. Methods may be called from the loop
+    that opened it.
 
     Opening raises `ConfigError` (URL, executor, a file in use), `StoreUnavailable`, `SchemaMismatch`.
     """
@@ -64,8 +70,10 @@ class Engine(Workflows, Plugins):
         plugins: Iterable[Any] = (),
         plugin_bindings: Iterable[BindingLike] = (),
         registry: ExecutorRegistry | None = None,
+        executor_settings: ExecutorSettings | None = None,
         options: WorkerOptions | None = None,
         shared: bool = False,
+        wakes_others: bool = True,
         run_defaults: RunDefaults | None = None,
         pool_size: int = 4,
     ) -> None:
@@ -76,9 +84,14 @@ class Engine(Workflows, Plugins):
         self._services = dict(services or {})
         self._plugins = tuple(plugins)
         self._bindings = bindings_of(plugin_bindings)
+        self._unbound = self._bindings
         self._registry = registry
         self._options = options or WorkerOptions(concurrency=concurrency, queues=tuple(queues))
+        self._executor_settings = replace(
+            executor_settings or ExecutorSettings(), threads=self._options.concurrency * max(workers, 1)
+        )
         self._exclusive = not shared
+        self._wakes_others = wakes_others
         self._run_defaults = run_defaults or RunDefaults()
         self._pool_size = pool_size
         self._kinds: Kinds | None = None
@@ -94,7 +107,8 @@ class Engine(Workflows, Plugins):
             watch = Watch(database)
             stack.push_async_callback(watch.close)
             await registrations.register(database, self._functions.describe())
-            await bind(database, self._bindings, self._plugins)
+            self._unbound = self._bindings
+            await self._bind_all(database)
             if self._workers:
                 workers: list[Worker] = []
                 await self._start(workers, database, stack)
@@ -118,6 +132,7 @@ class Engine(Workflows, Plugins):
             self._url,
             pool_size=self._pool_size,
             exclusive=self._exclusive,
+            wake_others=self._wakes_others,
             run_defaults=self._run_defaults,
         )
         try:
@@ -141,41 +156,60 @@ class Engine(Workflows, Plugins):
             await worker.start()
 
     def _make_registry(self, database: Database, stack: AsyncExitStack) -> ExecutorRegistry:
+        settings = self._executor_settings
+        protected = (*settings.protected_files, *map(Path, database.files))
+        settings = replace(settings, protected_files=protected)
         registry = self._registry
         if registry is None:
-            settings = ExecutorSettings(protected_files=tuple(map(Path, database.files)))
             registry = ExecutorRegistry.from_entry_points(settings)
-        others = list(self._executors)
+        others: list[Any] = []
         if len(self._functions):
-            performer = self._function_executor(database)
-            stack.push_async_callback(performer.close)
-            others.append(performer)
-            streams = self._realtime_executor(database)
-            stack.push_async_callback(streams.close)
-            others.append(streams)
+            others += self._function_executors(settings, is_alone=database.is_private)
         kept: Iterable[Executor] = registry
         if self._plugins:  # the installed executor does not know them
-            caller = executor_of(self._plugins, ExecutorSettings(threads=self._options.concurrency))
-            stack.push_async_callback(caller.close)
-            others.append(caller)
+            installed = registry.get(PLUGIN) if PLUGIN in registry else None
+            theirs = installed.settings if isinstance(installed, PluginExecutor) else settings
+            others.append(PluginExecutor(theirs, registry_of(self._plugins, theirs)))
             kept = (each for each in registry if each.kind != PLUGIN)
+        for made in others:
+            stack.push_async_callback(made.close)
+        others += self._executors
         return ExecutorRegistry.from_executors([*kept, *others]) if others else registry
 
-    def _function_executor(self, database: Database) -> FunctionExecutor:
-        return FunctionExecutor(
-            self._functions,
-            services=self._services,
-            threads=self._options.concurrency * self._workers,
-            is_alone=database.is_private,
-        )
+    def _function_executors(self, settings: ExecutorSettings, *, is_alone: bool) -> list[Any]:
+        return [
+            kind(
+                self._functions,
+                services=self._services,
+                settings=settings,
+                threads=settings.threads,
+                is_alone=is_alone,
+            )
+            for kind in (FunctionExecutor, RealtimeExecutor)
+        ]
 
-    def _realtime_executor(self, database: Database) -> RealtimeExecutor:
-        return RealtimeExecutor(
-            self._functions,
-            services=self._services,
-            threads=self._options.concurrency * self._workers,
-            is_alone=database.is_private,
-        )
+    async def _bind_all(self, database: Database) -> None:
+        """Keep the bindings that were given; those to workflows that are not there yet wait for them."""
+        if not self._unbound:
+            return
+        known = registry_of(self._plugins, self._executor_settings)
+        check_bindings(self._unbound, known)
+        waiting: list[Binding] = []
+        for binding in self._unbound:
+            try:
+                await bind(database, [binding], known)
+            except NotFound:
+                waiting.append(binding)
+        if waiting:
+            emit("plugin.waits_for_workflow", level="warning", bindings=[each.id for each in waiting])
+        self._unbound = waiting
+
+    async def save(self, *given: Definition, actor: str = "local") -> list[SavedWorkflow]:
+        saved = await super().save(*given, actor=actor)
+        await self._bind_all(self._database)
+        return saved
+
+    save.__doc__ = Workflows.save.__doc__
 
     def _forget(self) -> None:
         self._opened = None

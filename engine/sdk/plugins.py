@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from engine.executors.base import ExecutorSettings
-from engine.executors.plugin import PluginExecutor, network
+from engine.executors.plugin import network
 from engine.model.plugins import Binding
 from engine.operations import plugins
 from engine.plugins.registry import PluginRegistry
@@ -28,28 +28,23 @@ def registry_of(given: Iterable[Any], settings: ExecutorSettings) -> PluginRegis
     return registry
 
 
-def executor_of(given: Iterable[Any], settings: ExecutorSettings) -> PluginExecutor:
-    """Calls the installed plug-ins and those given."""
-    return PluginExecutor(settings, registry_of(given, settings))
-
-
-def check_bindings(bindings: Iterable[Binding], given: Iterable[Any]) -> None:
-    """What can be said without a database. Raises `InvalidInput`, `ConfigError`."""
-    known = registry_of(given, ExecutorSettings())
+def check_bindings(bindings: Iterable[Binding], known: PluginRegistry) -> None:
+    """What can be said without a database. Raises `InvalidInput`."""
     for binding in bindings:
         plugins.check(binding, known)
 
 
-async def bind(database: Database, bindings: Sequence[Binding], given: Iterable[Any]) -> None:
+async def bind(database: Database, bindings: Sequence[Binding], known: PluginRegistry) -> None:
     """Keep the bindings of a program that has these plug-ins. Raises as `operations.plugins.bind` does."""
     if bindings:
-        await plugins.bind(database, *bindings, plugins=registry_of(given, ExecutorSettings()))
+        await plugins.bind(database, *bindings, plugins=known)
 
 
 class Plugins:
     """The verbs. `Engine` has them."""
 
     _plugins: tuple[Any, ...]
+    _executor_settings: ExecutorSettings
 
     @property
     def _database(self) -> Database:
@@ -61,7 +56,7 @@ class Plugins:
 
         Raises `InvalidInput`, for a plug-in that is not here as well, and `NotFound` for a workflow.
         """
-        known = registry_of(self._plugins, ExecutorSettings())
+        known = registry_of(self._plugins, self._executor_settings)
         return await plugins.bind(self._database, *bindings_of(bindings), plugins=known, actor=actor)
 
     async def unbind_plugin(self, binding_id: str, *, actor: str = "local") -> None:

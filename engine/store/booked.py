@@ -101,9 +101,9 @@ def _tallied(dialect: Dialect, locked: sa.CTE, counted: sa.CTE) -> sa.CTE:
     now = moment_of(dialect, run.c.started_at)
     verdict = sa.case(
         (due.c.is_cancelling, constant(RunState.CANCELLED)),
+        (due.c.failed + due.c.cancelled == due.c.awaited, constant(RunState.SUCCEEDED)),
         (due.c.failed > 0, constant(RunState.FAILED)),
-        (due.c.cancelled > 0, constant(RunState.CANCELLED)),
-        else_=constant(RunState.SUCCEEDED),
+        else_=constant(RunState.CANCELLED),
     )
     reopens = sa.and_(due.c.was_final, due.c.is_open)
     state = sa.case(
@@ -128,7 +128,8 @@ def _tallied(dialect: Dialect, locked: sa.CTE, counted: sa.CTE) -> sa.CTE:
 def _due(locked: sa.CTE, counted: sa.CTE) -> sa.CTE:
     """Per run: its row with the new counts, and what they mean. `before` is the number before its events."""
     kept = ("state", "is_cancelling", "started_at", "finished_at")
-    sums = ("total", "event_count", *_SHOWN)
+    kept_sums = ("total", "event_count", "awaited")
+    sums = (*kept_sums, *_SHOWN)
     of_row = sa.select(
         locked.c.id.label("run_id"),
         *(locked.c[name] for name in (*sums, *kept)),
@@ -137,7 +138,7 @@ def _due(locked: sa.CTE, counted: sa.CTE) -> sa.CTE:
     )
     of_changes = sa.select(
         counted.c.run_id,
-        *(sa.literal_column("0", sa.Integer).label(name) for name in ("total", "event_count")),
+        *(sa.literal_column("0", sa.Integer).label(name) for name in kept_sums),
         *(counted.c[name] for name in _SHOWN),
         *(sa.cast(sa.null(), locked.c[name].type).label(name) for name in kept),
         counted.c.events,
@@ -159,7 +160,7 @@ def _due(locked: sa.CTE, counted: sa.CTE) -> sa.CTE:
             sa.func.bool_or(both.c.is_cancelling).label("is_cancelling"),
             started_at.label("started_at"),
             sa.func.max(both.c.finished_at).label("finished_at"),
-            *(added[word].label(word) for word in (*_SHOWN, "events")),
+            *(added[word].label(word) for word in (*_SHOWN, "awaited", "events")),
             (added["event_count"] + _number(starts)).label("before"),
             starts.label("starts"),
             sa.or_(runs, started_at.is_not(None)).label("has_started"),

@@ -19,7 +19,7 @@ from engine.model.tally import Change, Tally
 from engine.store.booked import Booked, booking
 from engine.store.database import ENDED, Transaction
 from engine.store.dialects.base import Dialect
-from engine.store.schema import counter, event, run
+from engine.store.schema import counter, edge, event, run, task
 from engine.store.statement import (
     chunks,
     column_types,
@@ -37,10 +37,45 @@ def record(tx: Transaction, changes: Sequence[Change]) -> None:
 
     Run rows are locked here, last and in id order, so numbers follow the order of commits.
     """
-    if changes and tx.dialect.writes_in_with:
+    if not changes:
+        return
+    _count_awaited(tx, changes)
+    if tx.dialect.writes_in_with:
         _record_at_once(tx, changes)
-    elif changes:
+    else:
         _record_in_steps(tx, changes)
+
+
+_ILL = frozenset({TaskState.FAILED, TaskState.CANCELLED})
+
+
+def _count_awaited(tx: Transaction, changes: Sequence[Change]) -> None:
+    """What becomes of a sub-task counts for the task that awaits it: not for the run besides."""
+    rows = [
+        [change.task_id, (change.target in _ILL) - (change.source in _ILL)]
+        for change in changes
+        if change.source is not change.target and (change.target in _ILL or change.source in _ILL)
+    ]
+    if not rows:
+        return
+    run_ids = sorted({change.run_id for change in changes})
+    if len(run_ids) > 1 and tx.dialect.locks_rows:
+        tx.execute(_lock_runs(tx.dialect), {"ids": tx.dialect.array(run_ids)})
+    for chunk in chunks(rows):
+        tx.execute(_shift_awaited(tx.dialect), {"shifts": document(chunk)})
+
+
+@statement
+def _shift_awaited(dialect: Dialect) -> sa.Update:
+    rows = dialect.recordset("shifts", {"id": task.c.id.type, "by": sa.Integer()})
+    is_awaited = sa.and_(edge.c.parent_id == task.c.id, edge.c.child_id == task.c.parent_id)
+    by = (
+        sa.select(task.c.run_id, sa.func.sum(rows.c.by).label("by"))
+        .select_from(rows.join(task, task.c.id == rows.c.id).join(edge, is_awaited))
+        .group_by(task.c.run_id)
+        .subquery("by_run")
+    )
+    return sa.update(run).values(awaited=run.c.awaited + by.c.by).where(run.c.id == by.c.run_id)
 
 
 def _record_in_steps(tx: Transaction, changes: Sequence[Change]) -> None:
@@ -83,6 +118,7 @@ def lock_tallies(tx: Transaction, run_ids: Sequence[int]) -> list[Tally]:
             failed=row.failed,
             skipped=row.skipped,
             cancelled=row.cancelled,
+            awaited=row.awaited,
             has_started=row.started_at is not None,
         )
         for row in rows

@@ -98,6 +98,12 @@ _is_somewhere = (
 _NOBODY: dict[str, Any] = {"worker_count": 0, "workers": ()}
 
 
+def is_somewhere(tx: Transaction, name: str) -> bool:
+    """Whether a live worker has code for it."""
+    query = sa.select(function.c.name).where(function.c.name == name, _is_somewhere)
+    return tx.execute(query).first() is not None
+
+
 def _workers(tx: Transaction, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """By function: how many live workers have it, and the names of the first of them."""
     of_function = worker_function.c.name

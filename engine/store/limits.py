@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from engine.model.graph import EVERY_TASK, MAX_AT_MOST, Plan, TaskSpec
+from engine.model.graph import EVERY_TASK, MAX_AT_MOST, Limit, Plan, TaskSpec
 from engine.model.records import Lease, LimitUse
 from engine.model.states import Move, TaskState
 from engine.model.tally import Change
@@ -33,7 +33,7 @@ def text_of(spec: TaskSpec) -> str | None:
 
 
 def remember(tx: Transaction, plans: Iterable[Plan]) -> None:
-    """Note how much the limits of new tasks allow; the newest word counts."""
+    """Note how much the limits of new tasks allow; the newest word counts, but for those of operators."""
     wanted = {
         limit.key: limit.at_most for plan in plans for spec in plan.graph.tasks for limit in spec.limits
     }
@@ -41,10 +41,25 @@ def remember(tx: Transaction, plans: Iterable[Plan]) -> None:
         return
     # Read first: an upsert would wait for whoever claims by one of these limits, though nothing changes.
     keys = {"keys": tx.dialect.array(sorted(wanted))}
-    known = {row.key: row.at_most for row in tx.execute(_read(tx.dialect), keys)}
-    news = [[key, at_most] for key, at_most in sorted(wanted.items()) if known.get(key) != at_most]
+    rows = tx.execute(_read(tx.dialect), keys).all()
+    known = {row.key: row.at_most for row in rows if not row.is_fixed}
+    fixed = {row.key for row in rows if row.is_fixed}
+    news = [
+        [key, at_most, False]
+        for key, at_most in sorted(wanted.items())
+        if key not in fixed and known.get(key) != at_most
+    ]
     if news:
-        tx.execute(_write(tx.dialect), {"limits": document(news)})
+        tx.execute(_write(tx.dialect, by_operator=False), {"limits": document(news)})
+
+
+def held(tx: Transaction, task_id: int, key: str) -> Limit | None:
+    """The limit `key`, if this task is under it."""
+    keys = tx.execute(sa.select(task_state.c.limit_keys).where(task_state.c.task_id == task_id)).scalar()
+    if keys is None or key not in keys.split(_BETWEEN):
+        return None
+    found = tx.execute(_read(tx.dialect), {"keys": tx.dialect.array([key])}).one_or_none()
+    return None if found is None else Limit(key, found.at_most)
 
 
 @statement
@@ -59,16 +74,23 @@ def _lock(dialect: Dialect) -> sa.Select[Any]:
 
 
 @statement
-def _write(dialect: Dialect) -> Any:
-    rows = dialect.recordset("limits", {"key": sa.Text(), "at_most": sa.Integer()})
+def _write(dialect: Dialect, by_operator: bool) -> Any:
+    names = ["key", "at_most", "is_fixed"]
+    rows = dialect.recordset("limits", {"key": sa.Text(), "at_most": sa.Integer(), "is_fixed": sa.Boolean()})
     insert = dialect.insert(concurrency_limit).from_select(
-        ["key", "at_most"], sa.select(rows.c.key, rows.c.at_most).where(sa.true()).order_by(rows.c.key)
+        names, sa.select(*(rows.c[name] for name in names)).where(sa.true()).order_by(rows.c.key)
     )
-    return insert.on_conflict_do_update(index_elements=["key"], set_={"at_most": insert.excluded.at_most})
+    return insert.on_conflict_do_update(
+        index_elements=["key"],
+        set_={name: insert.excluded[name] for name in names[1:]},
+        where=None if by_operator else sa.not_(concurrency_limit.c.is_fixed),
+    )
 
 
-def set_(tx: Transaction, key: str, at_most: int) -> None:
-    tx.execute(_write(tx.dialect), {"limits": document([[key, at_most]])})
+def set_(tx: Transaction, key: str, at_most: int, *, is_fixed: bool) -> None:
+    """By an operator: if it `is_fixed`, what tasks bring along does not count."""
+    limits = document([[key, at_most, is_fixed]])
+    tx.execute(_write(tx.dialect, by_operator=True), {"limits": limits})
 
 
 def list_(tx: Transaction, limit: int, offset: int) -> list[LimitUse]:

@@ -76,9 +76,13 @@ def scope(tx: Transaction, run_id: int) -> Scope | None:
 
 
 def happenings(
-    tx: Transaction, run_id: int, *, after: int, until: int, kinds: Collection[str], limit: int
+    tx: Transaction, run_id: int, *, after: int, until: int, kinds: Collection[str], limit: int, most: int
 ) -> list[Happening]:
-    """The first `limit` events of these kinds numbered above `after`, not above `until`."""
+    """The first `limit` events of these kinds numbered above `after`, not above `until`.
+
+    Results of more than `most` characters are left out.
+    """
+    size = sa.func.length(sa.cast(attempt.c.result, sa.Text))
     query = (
         sa.select(
             event.c.number,
@@ -90,7 +94,8 @@ def happenings(
             task.c.params,
             event.c.attempt,
             attempt.c.outcome,
-            attempt.c.result,
+            sa.case((size <= most, attempt.c.result)).label("result"),
+            size.label("result_size"),
             attempt.c.error,
         )
         .select_from(event)

@@ -94,6 +94,7 @@ run = sa.Table(
     sa.Column("failed", sa.Integer, nullable=False, server_default="0"),
     sa.Column("skipped", sa.Integer, nullable=False, server_default="0"),
     sa.Column("cancelled", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("awaited", sa.Integer, nullable=False, server_default="0"),  # failed or cancelled sub-tasks
     sa.CheckConstraint(_one_of("state", RunState), name="state"),
     postgresql_with=_HOT,
 )
@@ -192,6 +193,7 @@ concurrency_limit = sa.Table(
     metadata,
     sa.Column("key", sa.Text, primary_key=True),
     sa.Column("at_most", sa.Integer, nullable=False),
+    sa.Column("is_fixed", sa.Boolean, nullable=False, server_default=sa.false()),  # by an operator
 )
 
 edge = sa.Table(

@@ -259,6 +259,7 @@ def add_children(tx: Transaction, lease: Lease, plan: Plan, *, awaited: bool) ->
         if tx.dialect.is_duplicate(error):
             raise LostRace from error
         raise
+    compensations.insert_more(tx, plan, task_ids)
     if awaited:
         edges = [[task_id, parent_id, None] for task_id in task_ids]
         insert_rows(tx, edge, edges, ("parent_id", "child_id", "condition"))

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from engine.model.json import JSON
 from engine.model.states import TaskState
-from engine.model.sub_tasks import SubTask
+from engine.model.sub_tasks import MOST_BYTES, SubTask
 from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.schema import attempt, edge, state_is, task, task_state
@@ -30,9 +30,15 @@ def named(tx: Transaction, run_id: int, names: Sequence[str]) -> dict[str, JSON]
 
 
 def added(tx: Transaction, task_id: int) -> list[SubTask]:
-    """The tasks that a task has added and waits for, in the order of their addition."""
+    """The tasks that a task has added and waits for, in the order of their addition.
+
+    From where their results add up to more than `MOST_BYTES`, these are not read.
+    """
     rows = tx.execute(_added(tx.dialect), {"task": task_id})
-    return [SubTask(row.id, row.name, TaskState(row.state), row.result, row.error) for row in rows]
+    return [
+        SubTask(row.id, row.name, TaskState(row.state), row.result, row.error, is_large=row.is_large)
+        for row in rows
+    ]
 
 
 _newest = sa.and_(attempt.c.task_id == task_state.c.task_id, attempt.c.number == task_state.c.attempt)
@@ -56,8 +62,18 @@ def _direct(dialect: Dialect) -> sa.Select[Any]:
 
 @statement
 def _added(dialect: Dialect) -> sa.Select[Any]:
+    size = sa.func.coalesce(sa.func.length(sa.cast(attempt.c.result, sa.Text)), 0)
+    is_large = sa.func.sum(size).over(order_by=task.c.id) > MOST_BYTES
+    result = sa.case((is_large, sa.null()), else_=attempt.c.result).label("result")
     return (
-        sa.select(task.c.id, task.c.name, task_state.c.state, attempt.c.result, attempt.c.error)
+        sa.select(
+            task.c.id,
+            task.c.name,
+            task_state.c.state,
+            result,
+            attempt.c.error,
+            sa.and_(is_large, size > 0).label("is_large"),
+        )
         .select_from(edge)
         .join(task_state, task_state.c.task_id == edge.c.parent_id)
         .outerjoin(attempt, _newest)

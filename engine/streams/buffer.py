@@ -14,14 +14,16 @@ from engine.streams.events import EventType
 from engine.streams.sources import Item
 
 MAX_THROTTLE_SECONDS = 0.1  # before an item is taken into a buffer that is all but full
+MAX_BYTES = 64 * 1024 * 1024  # of the items in a buffer; it always has room for one
 
 
 @dataclass(slots=True)
 class Entry:
-    """An item in the buffer. `number` is its place in the stream, 0 until it is known."""
+    """An item in the buffer. `number` is its place in the stream, 0 until it is known; `size` its bytes."""
 
     item: Item
     number: int = 0
+    size: int = 0
     came_at: float = field(default_factory=time.monotonic)
 
 
@@ -36,6 +38,7 @@ class Buffer:
         self._size = size
         self._backpressure = backpressure
         self._entries: deque[Entry] = deque()
+        self._bytes = 0
         self._ready = 0
         self._is_pressed = False
         self._is_closed = False
@@ -50,7 +53,8 @@ class Buffer:
 
     @property
     def usage(self) -> float:
-        return len(self._entries) / self._size
+        """The share of its room, in items or in bytes, that is taken."""
+        return max(len(self._entries) / self._size, self._bytes / MAX_BYTES)
 
     @property
     def backpressure(self) -> Backpressure:
@@ -66,19 +70,26 @@ class Buffer:
         action = self._backpressure.action
         if action is Pressure.THROTTLE and (seconds := self._throttle_seconds()):
             await asyncio.sleep(seconds)
-        if len(self._entries) >= self._size:
+        if not self._has_room(entry):
             if action is Pressure.DROP and not is_kept:
                 return False
-            await self._until(lambda: len(self._entries) < self._size)
+            await self._until(lambda: self._has_room(entry))
         self._entries.append(entry)
+        self._bytes += entry.size
         self._ready += is_ready
         self._changed.set()
         return True
+
+    def _has_room(self, entry: Entry) -> bool:
+        if not self._entries:
+            return True
+        return len(self._entries) < self._size and self._bytes + entry.size <= MAX_BYTES
 
     def take(self, limit: int) -> list[Entry]:
         """Up to `limit` entries that are ready, oldest first."""
         taken = [self._entries.popleft() for _ in range(min(limit, self._ready))]
         self._ready -= len(taken)
+        self._bytes -= sum(entry.size for entry in taken)
         self._changed.set()
         return taken
 
@@ -90,10 +101,16 @@ class Buffer:
     def _has_rest(self) -> bool:
         return self._ready > 0 or not self._entries
 
-    async def unready(self, limit: int) -> list[Entry]:
+    async def unready(self, limit: int, most_bytes: int) -> list[Entry]:
         """The first entries that are not ready, once there are some; none when it is closed without any."""
         await self._until(lambda: len(self._entries) > self._ready or self._is_closed)
-        return list(islice(self._entries, self._ready, self._ready + limit))
+        found: list[Entry] = []
+        for entry in islice(self._entries, self._ready, self._ready + limit):
+            most_bytes -= entry.size
+            if found and most_bytes < 0:
+                break
+            found.append(entry)
+        return found
 
     def make_ready(self, count: int) -> None:
         """The first `count` entries that were not ready are stored."""

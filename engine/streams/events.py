@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from engine.model.json import JSON
+from engine.model.json import JSON, storable_text
 
 MAX_MESSAGE = 2_000  # characters of an error in an event
 
@@ -107,7 +107,7 @@ def connection(
         "endpoint": endpoint,
         "protocol": protocol,
         "retry_count": retries,
-        "error": None if error is None else error[:MAX_MESSAGE],
+        "error": None if error is None else _short(error),
     }
     return document if gap is None else {**document, "gap": gap.to_json()}
 
@@ -116,10 +116,14 @@ def failure(code: str, message: str, *, recoverable: bool) -> dict[str, JSON]:
     """Where it was raised stands in the attempt's log, so `stack` is empty."""
     return {
         "error_code": code,
-        "message": message[:MAX_MESSAGE],
+        "message": _short(message),
         "stack": "",
         "recoverable": recoverable,
     }
+
+
+def _short(message: str) -> str:
+    return storable_text(message[:MAX_MESSAGE])
 
 
 def backpressure(usage: float, length: int, threshold: float, action: str) -> dict[str, JSON]:

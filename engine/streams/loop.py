@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from engine.errors import EngineError
-from engine.model.json import JSON
+from engine.model.json import JSON, storable_text
 from engine.model.realtime import RealtimeTask
 from engine.streams.buffer import Buffer, Entry
 from engine.streams.events import EventType, StreamState
@@ -23,6 +23,8 @@ from engine.streams.telling import Teller
 LOOK_SECONDS = 1.0  # between looks whether the run is paused, and between reports of what has changed
 QUIET_SECONDS = 10.0  # between reports of a stream that does nothing
 _KEEP = 1_000  # items stored in one transaction
+_KEEP_BYTES = 4 * 1024 * 1024  # likewise, unless it is a single one
+_MAX_REASON = 500
 _HANDLER = "handler_failed"
 _SOURCE = "source_lost"
 
@@ -68,6 +70,12 @@ class Stream:
         self._reading: asyncio.Task[None] | None = None
         self._metrics = Metrics()
         self._batches = 0
+        self._batches_before = 0
+
+    @property
+    def has_progressed(self) -> bool:
+        """Whether it has dealt with anything."""
+        return self._batches > self._batches_before
 
     def stop(self) -> None:
         """Read no more, deal with what is in the buffer unless the run is paused, and end."""
@@ -82,7 +90,7 @@ class Stream:
         """Until the source is over or `stop`. Raises `SourceLost`, `LeaseLost`, or what nothing mends."""
         standing = await self._store.open()
         self._metrics = _metrics(standing)
-        self._batches = standing.batches
+        self._batches = self._batches_before = standing.batches
         self._reader = Reader(
             self._source,
             self._buffer,
@@ -110,9 +118,8 @@ class Stream:
         if not self._source.replayable:
             working.append(asyncio.create_task(self._keep(), name="stream-keep"))
         try:
-            ended, _ = await asyncio.wait(working, return_when=asyncio.FIRST_EXCEPTION)
-            for handle in ended:
-                handle.result()
+            for handle in asyncio.as_completed(working):  # the first that fails, or was cancelled, ends both
+                await handle
         finally:
             for handle in (self._reading, *working):
                 handle.cancel()
@@ -124,7 +131,7 @@ class Stream:
             code = _SOURCE if isinstance(error, SourceLost) else type(error).__name__
             if isinstance(error, SourceLost):
                 await self._teller.failed(code, str(error), recoverable=False)
-            await self._teller.moved(EventType.TASK_STOPPED, StreamState.ERROR, str(error)[:500])
+            await self._teller.moved(EventType.TASK_STOPPED, StreamState.ERROR, _reason(error))
             await self._show()
             raise error
         was_stopped = self._stopping.is_set()
@@ -140,7 +147,7 @@ class Stream:
 
     async def _keep(self) -> None:
         """Store what comes, as much at once as has come meanwhile. Only then it may be handled."""
-        while entries := await self._buffer.unready(_KEEP):
+        while entries := await self._buffer.unready(_KEEP, _KEEP_BYTES):
             payloads = [entry.item.payload for entry in entries]
             first = await self._store.keep(payloads, is_connected=self._teller.is_connected)
             for number, entry in enumerate(entries, first):
@@ -264,6 +271,10 @@ class Stream:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
+
+
+def _reason(error: BaseException) -> str:
+    return storable_text(str(error)[:_MAX_REASON])
 
 
 def _metrics(standing: Standing) -> Metrics:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from engine.model.json import JSON
+from engine.model.json import JSON, storable_text
 from engine.streams.events import StreamEvent, StreamState
 
 if TYPE_CHECKING:  # a tenth of the start of a worker
@@ -119,12 +119,15 @@ class Network(Protocol):
 
 
 class CallFailed(Exception):
-    """A function raised. `delay_ms` is what it wants to be waited for before it is tried again."""
+    """A function raised. `delay_ms` is what it wants to be waited for before it is tried again.
+
+    The message can be stored, whatever it says.
+    """
 
     def __init__(self, message: str, *, is_permanent: bool = False, delay_ms: int | None = None) -> None:
         self.is_permanent = is_permanent
         self.delay_ms = delay_ms
-        super().__init__(message)
+        super().__init__(storable_text(message))
 
 
 # Calls a registered function with the parameters of the task and those of these that it takes.

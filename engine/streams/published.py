@@ -6,7 +6,7 @@ from engine.model.json import JSON
 from engine.streams.ports import StreamStore
 from engine.streams.sources import Connected, Item, Reads
 
-_PAGE = 500
+_PAGE = 100
 
 
 class Published:

@@ -8,7 +8,10 @@ import time
 from contextlib import aclosing
 from datetime import UTC, datetime
 
+import msgspec
+
 from engine.errors import InvalidInput, LeaseLost, PermanentError
+from engine.model.json import storable_text
 from engine.model.realtime import Reconnect
 from engine.streams.buffer import Buffer, Entry
 from engine.streams.events import Gap
@@ -17,7 +20,7 @@ from engine.streams.ports import Standing, StreamStore
 from engine.streams.sources import Connected, Item, Source
 from engine.streams.telling import Teller
 
-_PAGE = 500
+_PAGE = 100
 _MAX_ERROR = 500
 
 
@@ -76,7 +79,8 @@ class Reader:
         while found := await self._store.waiting(after, _PAGE):
             await self._flowing.wait()
             for number, payload in found:
-                await self._buffer.put(Entry(Item(payload), number), is_kept=True)
+                item = Item(payload)
+                await self._buffer.put(Entry(item, number, _size(item)), is_kept=True)
                 after = number
 
     async def _read(self) -> None:
@@ -93,7 +97,9 @@ class Reader:
                 return
             except (LeaseLost, PermanentError, InvalidInput):
                 raise
-            except Exception as error:  # a source can raise anything
+            except (Exception, asyncio.CancelledError) as error:  # a source can raise anything
+                if isinstance(error, asyncio.CancelledError) and _are_cancelled():
+                    raise
                 # One that stood for a while was a good one, although it was silent.
                 stood = time.monotonic() - began > self._reconnect.max_ms / 1000
                 retries = 1 if self._has_read or stood else retries + 1
@@ -110,9 +116,9 @@ class Reader:
             await self._teller.restored(retries, gap)
         self._has_been_connected = True
 
-    async def _lost(self, error: Exception, retries: int) -> None:
+    async def _lost(self, error: BaseException, retries: int) -> None:
         """Raises `SourceLost` if that was once too often."""
-        message = f"{type(error).__name__}: {error}"[:_MAX_ERROR]
+        message = storable_text(f"{type(error).__name__}: {error}"[:_MAX_ERROR])
         if self._has_been_connected and self._lost_at is None:
             self._lost_at = datetime.now(UTC)
             await self._teller.lost(retries, message)
@@ -124,7 +130,7 @@ class Reader:
 
     async def _accept(self, item: Item) -> None:
         await self._flowing.wait()
-        entry = Entry(item, self._number_of(item))
+        entry = Entry(item, self._number_of(item), _size(item))
         self._offset = item.offset
         if await self._buffer.put(entry, is_ready=self._source.replayable, is_kept=item.number is not None):
             self._number = entry.number
@@ -141,6 +147,16 @@ class Reader:
         if item.number is not None:
             return item.number
         return self._number + 1 if self._source.replayable else 0
+
+
+def _are_cancelled() -> bool:
+    """Whether somebody cancels the one who reads: a source may raise as if it were so."""
+    reading = asyncio.current_task()
+    return reading is None or bool(reading.cancelling())
+
+
+def _size(item: Item) -> int:
+    return len(msgspec.json.encode(item.payload))
 
 
 def delay_seconds(reconnect: Reconnect, retries: int) -> float:

@@ -33,6 +33,13 @@ class Connected:
     """Yielded by a source, before items, when it has reached what it reads from."""
 
 
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """Yielded by what a `Collector` asks: nothing came, and the next look begins at `offset`."""
+
+    offset: JSON
+
+
 Reads = AsyncGenerator[Item | Connected, None]
 
 
@@ -80,6 +87,9 @@ class Collector:
             values = self.opens(offset)
             try:
                 async for value in values:
+                    if isinstance(value, Advanced):
+                        offset = self._checked(value.offset)
+                        continue
                     item = self._item(value, offset)
                     offset = item.offset
                     yield item
@@ -93,9 +103,17 @@ class Collector:
 
     def _item(self, value: Any, offset: JSON) -> Item:
         if isinstance(value, Item):
-            return Item(storable(value.payload), storable(value.offset) if self.replayable else None)
+            offset = self._checked(value.offset) if self.replayable else None
+            return Item(self._checked(value.payload), offset)
         count = offset if isinstance(offset, int) and not isinstance(offset, bool) else 0
-        return Item(storable(value), count + 1 if self.replayable else None)
+        return Item(self._checked(value), count + 1 if self.replayable else None)
+
+    def _checked(self, value: Any) -> JSON:
+        """Raises `InvalidInput`: what is read again would be refused again."""
+        try:
+            return storable(value)
+        except ValueError as error:
+            raise InvalidInput(f"source {self.name}: an item cannot be stored: {error}") from None
 
 
 def storable(value: Any) -> JSON:

@@ -73,8 +73,13 @@ class Teller:
         await self._connection(EventType.CONNECTION_LOST, retries, error=error)
 
     async def reconnecting(self, retries: int, error: str) -> None:
+        """The history has the retries 1, 2, 4, 8 …: there may be no end to them."""
         await self._connection(
-            EventType.CONNECTION_RECONNECTING, retries, error=error, state=StreamState.RECONNECTING
+            EventType.CONNECTION_RECONNECTING,
+            retries,
+            error=error,
+            state=StreamState.RECONNECTING,
+            is_kept=retries & (retries - 1) == 0,
         )
 
     async def _connection(
@@ -85,12 +90,13 @@ class Teller:
         error: str | None = None,
         gap: Gap | None = None,
         state: StreamState | None = None,
+        is_kept: bool = True,
     ) -> None:
         source = self._source
         payload = events.connection(source.endpoint, source.protocol, retries, error, gap)
         if self.state in (StreamState.PAUSED, StreamState.STOPPING):  # which say more
             state = None
-        await self._tell(type, payload, state=state, gaps=int(gap is not None))
+        await self._tell(type, payload, state=state, gaps=int(gap is not None), is_kept=is_kept)
 
     # --- the rest
 

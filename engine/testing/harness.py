@@ -227,10 +227,9 @@ class Harness(Engine):
         registry = super()._make_registry(database, stack)
         executors = [self._on_the_clock(each) for each in registry]
         if FUNCTION not in registry:  # functions may be added later
-            performer, streams = self._function_executor(database), self._realtime_executor(database)
-            stack.push_async_callback(performer.close)
-            stack.push_async_callback(streams.close)
-            executors += [performer, streams]
+            for each in self._function_executors(self._executor_settings, is_alone=database.is_private):
+                stack.push_async_callback(each.close)
+                executors.append(each)
         return ExecutorRegistry.from_executors(executors)
 
     def _on_the_clock(self, executor: Executor) -> Executor:

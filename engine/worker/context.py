@@ -11,7 +11,7 @@ from engine.expressions.evaluator import Evaluator
 from engine.model.graph import TaskSpec
 from engine.model.json import JSON
 from engine.model.records import Lease
-from engine.operations import tasks
+from engine.operations import functions, tasks
 from engine.store.database import Database
 from engine.worker.durable import DatabaseSteps, Insist
 from engine.worker.logbook import AttemptLog, Logbook
@@ -96,6 +96,10 @@ class AttemptContext(TaskContext):
     async def publish(self, type: str, payload: JSON) -> list[str]:
         publisher = Publisher(self._around.database, self.lease, self._insist, self._around.actor)
         return await publisher(type, payload)
+
+    async def is_function_elsewhere(self, name: str) -> bool:
+        found: bool = await self._insist(lambda: functions.is_somewhere(self._around.database, name))
+        return found
 
     def stream(self) -> DatabaseStream:
         around = self._around

@@ -136,6 +136,14 @@ class Worker:
             self._supervised(loop)
         emit("worker.started", session=self._session_id, concurrency=options.concurrency)
 
+    async def _insist_on_functions(self) -> None:
+        """The session that had them is over: others would think that nobody has."""
+        while True:
+            try:
+                return await self._register_functions()
+            except StoreUnavailable:
+                await asyncio.sleep(_LOOP_PAUSE_SECONDS)
+
     async def _register_functions(self) -> None:
         described = self._registry.functions()
         if not described:
@@ -360,6 +368,7 @@ class Worker:
         self._claimer.actor = self._finisher.actor = self._around.actor = f"worker:{session_id}"
         self._work.set()
         emit("worker.registered_again", session=session_id)
+        await self._insist_on_functions()
         try:
             # The old guardian stays until the old attempts' processes are gone: it would kill them for us.
             if self._handles:

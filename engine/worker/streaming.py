@@ -117,6 +117,13 @@ class Publisher:
 
     async def _publish(self, type: str, payload: JSON) -> list[str]:
         published: stream_state.Published = await self._insist(
-            lambda: stream_state.publish(self._database, self._lease.run_id, type, payload, actor=self._actor)
+            lambda: stream_state.publish(
+                self._database,
+                self._lease.run_id,
+                type,
+                payload,
+                sender_id=self._lease.task_id,
+                actor=self._actor,
+            )
         )
         return published.tasks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.model.inputs import Inputs
-from engine.model.json import Unstorable
+from engine.model.json import MAX_DEPTH, Unstorable
 from engine.model.outcomes import Awaiting, Outcome, Succeeded
 from engine.model.records import Lease
 from engine.model.sub_tasks import Returned, summed_up
@@ -42,7 +42,9 @@ class SubTasks:
             return outcome
         returned = Returned(outcome.result, outcome.branch).to_json()
         try:
-            await self._insist(lambda: steps.save(self._database, self._lease, _RETURNED, returned))
+            await self._insist(
+                lambda: steps.save(self._database, self._lease, _RETURNED, returned, max_depth=MAX_DEPTH + 1)
+            )
         except Unstorable:
             return outcome  # whoever records it says so
         return Awaiting()

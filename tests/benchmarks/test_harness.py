@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from benchmarks import fleet, report, targets
-from benchmarks.__main__ import main
+from benchmarks import comparison, fleet, report, targets
+from benchmarks.__main__ import RESULTS, main
 from benchmarks.floors import postgres, sqlite
 from benchmarks.harness import ENGINE, FLOOR, Case, Contestant, Result, Spread, measure, percentile
 from benchmarks.scenarios import SCENARIOS
@@ -122,6 +122,13 @@ def test_the_document_holds_every_target_and_every_figure() -> None:
     assert f"| {case}: tasks/s | ≥ 0.6 × {FLOOR} | 0.123 × {FLOOR} | **missed** |" in "\n".join(lines)
     assert f"| {ENGINE} | tasks/s | 123 | 123 | 123 | 0.12 |  |" in lines
     assert "![drain](results/drain.svg)" in lines
+
+
+def test_the_readme_has_the_table_of_the_results() -> None:
+    results = report.load(RESULTS)
+    text = comparison.README.read_text()
+    assert comparison.written(text, results) == text
+    assert all(cells.count("**") >= 2 for cells in comparison.table(results).splitlines()[2:])
 
 
 def test_every_scenario_is_listed(capsys: pytest.CaptureFixture[str]) -> None:

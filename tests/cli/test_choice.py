@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from engine.cli import wiring
+from engine.sdk import configured
 from engine.sdk.opening import shown
 from engine.settings import load
 from engine.store.dialects import parse_url
@@ -118,10 +118,10 @@ def test_either_database_can_be_looked_at(database_url: str, call: Call) -> None
 def test_settings_reach_the_worker_and_the_executors(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"LEASE": "60s", "BEAT": "7s", "QUEUES": "a,b", "PROCESS_MEMORY_MIB": "64"}.items():
         monkeypatch.setenv(f"ENGINE_{name}", value)
-    options = wiring.worker_options(load({"max_concurrency": 3}))
+    options = configured.worker_options(load({"max_concurrency": 3}))
     assert (options.lease_seconds, options.beat_seconds, options.queues) == (60.0, 7.0, ("a", "b"))
     assert options.concurrency == 3
-    executors = wiring.executor_settings(load(), is_local=False)
+    executors = configured.executor_settings(load(), is_local=False)
     assert (executors.limits.memory_mib, executors.allow_scripts) == (64, False)
     monkeypatch.setenv("ENGINE_ALLOW_SCRIPTS", "true")
-    assert wiring.executor_settings(load(), is_local=False).allow_scripts
+    assert configured.executor_settings(load(), is_local=False).allow_scripts

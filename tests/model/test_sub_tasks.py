@@ -79,12 +79,20 @@ def test_the_error_names_the_first_that_failed() -> None:
 
 
 def test_results_beyond_the_size_of_a_result_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sub_tasks, "_MOST_BYTES", 10)
-    added = [SubTask(number, f"part-{number}", GOOD, "x" * 4) for number in range(3)]  # 6 bytes of JSON each
+    monkeypatch.setattr(sub_tasks, "MOST_BYTES", 300)
+    added = [SubTask(number, f"part-{number}", GOOD, "x" * 100) for number in range(5)]
     outcome = summed_up(Returned(), added, 0.0)
     assert isinstance(outcome, Succeeded) and isinstance(outcome.result, dict)
+    # An entry with its result, then some without theirs, then none.
     assert ["result" in entry for entry in outcome.result["subtask_results"]] == [True, False, False]
-    assert outcome.result["subtask_results_left_out"] == 2
+    assert outcome.result["subtask_results_left_out"] == 4
+    assert outcome.result["subtask_count"] == 5
+
+
+def test_a_result_that_was_not_read_is_left_out() -> None:
+    outcome = summed_up(Returned(), [SubTask(1, "part-1", GOOD, is_large=True)], 0.0)
+    assert isinstance(outcome, Succeeded) and isinstance(outcome.result, dict)
+    assert outcome.result["subtask_results_left_out"] == 1
 
 
 def test_what_is_kept_is_read_back() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
+from engine.model import callbacks
 from engine.model.outcomes import Failed, Outcome, Succeeded
 from engine.model.records import Task
 from engine.model.workflows import Callback, Workflow, WorkflowTask
@@ -109,3 +113,58 @@ def test_runs_without_callbacks_cost_nothing(database: Database) -> None:
     do(workflows.save(database, [Workflow("plain", tasks=[WorkflowTask("a", kind="noop")])]))
     do(executions.execute(database, "plain"))
     assert do(relays.tick(database)) == 0
+
+
+def test_large_results_are_told_by_their_size(database: Database) -> None:
+    """Twice a result for each call: pages of them once were more than a statement may hold."""
+    started(database)
+    work(database, Succeeded({"text": "x" * callbacks.MAX_RESULT}))
+    assert do(relays.tick(database)) == 2
+    for task in called(database):
+        told = task.params["params"]
+        assert (told["result"], told["_result_data"]) == (None, None)
+        assert told["_result_omitted"] > callbacks.MAX_RESULT
+
+
+def test_events_are_dealt_with_in_pages_of_so_many_bytes(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relays, "_BYTES", 5_000)
+    described = [{"name": n, "description": "", "origin": "tests", "params": None} for n in ("f", "note")]
+    do(functions.register(database, described))
+    each = [Callback("success", "note")]
+    given = [WorkflowTask(f"t{n}", function="f", callbacks=each) for n in range(25)]
+    do(workflows.save(database, [Workflow("flow", tasks=given)]))
+    run_id = do(executions.execute(database, "flow")).run_id
+    worker = session(database)
+    leases = claim(database, worker, 25, kinds=("function",))
+    finish(database, *((lease, Succeeded("x" * 1_000)) for lease in leases))
+    pages = [do(database.run(relays._relay, run_id)) for _ in range(2)]
+    assert [page.has_more for page in pages] == [True, True]
+    assert {page.calls for page in pages} == {3}  # each has its result twice
+    do(relays.tick(database))
+    told = [task.params["params"]["_task_name"] for task in called(database)]
+    assert sorted(told) == sorted(task.name for task in given)
+
+
+def test_a_run_whose_events_cannot_be_told_is_left_alone_for_a_while(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    started(database)
+    work(database, Succeeded())
+    broken = True
+
+    def calls(*given: Any) -> Any:
+        if broken:
+            raise RuntimeError("no calls today")
+        return make(*given)
+
+    make = callbacks.calls
+    monkeypatch.setattr(callbacks, "calls", calls)
+    failing = relays.Failing()
+    assert [do(relays.tick(database, failing)) for _ in range(5)] == [0] * 5
+    assert [record.message for record in caplog.records] == ["callback.failed"]
+    broken = False
+    assert do(relays.tick(database, failing)) == 0
+    monkeypatch.setattr(relays.time, "monotonic", lambda: time.time() * 1_000)  # much later
+    assert do(relays.tick(database, failing)) == 2

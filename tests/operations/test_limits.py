@@ -83,3 +83,14 @@ def test_lists_have_pages(database: Database) -> None:
         do(limits.put(database, key, 2))
     assert [use.key for use in do(limits.list_limits(database, limit=2))] == ["a", "b"]
     assert [use.key for use in do(limits.list_limits(database, limit=2, offset=2))] == ["c"]
+
+
+def test_tasks_do_not_change_what_an_operator_has_said(database: Database) -> None:
+    worker = session(database)
+    do(limits.put(database, "few", 2))
+    submit(database, 5, Limit("few", 4))
+    assert claimed(database, worker) == 2
+    do(limits.lift(database, "few"))
+    submit(database, 1, Limit("few", 3))  # now they may
+    assert do(limits.list_limits(database)) == [LimitUse("few", 3, 2)]
+    assert claimed(database, worker) == 1

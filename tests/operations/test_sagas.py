@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from engine.errors import Conflict, NotFound
-from engine.model.graph import Compensation
+from engine.errors import Conflict, GraphError, NotFound
+from engine.model.graph import Compensation, TaskSpec
 from engine.model.outcomes import Crashed, Failed, Outcome, Succeeded
 from engine.model.records import Lease
 from engine.model.retry import RetryPolicy
 from engine.model.sagas import SagaState
-from engine.operations import runs, sagas
+from engine.operations import runs, sagas, tasks
 from engine.store.database import Database
 from tests.factories import (
     KIND,
@@ -220,3 +220,22 @@ def test_runs_without_compensations_are_no_sagas(database: Database) -> None:
         do(sagas.get(database, run_id))
     with pytest.raises(NotFound, match="run not found: 99"):
         do(sagas.get(database, 99))
+
+
+def test_what_sub_tasks_did_is_undone_as_well(database: Database) -> None:
+    run_id = submit(database, order()).run_id
+    worker = session(database)
+    [lease] = claim(database, worker)
+    part = TaskSpec("part", KIND, compensation=UNDO)
+    do(tasks.spawn(database, lease, [part], actor="w", awaited=False))
+    finish(database, (lease, Succeeded()))
+    steps(database, worker, {"notify": Failed("no")})
+    undone = {task.name for task in do(sagas.get(database, run_id)).compensations}
+    assert undone == {"part", "ship", "charge", "reserve"}
+
+
+def test_a_compensation_cannot_be_added_to_a_run_that_is_no_saga(database: Database) -> None:
+    submit(database, graph("a"))
+    [lease] = claim(database, session(database))
+    with pytest.raises(GraphError, match="a compensation can be added to a run only if one of its own"):
+        do(tasks.spawn(database, lease, [TaskSpec("part", KIND, compensation=UNDO)], actor="w"))

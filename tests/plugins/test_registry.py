@@ -14,7 +14,7 @@ import pytest
 from engine.errors import ConfigError, InvalidInput, PermanentError, RetryAfter
 from engine.executors.base import ExecutorSettings
 from engine.executors.plugin import PluginExecutor
-from engine.model.outcomes import Failed, Succeeded
+from engine.model.outcomes import Failed, Released, Succeeded
 from engine.plugins import registry as registry_module
 from engine.plugins.base import PluginData
 from engine.plugins.registry import GROUP, PluginRegistry
@@ -119,8 +119,15 @@ async def test_params_that_it_refuses_fail_for_good(settings: ExecutorSettings) 
 
 async def test_an_unknown_one_may_be_known_to_another_worker(settings: ExecutorSettings) -> None:
     outcome = await call(settings, "webhok", {})
+    assert isinstance(outcome, Released)
+    assert outcome.code == "unknown_plugin"
+    assert outcome.reason == 'unknown plug-in "webhok"; did you mean "webhook"?'
+
+
+async def test_an_unknown_one_that_nobody_has_bound_fails(settings: ExecutorSettings) -> None:
+    outcome = await call(settings, "webhok", {}, binding=None)
     assert isinstance(outcome, Failed) and not outcome.is_permanent
-    assert outcome.message == 'unknown plug-in "webhok"; did you mean "webhook"?'
+    assert outcome.code == "unknown_plugin"
 
 
 async def test_an_event_that_is_none_fails_for_good(settings: ExecutorSettings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import engine
 from engine import EngineBuilder, SyncContext, TaskBuilder, WorkflowBuilder
 from engine.errors import ConfigError
+from engine.executors.base import ExecutorSettings, ProcessLimits
 
 pytestmark = pytest.mark.anyio
 
@@ -86,3 +88,78 @@ def test_a_name_is_taken_once() -> None:
         builder.with_job_func("f", load_data)
     with pytest.raises(ConfigError, match="there is a service 'db' already"):
         builder.with_service("db", 2)
+
+
+async def test_every_setting_of_workers_and_of_what_tasks_may_do_holds(tmp_path: Path) -> None:
+    given = {
+        "max_concurrency": 7,
+        "queues": ["a", "b"],
+        "worker_name": "mine",
+        "lease": "9s",
+        "beat": "2s",
+        "sweep": "3s",
+        "poll": "250ms",
+        "shutdown_timeout": "4s",
+        "retention": "2d",
+        "wake": False,
+        "workers": 0,
+        "shared": True,
+        "default_task_timeout": "11s",
+        "timezone": "Asia/Tokyo",
+        "file_root": str(tmp_path),
+        "shell_policy": "open",
+        "allow_scripts": False,
+        "allow_cli_skills": False,
+        "allow_private_network": False,
+        "process_memory_mib": 100,
+        "process_cpu_seconds": 5,
+        "process_count": 3,
+        "process_output_bytes": 4096,
+    }
+    told = EngineBuilder(url=f"sqlite:///{tmp_path / 'engine.db'}", **given).build()
+    assert told._options == engine.WorkerOptions(
+        concurrency=7,
+        queues=("a", "b"),
+        name="mine",
+        lease_seconds=9.0,
+        beat_seconds=2.0,
+        sweep_seconds=3.0,
+        poll_seconds=0.25,
+        grace_seconds=4.0,
+        retention_seconds=2 * 86_400.0,
+    )
+    assert told._executor_settings == ExecutorSettings(
+        file_root=tmp_path,
+        shell_policy="open",
+        allow_scripts=False,
+        allow_cli_skills=False,
+        allow_private_network=False,
+        limits=ProcessLimits(100, 5, 3, 4096),
+        threads=7,
+    )
+    assert (told._workers, told._exclusive, told._wakes_others) == (0, False, False)
+    assert (told._run_defaults.timeout_ms, told._run_defaults.timezone) == (11_000, "Asia/Tokyo")
+
+
+class Silent:
+    name = "silent"
+
+    def init(self, params: Any) -> None: ...
+
+    def execute(self, data: Any) -> None: ...
+
+
+async def test_what_tasks_may_do_holds_for_functions_streams_and_plug_ins(tmp_path: Path) -> None:
+    path = tmp_path / "engine.db"
+    builder = EngineBuilder(
+        url=f"sqlite:///{path}", allow_private_network=False, allow_scripts=False, file_root=str(tmp_path)
+    )
+    built = builder.with_job_func("load", load_data).with_plugin(Silent()).build()
+    async with built, AsyncExitStack() as stack:
+        registry = built._make_registry(built._database, stack)
+        for kind in ("shell", "http", "file", "function", "realtime", "plugin"):
+            executor: Any = registry.get(kind)
+            settings = getattr(executor, "settings", None) or executor._settings
+            assert (settings.allow_private_network, settings.allow_scripts) == (False, False), kind
+            assert settings.file_root == tmp_path
+            assert path in settings.protected_files

@@ -128,3 +128,26 @@ async def test_a_thread_that_takes_too_long_fails_its_attempt() -> None:
             go_on.set()
     assert tasks["stuck"].last is not None and tasks["stuck"].last.error is not None
     assert (tasks["stuck"].state, tasks["stuck"].last.error["code"]) == ("failed", "timeout")
+
+
+def only_here() -> str:
+    return "here"
+
+
+async def test_a_function_of_another_program_is_left_to_it(row_locking_url: str) -> None:
+    """Programs with functions of their own share a database: whoever takes a task gives it back."""
+    calls = 30
+    async with (
+        engine.Engine(row_locking_url, functions=[only_here], concurrency=1) as having,
+        engine.Engine(row_locking_url, functions=[load], concurrency=20) as other,
+    ):
+        specs = [engine.TaskSpec(f"t{n}", "function", {"function": "only_here"}) for n in range(calls)]
+        run = await other.wait((await other.submit(engine.Graph(tuple(specs)))).run_id, timeout=60)
+        assert (run.state, run.succeeded) == ("succeeded", calls)
+        found = await having.tasks(run.id)
+        assert {task.failures for task in found} == {0}
+        wrong = engine.TaskSpec("t", "function", {"function": "nowhere"})
+        run = await other.wait((await other.submit(engine.Graph((wrong,)))).run_id, timeout=60)
+        [task] = await other.tasks(run.id)
+        assert task.last is not None and task.last.error is not None
+        assert task.last.error["code"] == "unknown_function"

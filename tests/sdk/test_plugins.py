@@ -11,8 +11,10 @@ import pytest
 import engine
 from engine import Engine, EngineBuilder, Workflow, WorkflowTask
 from engine.errors import ConfigError, InvalidInput, NotFound
-from engine.model.records import Run, Task
+from engine.model.records import Attempt, Run, Task
+from engine.operations import tasks
 from engine.plugins.base import PluginData
+from engine.store.database import Database
 from tests.executors.servers import Answer, HttpServer, Request
 from tests.worker.bench import until
 
@@ -172,3 +174,56 @@ def test_programs_without_an_event_loop_bind_as_well() -> None:
         [kept] = opened.bind_plugin({"plugin": "notes", "event": "task.failed"})
         assert opened.plugin_bindings() == [kept]
         opened.unbind_plugin(kept.id)
+
+
+async def test_an_event_waits_for_a_worker_that_has_the_plug_in(row_locking_url: str) -> None:
+    """Other programs on the same database took the call, and used up its attempts."""
+    notes = Notes()
+    async with Engine(row_locking_url, functions=[good, bad]) as other:
+        async with Engine(row_locking_url, plugins=[notes], workers=0) as binding:
+            await binding.bind_plugin({"plugin": "notes", "event": "workflow.started"})
+        await run_flow(other)
+
+        async def is_given_back() -> Any:
+            found = [run for run in await other.list_runs() if "plugins_of" in run.labels]
+            return [await other.tasks(run.id) for run in found]
+
+        [[call]] = await until(is_given_back)
+
+        async def went_round() -> bool:
+            [task] = await other.tasks(call.run_id)
+            return task.attempt >= 2 and task.failures == 0
+
+        await until(went_round)
+        [(_, given_back), *_] = [
+            (attempt.number, attempt) for attempt in await attempts_of(row_locking_url, call.id)
+        ]
+        assert given_back.outcome == "released"
+        assert given_back.error == {
+            "code": "unknown_plugin",
+            "message": 'unknown plug-in "notes" (known: email, sms_alert, webhook)',
+            "source": "scheduler",
+        }
+        async with Engine(row_locking_url, plugins=[notes]) as having:
+            await having.wait(call.run_id, timeout=30)
+    assert [data.event for data in notes.seen] == ["workflow.started"]
+
+
+async def attempts_of(url: str, task_id: int) -> list[Attempt]:
+    database = Database(url, wake_others=False)
+    try:
+        return await tasks.attempts(database, task_id)
+    finally:
+        database.close()
+
+
+async def test_a_binding_waits_for_its_workflow() -> None:
+    """A program binds when it starts, and saves its workflows after that."""
+    notes = Notes()
+    bindings = [{"plugin": "notes", "event": "workflow.started", "workflow_id": "flow"}]
+    async with Engine(functions=[good, bad], plugins=[notes], plugin_bindings=bindings, url="sqlite://") as e:
+        assert await e.plugin_bindings() == []
+        [saved] = await e.save(FLOW)
+        assert [each.workflow_id for each in await e.plugin_bindings()] == [saved.id]
+        await e.wait((await e.execute("flow")).run_id, timeout=30)
+        await until(lambda: notes.seen)

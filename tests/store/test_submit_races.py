@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from engine.errors import Conflict, GraphError, NotFound
-from engine.model.graph import Graph
+from engine.model.graph import Graph, Limit
 from engine.model.outcomes import Succeeded
 from engine.model.records import Lease
-from engine.operations import submits, tasks
+from engine.operations import limits, submits, tasks
 from engine.store.database import Database
 from tests.factories import (
     do,
@@ -68,6 +68,19 @@ def test_submits_of_the_same_names_in_opposite_orders_do_not_dead_lock(meeting: 
     database = meeting.database()
     meant = {row.task_id for row in rows(database, "SELECT task_id FROM alias")}
     assert meant in [set(one.task_ids.values()) for one in accepted]
+
+
+def test_a_limit_that_an_operator_sets_meanwhile_stays(meeting: Meeting) -> None:
+    """The submit has looked at the limit before, and writes it after the operator."""
+    database = meeting.database()
+
+    def send(database: Database, at_most: int) -> submits.Accepted:
+        return submit(database, Graph((spec("a", limits=(Limit("few", at_most),)),)))
+
+    send(database, 1)
+    with meeting.stopped(partial(send, at_most=4), before="INSERT INTO concurrency_limit"):
+        do(limits.put(database, "few", 2))
+    assert [use.at_most for use in do(limits.list_limits(database))] == [2]
 
 
 def test_names_are_locked_in_their_order(meeting: Meeting) -> None:

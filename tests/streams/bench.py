@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from engine.model.json import JSON
+from engine.model.json import JSON, check_storable
 from engine.model.realtime import RealtimeTask, Reconnect
 from engine.model.retry import Backoff, RetryPolicy
 from engine.streams.events import StreamEvent, StreamState
@@ -63,6 +63,7 @@ class MemoryStore:
 
     async def commit(self, batch: Batch, state: StreamState, /, *, is_connected: bool = True) -> bool:
         self._see(is_connected)
+        check_storable([batch.offset, batch.result, batch.error])
         self.batches.append(batch)
         self.items = {number: item for number, item in self.items.items() if number > batch.last}
         now = self.standing
@@ -91,6 +92,7 @@ class MemoryStore:
         is_connected: bool = False,
     ) -> None:
         self._see(is_connected)
+        check_storable([event.payload for event in events])
         self.events += events
         self.standing = replace(self.standing, gaps=self.standing.gaps + gaps)
 

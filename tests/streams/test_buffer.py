@@ -68,10 +68,10 @@ async def test_only_what_is_ready_is_taken() -> None:
     for number in (1, 2, 3):
         await buffer.put(entry(number), is_ready=False)
     assert buffer.take(10) == []
-    assert payloads(await buffer.unready(2)) == [1, 2]
+    assert payloads(await buffer.unready(2, 1_000)) == [1, 2]
     buffer.make_ready(2)
     assert payloads(buffer.take(10)) == [1, 2]
-    assert payloads(await buffer.unready(9)) == [3]
+    assert payloads(await buffer.unready(9, 1_000)) == [3]
 
 
 async def test_a_closed_buffer_gives_its_rest() -> None:
@@ -84,4 +84,24 @@ async def test_a_closed_buffer_gives_its_rest() -> None:
     buffer.make_ready(1)
     await filled
     assert payloads(buffer.take(5)) == [1] and buffer.is_over
-    assert await buffer.unready(5) == []
+    assert await buffer.unready(5, 1_000) == []
+
+
+async def test_a_buffer_has_room_for_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.streams.buffer.MAX_BYTES", 100)
+    buffer = Buffer(10, Backpressure(0.8, Pressure.DROP))
+    assert await buffer.put(Entry(Item(1), size=500))  # one always fits
+    assert not await buffer.put(Entry(Item(2), size=1))
+    buffer.take(1)
+    assert [await buffer.put(Entry(Item(number), size=40)) for number in (3, 4, 5)] == [True, True, False]
+    assert buffer.usage == 0.8
+    assert payloads(buffer.take(10)) == [3, 4]
+
+
+async def test_what_is_to_be_stored_at_once_has_so_many_bytes() -> None:
+    buffer = Buffer(10, Backpressure(0.8, Pressure.BLOCK))
+    for number in range(4):
+        await buffer.put(Entry(Item(number), size=40), is_ready=False)
+    assert payloads(await buffer.unready(10, 100)) == [0, 1]
+    assert payloads(await buffer.unready(10, 1)) == [0]
+    assert payloads(await buffer.unready(3, 1_000)) == [0, 1, 2]

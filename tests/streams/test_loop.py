@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from engine.errors import PermanentError
+from engine.errors import InvalidInput, PermanentError
 from engine.model.json import JSON
 from engine.model.realtime import Backpressure, Pressure, Reconnect, Subscription
 from engine.streams.loop import Stream
+from engine.streams.ports import CallFailed
 from engine.streams.published import Published
 from engine.streams.reader import SourceLost, delay_seconds
-from engine.streams.sources import Collector, Connected, Item, Reads
+from engine.streams.sources import Advanced, Collector, Connected, Item, Reads
 from tests.executors.factories import eventually
 from tests.streams.bench import MemoryStore, World, counting, failing, quick
 
@@ -361,3 +362,99 @@ async def test_somebodys_items_may_have_offsets_of_their_own() -> None:
     world = World(taking([]))
     await world.stream(quick(), Collector("pages", pages, replayable=True)).run()
     assert world.store.standing.offset == {"page": 1}
+
+
+async def test_a_source_that_raises_a_cancellation_has_lost_its_connection() -> None:
+    """Not somebody's order to end: the stream once ended as if its source were over."""
+    got: list[Any] = []
+    calls = 0
+
+    async def items(offset: JSON) -> AsyncIterator[Any]:
+        nonlocal calls
+        calls += 1
+        yield 1
+        if calls == 1:
+            raise asyncio.CancelledError
+        yield 2
+
+    source = Collector("odd", items, replayable=False)
+    await World(taking(got)).stream(quick(batch_size=1), source).run()
+    assert got == [1, 1, 2]
+
+
+async def test_a_store_that_raises_a_cancellation_ends_the_stream() -> None:
+    """Once it went on without storing anything, and without a word."""
+
+    class Odd(MemoryStore):
+        async def keep(self, payloads: Any, /, *, is_connected: bool = True) -> int:
+            raise asyncio.CancelledError
+
+    async def items(offset: JSON) -> AsyncIterator[Any]:
+        yield 1
+        await asyncio.Event().wait()
+
+    stream = World(taking([]), store=Odd()).stream(quick(), Collector("one", items, replayable=False))
+    running = asyncio.create_task(stream.run())
+    await asyncio.wait({running}, timeout=10)
+    assert running.cancelled()
+
+
+async def test_errors_are_told_with_what_no_database_takes_as_escapes() -> None:
+    def take(given: Given) -> JSON:
+        raise CallFailed("bad \x00 and \udc80", is_permanent=True)
+
+    async def items(offset: JSON) -> AsyncIterator[Any]:
+        if offset is None:
+            yield Item(1, 1)
+            raise ValueError("lost \x00 \udc80")
+
+    world = World({"take": take})
+    await world.stream(quick(batch_size=1), Collector("odd", items, replayable=True)).run()
+    assert world.store.batches[0].error == "bad \\x00 and \\udc80"
+    assert world.store.payload_of("error.occurred")["message"] == "bad \\x00 and \\udc80"
+    assert world.store.payload_of("connection.lost")["error"] == "ValueError: lost \\x00 \\udc80"
+
+
+async def test_an_item_that_cannot_be_stored_ends_the_stream_for_good() -> None:
+    """It would be read again, and again be refused."""
+
+    async def items(offset: JSON) -> AsyncIterator[Any]:
+        yield "bad \x00"
+
+    stream = World(taking([])).stream(quick(), Collector("odd", items, replayable=True))
+    with pytest.raises(InvalidInput, match="source odd: an item cannot be stored: text contains the NUL"):
+        await stream.run()
+
+
+async def test_the_history_has_few_of_many_retries() -> None:
+    calls = 0
+
+    async def items(offset: JSON) -> AsyncIterator[Any]:
+        nonlocal calls
+        calls += 1
+        if calls <= 20:
+            raise OSError("nobody there")
+        yield 1
+
+    world = World(taking([]))
+    await world.stream(quick(), Collector("far", items, replayable=True)).run()
+    told = [event.payload["retry_count"] for event in world.store.of("connection.reconnecting")]
+    assert told == [1, 2, 4, 8, 16]
+
+
+async def test_an_empty_page_moves_the_offset_on() -> None:
+    asked: list[JSON] = []
+
+    async def items(offset: JSON) -> AsyncIterator[Any]:
+        asked.append(offset)
+        if offset is None:
+            yield Advanced(7)
+        elif offset == 7:
+            yield Item("at last", 8)
+
+    world = World(taking([]))
+    stream = world.stream(quick(), Collector("pages", items, replayable=True, every=0.001))
+    running = asyncio.create_task(stream.run())
+    await eventually(lambda: bool(world.store.batches))
+    await stopped(stream, running)
+    assert asked[:3] == [None, 7, 8]

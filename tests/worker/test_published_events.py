@@ -9,6 +9,7 @@ import pytest
 
 from engine.errors import Conflict, NotFound, Overloaded
 from engine.functions.context import Context
+from engine.model.graph import Graph, TaskSpec
 from engine.model.realtime import (
     Backpressure,
     Pressure,
@@ -16,7 +17,7 @@ from engine.model.realtime import (
     RealtimeTask,
     Subscription,
 )
-from engine.model.workflow_graph import graph_of
+from engine.model.workflow_graph import REALTIME, graph_of
 from engine.model.workflows import Mode, Workflow
 from engine.operations import runs, stream_state, submits
 from engine.store.database import Database
@@ -106,3 +107,35 @@ def test_removing_a_run_removes_its_streams(database: Database) -> None:
     do(runs.delete(database, run_id))
     for table in ("stream", "stream_item", "stream_batch"):
         assert rows(database, f"SELECT 1 FROM {table}") == []
+
+
+async def test_a_task_that_is_full_cannot_wait_for_itself(database: Database) -> None:
+    told: list[str] = []
+
+    async def echo(ctx: Context) -> None:
+        for _ in range(3):
+            try:
+                await ctx.publish("again", None)
+            except Conflict as error:
+                told.append(str(error))
+                return
+
+    task = listening(subscriptions=[Subscription("again", "echo")], buffer_size=2, batch_size=1)
+    run_id, task_id = await submit(database, task)
+    await stream_state.publish(database, run_id, "again")
+    async with working(database, echo):
+        await processed(database, task_id, 1)
+        await runs.cancel(database, run_id)
+        await ended(database, task_id)
+    assert told[0] == "task 'feed' has 2 events waiting, and is the one to take them"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"backpressure": 3}, {"subscriptions": [1]}, {"buffer_size": "x"}, None, []]
+)
+async def test_a_description_that_makes_no_sense_takes_no_events(database: Database, wrong: Any) -> None:
+    """Such a task can be submitted as one of any graph."""
+    params = {"mode": "event-driven", **wrong} if isinstance(wrong, dict) else wrong
+    accepted = await submits.submit(database, Graph((TaskSpec("feed", REALTIME, params),)))
+    with pytest.raises(Conflict, match="it has no event-driven task"):
+        await stream_state.publish(database, accepted.run_id, "order")

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from engine.errors import GraphError
 from engine.executors.base import TaskContext
 from engine.model.graph import Graph, TaskSpec
+from engine.model.json import MAX_DEPTH
 from engine.model.outcomes import Failed, Outcome, Succeeded
 from engine.model.sub_tasks import Returned
 from engine.operations import runs, steps, submits, tasks, workers
@@ -81,6 +83,7 @@ async def test_so_many_may_fail(database: Database, tolerance: float, state: str
         accepted = await submits.submit(database, graph)
         assert (await ended(database, accepted.task_ids["split"])).state == state
         after = await ended(database, accepted.task_ids["after"])
+        await until(lambda: _run_is(database, accepted.run_id, state))  # tolerated: not its failure either
     assert after.state == ("succeeded" if state == "succeeded" else "skipped")
     split = await last(database, accepted.task_ids["split"])
     if state == "failed":
@@ -280,3 +283,100 @@ async def test_many_that_fail_and_wait_side_by_side_all_end(database: Database) 
         assert task.last is not None and isinstance(task.last.result, dict)
         assert [each["result"] for each in task.last.result["subtask_results"]] == [0, 1, 2, 3]
     invariants.check(database, "when all have ended")
+
+
+async def test_a_failure_counts_again_when_it_is_not_tolerated_any_more(database: Database) -> None:
+    """What sub-tasks come to is counted with each change, back and forth."""
+    fails = True
+
+    async def sometimes(context: TaskContext, params: Any) -> Outcome:
+        return Failed("no", is_permanent=True) if fails else Succeeded()
+
+    async with working(database, splits, sometimes, broken):
+        inputs = {"tolerance": 0.5, "at": []}
+        graph = Graph(
+            (
+                TaskSpec("split", "splits", {"x": "sometimes", "y": "fine"}, inputs=inputs),
+                spec("wrong", kind="broken"),
+            )
+        )
+        accepted = await submits.submit(database, graph)
+        await until(lambda: _run_is(database, accepted.run_id, "failed"))
+        assert rows(database, "SELECT failed, awaited FROM run")[0] == (2, 1)
+        fails = False
+        await runs.retry(database, accepted.run_id)
+        await until(lambda: _run_is(database, accepted.run_id, "failed"))
+    assert rows(database, "SELECT failed, awaited FROM run")[0] == (1, 0)
+
+
+async def test_a_retry_may_add_more(database: Database) -> None:
+    async def grows(context: TaskContext, params: Any) -> Outcome:
+        names = ["x", "y", "z"][: context.lease.attempt + 1]
+        ids = await context.add_sub_tasks([TaskSpec(name, "fine") for name in names])
+        return Failed("once") if context.lease.attempt == 1 else Succeeded({"ids": ids})
+
+    async with working(database, grows):
+        graph = Graph((TaskSpec("one", "grows", retry=RETRY),))
+        [task_id] = (await submits.submit(database, graph)).task_ids.values()
+        task = await ended(database, task_id)
+    assert task.last is not None and isinstance(task.last.result, dict)
+    told = task.last.result["subtask_results"]
+    assert [entry["task_name"] for entry in told] == ["x", "y", "z"]
+    assert [int(entry["task_id"]) for entry in told] == task.last.result["ids"]
+
+
+async def test_what_is_added_later_cannot_depend_on_what_was_added_before(database: Database) -> None:
+    async def chains(context: TaskContext, params: Any) -> Outcome:
+        await context.add_sub_tasks([TaskSpec("x", "fine")])
+        with pytest.raises(GraphError, match='"y" depends on "x", which an earlier call added'):
+            await context.add_sub_tasks([spec("x", kind="fine"), spec("y", "x", kind="fine")])
+        return Succeeded()
+
+    async with working(database, chains):
+        accepted = await submits.submit(database, Graph((TaskSpec("one", "chains"),)))
+        assert (await ended(database, accepted.task_ids["one"])).state == "succeeded"
+
+
+async def test_a_result_as_deep_as_it_may_be_waits_all_the_same(database: Database) -> None:
+    deep: Any = 1
+    for _ in range(MAX_DEPTH):
+        deep = [deep]
+
+    async def parent(context: TaskContext, params: Any) -> Outcome:
+        await context.add_sub_tasks([TaskSpec("part", "part")])
+        return Succeeded({"own": deep[0]})
+
+    async def part(context: TaskContext, params: Any) -> Outcome:
+        return Succeeded(deep)
+
+    async with working(database, parent, part):
+        accepted = await submits.submit(database, Graph((TaskSpec("one", "parent"),)))
+        task = await ended(database, accepted.task_ids["one"])
+    assert await outcomes(database, task.id) == ["awaiting", "succeeded"]
+    assert task.last is not None and isinstance(task.last.result, dict)
+    assert (task.last.result["own"], task.last.result["subtask_results_left_out"]) == (deep[0], 1)
+
+
+async def test_the_sum_has_no_more_than_a_result_may_have(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.model.sub_tasks.MOST_BYTES", 2_000)
+    monkeypatch.setattr("engine.store.upstream.MOST_BYTES", 4_000)
+    names = [f"part-{number:02}" for number in range(40)]
+
+    async def parent(context: TaskContext, params: Any) -> Outcome:
+        await context.add_sub_tasks([TaskSpec(name, "part") for name in names])
+        return Succeeded()
+
+    async def part(context: TaskContext, params: Any) -> Outcome:
+        return Succeeded("x" * 500)
+
+    async with working(database, parent, part):
+        accepted = await submits.submit(database, Graph((TaskSpec("one", "parent"),)))
+        task = await ended(database, accepted.task_ids["one"])
+    assert task.last is not None and isinstance(task.last.result, dict)
+    told = task.last.result
+    assert (told["subtask_count"], told["all_subtasks_succeeded"]) == (40, True)
+    assert [entry["task_name"] for entry in told["subtask_results"]] == names[: len(told["subtask_results"])]
+    assert 3 < len(told["subtask_results"]) < 40
+    assert told["subtask_results_left_out"] == 40 - sum("result" in each for each in told["subtask_results"])

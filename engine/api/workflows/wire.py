@@ -71,12 +71,13 @@ CatchUpLimit = Annotated[int, Meta(ge=1, le=MAX_CATCH_UP)]
 
 
 class ScheduleIn(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """`workflow_id` is an id or a name. `catch_up_limit` counts for `catch_up` `all`."""
+    """`workflow_id` is an id or a name. Without `zone` the server's holds. `catch_up_limit` counts for
+    `catch_up` `all`."""
 
     workflow_id: Annotated[str, Meta(examples=["orders"])]
     name: ScheduleName
     expression: Expression
-    zone: Zone = "UTC"
+    zone: Zone | None = None
     params: Annotated[dict[str, Any] | None, Meta(examples=[{"region": "eu"}])] = None
     overlap: Overlap = Overlap.ALLOW
     catch_up: CatchUp = CatchUp.LAST
