@@ -10,6 +10,7 @@ from benchmarks.harness import ENGINE, FLOOR, Result, show
 from benchmarks.scenarios import SCENARIOS
 
 RESULTS_MD = Path(__file__).parent / "RESULTS.md"
+NOTES = Path(__file__).parent / "notes"  # what people have to say of a scenario: why a bound is missed
 
 
 def load(folder: Path) -> dict[str, Result]:
@@ -124,6 +125,10 @@ def _scenario(name: str, result: Result, drawn: Set[str]) -> Iterator[str]:
     if name in drawn:
         yield ""
         yield f"![{name}](results/{name}.svg)"
+    note = NOTES / f"{name}.md"
+    if note.exists():
+        yield ""
+        yield from note.read_text().splitlines()
     for case in result.figures:
         yield ""
         yield f"**{case}**"

@@ -83,8 +83,9 @@ async def finish_and_claim(
     request: ClaimRequest,
     *,
     actor: str,
-) -> tuple[list[Lease], list[Lease]]:
-    """`finish` and `claim` with one commit: returns the leases that were lost, and those that were won.
+) -> tuple[list[Lease], list[Lease], int]:
+    """`finish` and `claim` with one commit: returns the leases that were lost, those that were won, and how
+    many tasks stand below those that ended, as far as that was counted.
 
     After an unknown outcome repeat `finish` and `adopt`, after `Busy` only `finish`.
     """
@@ -99,10 +100,10 @@ async def _finish_all_and_claim(
     last: Sequence[Ending],
     request: ClaimRequest,
     actor: str,
-) -> tuple[list[Lease], list[Lease]]:
+) -> tuple[list[Lease], list[Lease], int]:
     lost = await _finish_all(database, groups, actor)
-    refused, claimed = await database.run(finishes.finish_and_claim, last, request, actor=actor)
-    return lost + await _lost(database, refused), claimed
+    refused, claimed, below = await database.run(finishes.finish_and_claim, last, request, actor=actor)
+    return lost + await _lost(database, refused), claimed, below
 
 
 async def _lost(database: Database, refused: Sequence[Ending]) -> list[Lease]:

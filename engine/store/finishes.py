@@ -59,9 +59,10 @@ def finish(tx: Transaction, endings: Sequence[Ending]) -> Later[list[Ending]]:
 
 def finish_and_claim(
     tx: Transaction, endings: Sequence[Ending], request: ClaimRequest
-) -> Later[tuple[list[Ending], list[Lease]]]:
+) -> Later[tuple[list[Ending], list[Lease], int]]:
     """`finish`, then `claim`, in one transaction: what was released need not wait for another.
 
+    Answers besides how many tasks stand below those that ended, 0 if that was not counted.
     Raises `Busy` if somebody owns one of the runs: a worker must not wait for that with everything it does.
     The rows of all runs concerned are locked together, in order: two such transactions could dead-lock.
     """
@@ -76,7 +77,7 @@ def finish_and_claim(
         tx.wakes.discard(request.queue)  # nothing is left for anybody else
     record(tx, [*changes, *started])
     _compensate(tx, endings)
-    return Later(lambda: (refused, claimed))
+    return Later(lambda: (refused, claimed, 0))
 
 
 def _compensate(tx: Transaction, endings: Sequence[Ending]) -> None:

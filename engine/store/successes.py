@@ -45,16 +45,19 @@ def _told(tx: Transaction, endings: Sequence[Ending], told: Any) -> list[Ending]
 
 def finish_and_claim(
     tx: Transaction, endings: Sequence[Ending], request: ClaimRequest
-) -> Later[tuple[list[Ending], list[Lease]]]:
-    """In one statement. If there is room for all that the endings release, the claim has them as well."""
+) -> Later[tuple[list[Ending], list[Lease], int]]:
+    """In one statement. If there is room for all that the endings release, the claim has them as well.
+
+    Answers besides how many tasks stand below those that ended.
+    """
     query = _finished_and_claimed(tx.dialect, _lock(tx, endings), request.after is not None)
     values = {**_plain(tx, endings), **claims.binds(tx, request), **booking(tx)}
     found = tx.execute(query, {**values, "expected": len(endings)})
 
-    def answer() -> tuple[list[Ending], list[Lease]]:
+    def answer() -> tuple[list[Ending], list[Lease], int]:
         rows = found.all()
         leases = [Lease._make(row[_TOLD:]) for row in rows if row.task_id is not None]
-        return _told(tx, endings, rows[0]), leases
+        return _told(tx, endings, rows[0]), leases, rows[0].below
 
     return Later(answer)
 
@@ -191,12 +194,14 @@ def _finished_and_claimed(dialect: Dialect, releases: bool, bounded: bool) -> sa
 
 def _telling(ended: _Ended, booked: Booked) -> sa.Select[Any]:
     """One row: how many were `written`, and if that is not all, their `ended_ids` and `ended_attempts`;
-    `queues` that have more work now; `ends`, runs that are over."""
+    `queues` that have more work now; how many stand `below`; `ends`, runs that are over."""
     finished = ended.finished.c
     is_less = sa.func.count() < sa.bindparam("expected", type_=sa.Integer)
     queues: Any = sa.null()
+    below: Any = sa.literal_column("0", sa.Integer)
     if ended.released is not None:
         released = ended.released.c
+        below = sa.select(sa.func.count()).select_from(ended.released).scalar_subquery()
         free = sa.select(sa.func.array_agg(released.queue.distinct()))
         queues = free.where(released.state == constant(TaskState.AVAILABLE)).scalar_subquery()
     ends = (
@@ -207,10 +212,11 @@ def _telling(ended: _Ended, booked: Booked) -> sa.Select[Any]:
         "ended_ids": sa.case((is_less, sa.func.array_agg(finished.task_id))),
         "ended_attempts": sa.case((is_less, sa.func.array_agg(finished.attempt))),
         "queues": queues,
+        "below": below,
         "ends": ends,
     }
     assert len(told) == _TOLD
     return sa.select(*(what.label(name) for name, what in told.items()))
 
 
-_TOLD = 5  # columns of `_telling`
+_TOLD = 6  # columns of `_telling`

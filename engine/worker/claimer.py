@@ -18,6 +18,7 @@ from engine.store.database import Busy, Database
 from engine.telemetry import emit
 
 MAX_BATCH = 1_000
+_LAYER = 50  # so many that end together tell what kind of graph it is
 _FULL_LOOK_SECONDS = 1.0
 _QUEUES_SECONDS = 1.0
 _DOUBT_SECONDS = 60.0  # twice what the server lets a statement take
@@ -54,7 +55,8 @@ class Claimer:
         self._kinds = kinds
         self.actor = actor
         self._room = room
-        self._most = most  # leases of one claim
+        self._share = most
+        self._is_layered = False  # what ended last has about as many tasks below
         self._on_leases = on_leases
         self._on_more = on_more  # another claim may find something, and there is room for it
         self.has_more = True  # as far as we know, more is available than we had room for
@@ -104,6 +106,12 @@ class Claimer:
         return len(claimed)
 
     @property
+    def _most(self) -> int:
+        """Leases of one claim. In halves, so that the database claims one while we run the other; but where
+        layers of tasks depend on each other, what one write cannot take is written once more."""
+        return MAX_BATCH if self._is_layered else self._share
+
+    @property
     def room(self) -> int:
         """How many more leases may be asked for."""
         return self._room() - self._expected
@@ -151,13 +159,16 @@ class Claimer:
             request = replace(request, room=self.room)
         with self._expecting(max(request.limit, request.room)), self._asking(request):
             try:
-                lost, claimed = await tasks.finish_and_claim(self._database, ended, request, actor=self.actor)
+                lost, claimed, below = await tasks.finish_and_claim(
+                    self._database, ended, request, actor=self.actor
+                )
             except Busy:
                 raise
             except Exception as error:
                 self._on_leases(await self._unanswered(request, error))
                 raise
         self._reached(request, claimed, since)
+        self._is_layered = len(ended) >= _LAYER and below * 2 >= len(ended)
         is_full = len(claimed) >= request.limit
         if is_full or (mark is None and len(self._queues) == 1):
             self.has_more = is_full

@@ -102,7 +102,7 @@ def test_released_children_with_a_limit_are_not_handed_over(database: Database) 
     )
     worker = session(database)
     [a] = claim(database, worker)
-    _, claimed = do(
+    _, claimed, _ = do(
         tasks.finish_and_claim(
             database, [(a, Succeeded())], request(worker, 10, room=10), actor=f"worker:{worker}"
         )

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from engine.executors.base import TaskContext
+from engine.model.graph import TaskSpec
 from engine.model.outcomes import Outcome, Succeeded
 from engine.model.records import Lease
 from engine.operations import runs, tasks
 from engine.store.database import Database
-from tests.factories import rows, spec
+from engine.worker.claimer import Claimer
+from tests.factories import KIND, rows, session_async, spec
 from tests.worker.bench import ended, submit, submit_one, until, working
 
 pytestmark = pytest.mark.anyio
@@ -92,3 +94,28 @@ async def test_what_outcomes_release_is_claimed_with_them(
         await ended(database, last)
     assert sum(claims) < 30, claims
     assert len(claims) < 15, claims
+
+
+async def test_a_claim_is_a_part_of_the_room_unless_layers_of_tasks_depend_on_each_other(
+    row_locking: Database,
+) -> None:
+    """What a write cannot take of the next layer is written once more."""
+    leases: list[Lease] = []
+    worker = await session_async(row_locking)
+    claimer = Claimer(row_locking, worker, (), (KIND,), "w", lambda: 1_000, leases.extend, lambda: None, 100)
+
+    async def claimed(*specs: TaskSpec) -> list[Lease]:
+        leases.clear()
+        await submit(row_locking, *specs)
+        claimer.start_over()
+        await claimer.claim()
+        return list(leases)
+
+    above = [spec(f"a{number}") for number in range(100)]
+    first = await claimed(*above, *(spec(f"b{n}", f"a{n}", f"a{(n + 1) % 100}") for n in range(100)))
+    assert len(first) == 100
+    await claimer.claim_along([(lease, Succeeded()) for lease in first])
+    many = await claimed(*(spec(f"c{number}") for number in range(300)))
+    assert len(many) == 300
+    await claimer.claim_along([(lease, Succeeded()) for lease in many])  # nothing was below these
+    assert len(await claimed(*(spec(f"d{number}") for number in range(300)))) == 100
