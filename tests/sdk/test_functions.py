@@ -20,6 +20,7 @@ from engine.functions.registry import FunctionRegistry
 from engine.model.workflow_graph import graph_of
 from engine.sdk.authoring import workflow
 from tests.executors import functions
+from tests.worker.bench import until
 
 pytestmark = pytest.mark.anyio
 
@@ -134,20 +135,39 @@ def only_here() -> str:
     return "here"
 
 
+held, let_go = threading.Event(), threading.Event()
+
+
+def hold() -> None:
+    held.set()
+    let_go.wait()
+
+
 async def test_a_function_of_another_program_is_left_to_it(row_locking_url: str) -> None:
     """Programs with functions of their own share a database: whoever takes a task gives it back."""
-    calls = 30
-    async with (
-        engine.Engine(row_locking_url, functions=[only_here], concurrency=1) as having,
-        engine.Engine(row_locking_url, functions=[load], concurrency=20) as other,
-    ):
-        specs = [engine.TaskSpec(f"t{n}", "function", {"function": "only_here"}) for n in range(calls)]
-        run = await other.wait((await other.submit(engine.Graph(tuple(specs)))).run_id, timeout=60)
-        assert (run.state, run.succeeded) == ("succeeded", calls)
-        found = await having.tasks(run.id)
-        assert {task.failures for task in found} == {0}
-        wrong = engine.TaskSpec("t", "function", {"function": "nowhere"})
-        run = await other.wait((await other.submit(engine.Graph((wrong,)))).run_id, timeout=60)
-        [task] = await other.tasks(run.id)
-        assert task.last is not None and task.last.error is not None
-        assert task.last.error["code"] == "unknown_function"
+    held.clear(), let_go.clear()
+    async with engine.Engine(row_locking_url, functions=[only_here, hold], concurrency=1) as having:
+        await having.submit(engine.Graph((call("hold"),)))  # it has no room for another one
+        await asyncio.to_thread(held.wait)
+        try:
+            async with engine.Engine(row_locking_url, functions=[load]) as other:
+                run_id = (await other.submit(engine.Graph((call("only_here"),)))).run_id
+
+                async def is_given_back() -> bool:
+                    [task] = await other.tasks(run_id)
+                    return task.attempt >= 2
+
+                await until(is_given_back)
+                wrong = await other.wait((await other.submit(engine.Graph((call("no"),)))).run_id, timeout=60)
+                [task] = await other.tasks(wrong.id)
+                assert task.last is not None and task.last.error is not None
+                assert task.last.error["code"] == "unknown_function"
+        finally:
+            let_go.set()
+        assert (await having.wait(run_id, timeout=60)).state == "succeeded"
+        [task] = await having.tasks(run_id)
+        assert (task.failures, task.crashes) == (0, 0)
+
+
+def call(name: str) -> engine.TaskSpec:
+    return engine.TaskSpec("t", "function", {"function": name})

@@ -204,8 +204,8 @@ async def test_an_event_waits_for_a_worker_that_has_the_plug_in(row_locking_url:
             "message": 'unknown plug-in "notes" (known: email, sms_alert, webhook)',
             "source": "scheduler",
         }
-        async with Engine(row_locking_url, plugins=[notes]) as having:
-            await having.wait(call.run_id, timeout=30)
+    async with Engine(row_locking_url, plugins=[notes]) as having:
+        await having.wait(call.run_id, timeout=30)
     assert [data.event for data in notes.seen] == ["workflow.started"]
 
 
