@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +9,9 @@ import pytest
 
 from engine.store import migrate
 from engine.store.database import Database
+from tests.support.databases import database_for
 from tests.support.postgres import Server, open_server
-from tests.support.template import Template, migrated_template
+from tests.support.template import Give, Template, migrated_template
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +36,12 @@ def template(cluster: Server) -> Template:
 # --- an empty database for each test
 
 
+@pytest.fixture
+def give(template: Template) -> Give:
+    """Postgres databases, which may have served other tests: see `tests.support.fresh`."""
+    return template.lend
+
+
 @pytest.fixture(scope="session")
 def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A closed SQLite file with our schema, to copy."""
@@ -49,14 +55,8 @@ def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """An empty database with our schema, one of each kind."""
-    if request.param == "postgres":
-        template: Template = request.getfixturevalue("template")
-        with template.lend() as url:
-            yield url
-        return
-    path = tmp_path / "engine.db"
-    shutil.copyfile(request.getfixturevalue("empty_file"), path)
-    yield f"sqlite:///{path}"
+    with database_for(request, tmp_path) as url:
+        yield url
 
 
 @pytest.fixture
@@ -68,9 +68,9 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def row_locking_url(template: Template) -> Iterator[str]:
+def row_locking_url(give: Give) -> Iterator[str]:
     """An empty database where several transactions write at once, so that they can meet."""
-    with template.lend() as url:
+    with give() as url:
         yield url
 
 

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.crash.nursery import Nursery
-from tests.support.fresh import database_url as database_url
-from tests.support.fresh import row_locking_url as row_locking_url
+from tests.support.fresh import give as give
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +13,7 @@ import sqlalchemy as sa
 from engine.store.database import Database
 from engine.store.schema import metadata
 from tests.sdk.callers import CALLERS, Caller
-from tests.support.template import Template
+from tests.support.databases import database_for
 
 T = TypeVar("T")
 Contents = Callable[[], dict[str, list[tuple[Any, ...]]]]
@@ -31,14 +30,8 @@ def run() -> Iterator[Run[Any]]:
 @pytest.fixture
 def caller_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """As `database_url`, of the kind that goes with the caller."""
-    if request.param == "postgres":
-        template: Template = request.getfixturevalue("template")
-        with template.lend() as url:
-            yield url
-        return
-    path = tmp_path / "engine.db"
-    shutil.copyfile(request.getfixturevalue("empty_file"), path)
-    yield f"sqlite:///{path}"
+    with database_for(request, tmp_path) as url:
+        yield url
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 
 import psycopg
@@ -13,6 +13,7 @@ from engine.store import migrate
 from tests.support.postgres import Server
 
 _TEMPLATE = "tpl"
+Give = Callable[[], AbstractContextManager[str]]  # the URL of a database
 
 
 class Template:
