@@ -15,7 +15,7 @@ from engine.model.json import JSON
 
 ON_TIME = timedelta(seconds=60)  # a time that is looked at later than this was missed
 MAX_CATCH_UP = 1_000
-MAX_FIRES = 50  # at once
+MAX_FIRES = 5  # in one transaction: each may be a run of thousands of tasks
 _TICK = timedelta(microseconds=1)
 
 

@@ -93,8 +93,14 @@ class _Page:
     has_more: bool = False
 
 
-def _relay(tx: Transaction, run_id: int) -> _Page:
-    found = store.take(tx, run_id)
+def tell_rest(tx: Transaction, run_id: int) -> None:
+    """Deal with all events of a run that has ended and is about to be removed."""
+    while _relay(tx, run_id, waits=True).has_more:
+        pass
+
+
+def _relay(tx: Transaction, run_id: int, *, waits: bool = False) -> _Page:
+    found = store.take(tx, run_id, waits=waits)
     scope = None if found is None else store.scope(tx, run_id)
     if found is None or scope is None:
         return _Page()

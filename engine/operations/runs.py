@@ -7,6 +7,7 @@ from typing import Any
 from engine.errors import Conflict, NotFound
 from engine.model.records import Event, LogLine, Run, Task
 from engine.model.states import FINAL_RUN_STATES, RunState
+from engine.operations.relays import tell_rest
 from engine.store import keys, queries, relays, removal, sagas
 from engine.store import runs as store
 from engine.store.database import Database, Transaction
@@ -98,7 +99,7 @@ async def retry(database: Database, run_id: int, *, actor: str = "local") -> Run
 
 
 async def delete(database: Database, run_id: int, *, actor: str = "local") -> None:
-    """Remove a finished run with everything that belongs to it."""
+    """Remove a finished run with everything that belongs to it, after callbacks and plug-ins were told."""
     await database.run(_delete, run_id, actor=actor)
 
 
@@ -152,6 +153,7 @@ def _delete(tx: Transaction, run_id: int) -> None:
     state = _own(tx, run_id).state
     if state not in FINAL_RUN_STATES:
         raise Conflict(f"run {run_id} is {state}; cancel it before deleting it")
+    tell_rest(tx, run_id)
     removal.delete(tx, [run_id])
 
 
@@ -165,7 +167,10 @@ def _current(tx: Transaction, run_id: int) -> Run:
 
 
 async def prune(database: Database, *, finished_seconds: float) -> int:
-    """Remove runs that finished longer ago than that, a chunk per transaction. Returns how many."""
+    """Remove runs that finished longer ago than that, a chunk per transaction. Returns how many.
+
+    Those with events that callbacks or plug-ins are still to be told of stay until that is done.
+    """
     removed = 0
     while chunk := await database.run(_prune_chunk, finished_seconds):
         removed += chunk

@@ -35,16 +35,21 @@ def to_do(tx: Transaction, limit: int, after: int = 0) -> list[int]:
     query = (
         sa.select(relay.c.run_id)
         .join(run, run.c.id == relay.c.run_id)
-        .where(sa.not_(relay.c.is_over), relay.c.run_id > after, run.c.event_count > relay.c.number)
+        .where(relay.c.run_id > after, is_open())
         .order_by(relay.c.run_id)
         .limit(limit)
     )
     return list(tx.execute(query).scalars())
 
 
-def take(tx: Transaction, run_id: int) -> Relay | None:
-    """Be the only one who deals with a run's events; None if another one is at it."""
-    query = sa.select(relay).where(relay.c.run_id == run_id).with_for_update(skip_locked=True)
+def is_open() -> sa.ColumnElement[bool]:
+    """Whether a run has events that were not dealt with, where its row is joined."""
+    return sa.and_(sa.not_(relay.c.is_over), run.c.event_count > relay.c.number)
+
+
+def take(tx: Transaction, run_id: int, *, waits: bool = False) -> Relay | None:
+    """Be the only one who deals with a run's events; None if another is at it and this one does not wait."""
+    query = sa.select(relay).where(relay.c.run_id == run_id).with_for_update(skip_locked=not waits)
     row = tx.execute(query).one_or_none()
     if row is None:
         return None

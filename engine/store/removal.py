@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
+from engine.store.relays import is_open
 from engine.store.schema import (
     alias,
     attempt,
@@ -70,12 +71,16 @@ def _task_ids(dialect: Dialect) -> sa.Select[Any]:
 
 
 def finished_before(tx: Transaction, seconds: float, max_runs: int, max_tasks: int) -> list[int]:
-    """Ids of runs that finished more than `seconds` ago, oldest first: one, or several with few tasks."""
+    """Ids of runs that finished more than `seconds` ago, oldest first: one, or several with few tasks.
+
+    Without those whose events somebody is still to be told of.
+    """
     limit_moment = tx.dialect.later(sa.literal(-seconds * 1000))
     cutoff = sa.type_coerce(limit_moment, run.c.finished_at.type)
+    untold = sa.exists().where(relay.c.run_id == run.c.id, is_open())
     query = (
         sa.select(run.c.id, run.c.total)
-        .where(run.c.finished_at.is_not(None), run.c.finished_at < cutoff)
+        .where(run.c.finished_at.is_not(None), run.c.finished_at < cutoff, sa.not_(untold))
         .order_by(run.c.finished_at)
         .limit(max_runs)
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from engine.errors import NotFound
 from engine.model import callbacks
 from engine.model.outcomes import Failed, Outcome, Succeeded
 from engine.model.records import Task
@@ -113,6 +114,25 @@ def test_runs_without_callbacks_cost_nothing(database: Database) -> None:
     do(workflows.save(database, [Workflow("plain", tasks=[WorkflowTask("a", kind="noop")])]))
     do(executions.execute(database, "plain"))
     assert do(relays.tick(database)) == 0
+
+
+def test_a_run_that_is_deleted_is_told_of_before(database: Database) -> None:
+    run_id = started(database)
+    work(database, Succeeded("kept"))
+    do(runs.delete(database, run_id))
+    assert [task.params["params"]["result"] for task in called(database)] == ["kept", "kept"]
+    assert do(relays.tick(database)) == 0
+
+
+def test_retention_leaves_runs_alone_that_somebody_is_still_to_be_told_of(database: Database) -> None:
+    run_id = started(database)
+    work(database, Succeeded())
+    assert do(runs.prune(database, finished_seconds=0)) == 0
+    do(relays.tick(database))
+    assert do(runs.prune(database, finished_seconds=0)) == 1
+    with pytest.raises(NotFound):
+        do(runs.get(database, run_id))
+    assert len(called(database)) == 2
 
 
 def test_large_results_are_told_by_their_size(database: Database) -> None:
