@@ -63,6 +63,7 @@ SCOPES: dict[tuple[str, str], str] = {
     ("POST", "/api/v1/runs/{run_id}/signals/{name}"): "control",
     ("GET", "/api/v1/runs/{run_id}/saga"): "read",
     ("POST", "/api/v1/runs/{run_id}/saga/retry"): "control",
+    ("POST", "/api/v1/runs/{run_id}/saga/skip"): "control",
     ("POST", "/api/v1/runs/{run_id}/saga/sign-off"): "control",
     ("POST", "/api/v1/workflows"): "submit",
     ("GET", "/api/v1/workflows"): "read",

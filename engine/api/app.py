@@ -13,7 +13,7 @@ from litestar.openapi.config import OpenAPIConfig
 from engine.api import continuations, operators, plugins, runs
 from engine.api.access import Access
 from engine.api.answers import answer_error
-from engine.api.continuations import SignalIn, SignOffIn
+from engine.api.continuation_wire import SignalIn, SignOffIn, SkipIn
 from engine.api.documents import Completion, DocumentFile, OfflinePage, struct_schemas
 from engine.api.edge import Edge
 from engine.api.execgo import adapters, mcp, system, tasks
@@ -27,7 +27,7 @@ from engine.api.run_wire import LimitIn, RunIn, TokenIn
 from engine.api.streams import Tail
 from engine.api.workflows import events, functions, instances, schedules, streams, workflows
 from engine.api.workflows.events import EventIn
-from engine.api.workflows.wire import ExecuteIn, ScheduleChangeIn, ScheduleIn, UploadIn
+from engine.api.workflows.wire import CancelIn, ExecuteIn, ScheduleChangeIn, ScheduleIn, UploadIn
 from engine.executors.registry import ExecutorRegistry
 from engine.model.graph import MAX_NAME
 from engine.operations.totals import Admission
@@ -100,8 +100,8 @@ def _body_schemas(kinds: Sequence[str]) -> dict[str, Any]:
     schemas = struct_schemas(
         [
             *(GraphIn, McpCallIn, AdapterRequestIn),
-            *(UploadIn, ExecuteIn, ScheduleIn, ScheduleChangeIn),
-            *(SignalIn, SignOffIn, EventIn),
+            *(UploadIn, ExecuteIn, CancelIn, ScheduleIn, ScheduleChangeIn),
+            *(SignalIn, SkipIn, SignOffIn, EventIn),
             PluginBindingIn,
         ]
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from litestar import get, post
@@ -11,74 +10,30 @@ from litestar.params import FromPath, QueryParameter
 
 from engine.api.answers import Problem
 from engine.api.bodies import check_values, decode, read_small_body
+from engine.api.continuation_wire import (
+    CompensationTask,
+    Saga,
+    SignalIn,
+    SignalOut,
+    Signals,
+    SignalSent,
+    SignOffIn,
+    SkipIn,
+    UndoOut,
+)
 from engine.api.documents import body_operation, refusals
 from engine.api.edge import text_of_segment
 from engine.api.options import ApiRequest, actor_of, services_of
 from engine.api.run_translation import id_of, name_of, task_out
-from engine.api.run_wire import RunTask
-from engine.model.sagas import SagaState
+from engine.model.records import Task
+from engine.model.sagas import Skip
 from engine.operations import sagas, steps
 from engine.operations.sagas import SagaReport
-
-
-class SignalIn(msgspec.Struct):
-    """`payload` is any JSON value."""
-
-    payload: Any = None
-
-
-class SignOffIn(msgspec.Struct):
-    reason: str
-
-
-class SignalSent(msgspec.Struct):
-    """Signals of a run are numbered 1, 2, 3 …"""
-
-    run_id: int
-    name: str
-    number: int
-
-
-class SignalOut(msgspec.Struct):
-    """`taken_by` is the id of the task whose wait it ended."""
-
-    number: int
-    name: str
-    payload: Any
-    at: datetime
-    actor: str
-    taken_by: int | None
-
-
-class Signals(msgspec.Struct):
-    run_id: int
-    signals: list[SignalOut]
-
-
-class UndoOut(msgspec.Struct):
-    """`is_unknown`: nobody knows how far the task came."""
-
-    task: str
-    kind: str
-    params: Any
-    is_unknown: bool
-
-
-class Saga(msgspec.Struct):
-    """`undos` says what would be undone if the run failed now, `compensations` what is or was undone."""
-
-    run_id: int
-    state: SagaState
-    compensation_run_id: int | None
-    undos: list[UndoOut]
-    compensations: list[RunTask]
-    signed_off_by: str | None
-    reason: str | None
-
 
 Limit = Annotated[int, QueryParameter(ge=1, le=500)]
 Offset = Annotated[int, QueryParameter(ge=0, le=1_000_000_000)]
 _signal: msgspec.json.Decoder[SignalIn] = msgspec.json.Decoder(SignalIn)
+_skip: msgspec.json.Decoder[SkipIn] = msgspec.json.Decoder(SkipIn)
 _sign_off: msgspec.json.Decoder[SignOffIn] = msgspec.json.Decoder(SignOffIn)
 
 
@@ -133,7 +88,7 @@ async def list_signals(
     tags=["Sagas"],
 )
 async def show_saga(request: ApiRequest, run_id: FromPath[str]) -> Saga:
-    return _saga(await sagas.get(services_of(request).database, id_of(run_id, "run")))
+    return saga_out(await sagas.get(services_of(request).database, id_of(run_id, "run")))
 
 
 @post(
@@ -145,7 +100,30 @@ async def show_saga(request: ApiRequest, run_id: FromPath[str]) -> Saga:
 )
 async def retry_saga(request: ApiRequest, run_id: FromPath[str]) -> Saga:
     database = services_of(request).database
-    return _saga(await sagas.retry(database, id_of(run_id, "run"), actor=actor_of(request)))
+    return saga_out(await sagas.retry(database, id_of(run_id, "run"), actor=actor_of(request)))
+
+
+@post(
+    "/api/v1/runs/{run_id:str}/saga/skip",
+    status_code=200,
+    operation_class=body_operation("SkipIn"),
+    responses=refusals(Problem, 400, 404, 409, 413, 422, 503),
+    summary="Declare that single failed compensations are not run again",
+    tags=["Sagas"],
+)
+async def skip_saga(request: ApiRequest, run_id: FromPath[str]) -> Saga:
+    """All of those that are named, or none. Once all that failed are skipped, the saga is signed off."""
+    wanted = decode(_skip, await read_small_body(request))
+    check_values("tasks", wanted.tasks)
+    check_values("reason", wanted.reason)
+    report = await sagas.skip(
+        services_of(request).database,
+        id_of(run_id, "run"),
+        wanted.tasks,
+        reason=wanted.reason,
+        actor=actor_of(request),
+    )
+    return saga_out(report)
 
 
 @post(
@@ -161,10 +139,10 @@ async def sign_off_saga(request: ApiRequest, run_id: FromPath[str]) -> Saga:
     check_values("reason", reason)
     database = services_of(request).database
     report = await sagas.sign_off(database, id_of(run_id, "run"), reason=reason, actor=actor_of(request))
-    return _saga(report)
+    return saga_out(report)
 
 
-def _saga(report: SagaReport) -> Saga:
+def saga_out(report: SagaReport) -> Saga:
     return Saga(
         report.run_id,
         report.state,
@@ -173,10 +151,19 @@ def _saga(report: SagaReport) -> Saga:
             UndoOut(undo.name, undo.compensation.kind, undo.compensation.params, undo.is_unknown)
             for undo in report.undos
         ],
-        [task_out(task) for task in report.compensations],
+        [_compensation(task, report.skips.get(task.id)) for task in report.compensations],
         report.signed_off_by,
         report.reason,
     )
 
 
-ROUTES = [send_signal, list_signals, show_saga, retry_saga, sign_off_saga]
+def _compensation(task: Task, skip: Skip | None) -> CompensationTask:
+    return CompensationTask(
+        **msgspec.structs.asdict(task_out(task)),
+        is_skipped=skip is not None,
+        skipped_by=None if skip is None else skip.actor,
+        skip_reason=None if skip is None else skip.reason,
+    )
+
+
+ROUTES = [send_signal, list_signals, show_saga, retry_saga, skip_saga, sign_off_saga]

@@ -18,6 +18,7 @@ COMMANDS = {
     "worker": ("engine.cli.worker", "Work on tasks of a database."),
     "workflow": ("engine.cli.workflow", "Upload, check, list, show, switch, execute and delete workflows."),
     "instance": ("engine.cli.instance", "List, show, watch and control instances of workflows; read logs."),
+    "saga": ("engine.cli.saga", "Show what undoes a run; retry, skip, sign off what failed of that."),
     "schedule": ("engine.cli.schedule", "Make, list, show, pause and trigger schedules of workflows."),
     "function": ("engine.cli.function", "List the functions that workflows may call."),
     "task": ("engine.cli.task", "Submit graphs; look at, wait for, cancel and delete tasks."),
@@ -35,6 +36,8 @@ EPILOG = (
     "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 database, 4 server, 124 time out, 130 interrupt."
 )
 
+_WITHOUT_SERVER = ("run", "server", "worker", "db")
+
 
 @click.group(
     NAME,
@@ -43,10 +46,15 @@ EPILOG = (
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+@click.option("--server", "-s", metavar="URL", help="Server to talk to, for commands that talk to one.")
+@click.option("--json", "-j", "as_json", is_flag=True, help="Print JSON, from any command that does.")
 @click.option("--debug", is_flag=True, help="Show tracebacks (ENGINE_DEBUG=1).")
 @click.version_option(__version__, "--version", prog_name=NAME, message="%(prog)s %(version)s")
-def program(debug: bool) -> None:
+@click.pass_context
+def program(ctx: click.Context, server: str | None, as_json: bool, debug: bool) -> None:
     """Task Engine: durable graphs of tasks in Postgres or SQLite."""
+    if server is not None and ctx.invoked_subcommand in _WITHOUT_SERVER:
+        raise click.UsageError(f"`{NAME} {ctx.invoked_subcommand}` talks to no server; leave out --server")
     if debug:
         os.environ["ENGINE_DEBUG"] = "1"
 

@@ -17,7 +17,14 @@ import rich_click as click
 from click.exceptions import Exit
 
 from engine import __version__
-from engine.cli.options import config_option, data_dir_option, db_option, json_option, stacked
+from engine.cli.options import (
+    config_option,
+    data_dir_option,
+    db_option,
+    json_option,
+    server_option,
+    stacked,
+)
 from engine.cli.output import between, duration, print_json, say, show_table
 from engine.cli.program import FAILED
 from engine.cli.target import server_of
@@ -54,8 +61,7 @@ class Finding:
 
 
 @click.command("doctor")
-@click.option("--server", metavar="URL", help="Ask a server instead of looking at the database.")
-@stacked(db_option, data_dir_option)
+@stacked(server_option, db_option, data_dir_option)
 @click.option("--token", metavar="TOKEN", help="Token for the server (better: ENGINE_TOKEN).")
 @stacked(config_option, json_option)
 def doctor(server: str | None, as_json: bool, **flags: Any) -> None:

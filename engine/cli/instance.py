@@ -18,16 +18,17 @@ from engine.api.workflows.wire import (
 )
 from engine.cli.instances import note_more, say_message, show_status, watch_to_end
 from engine.cli.logs import logs_options, show_logs
-from engine.cli.options import NAME, paging_options, stacked
+from engine.cli.options import NAME, paging_options, reason_option, stacked
 from engine.cli.output import (
     date_and_time,
+    note,
     one_line,
     print_json,
     say,
     say_done,
     show_table,
 )
-from engine.cli.params import params_of, params_options
+from engine.cli.params import Value, params_of, params_options
 from engine.cli.status import ICONS, look_at
 from engine.cli.target import Target, mention_idleness, with_target
 from engine.client.answers import typed
@@ -48,7 +49,7 @@ list_options = stacked(
 
 @click.group("instance")
 def instance() -> None:
-    """List, show, watch, pause, resume, cancel, retry and rerun instances of workflows; read their logs."""
+    """List, show, watch, signal, pause, resume, cancel, retry and rerun instances of workflows; read logs."""
 
 
 # --- look
@@ -196,12 +197,20 @@ _control(
     "pause", "Start no further task until resumed; running ones go on.", lambda t, i: t.pause_instance(i)
 )
 _control("resume", "Let a paused instance go on.", lambda t, i: t.resume_instance(i))
-_control("cancel", "End an instance; running tasks are stopped.", lambda t, i: t.cancel_instance(i))
 _control(
     "retry",
     "Run again what did not succeed; results of the rest stay.",
     lambda t, i: t.retry_instance(i),
 )
+
+
+@instance.command("cancel")
+@instance_argument
+@reason_option(is_required=False)
+@with_target
+def cancel(target: Target, instance_id: str, reason: str | None, as_json: bool) -> None:
+    """End an instance; running tasks are stopped."""
+    say_message(target.cancel_instance(instance_id, reason), as_json=as_json)
 
 
 @instance.command("rerun")
@@ -221,3 +230,38 @@ def rerun(
         print_json(document)
     else:
         say_done(f"Instance ID: {typed(document, Started).instance_id}")
+
+
+# --- tell
+
+
+@instance.command("signal")
+@instance_argument
+@click.argument("name", metavar="NAME", type=NAME)
+@click.option("--value", type=Value(), metavar="JSON", help="What the task gets, as JSON or else as text.")
+@with_target
+def signal(target: Target, instance_id: str, name: str, value: JSON, as_json: bool) -> None:
+    """Let one task that waits for this signal go on, now or later."""
+    run_id = int(typed(target.instance(instance_id), InstanceDetail).id)
+    number = target.signal(run_id, name, value)
+    if as_json:
+        print_json({"run_id": run_id, "name": name, "number": number})
+    else:
+        say_done(f"Signal sent: {name} (number {number})")
+
+
+@instance.command("publish")
+@instance_argument
+@click.argument("type_", metavar="TYPE", type=NAME)
+@click.option("--payload", type=Value(), metavar="JSON", help="What tasks get, as JSON or else as text.")
+@with_target
+def publish(target: Target, instance_id: str, type_: str, payload: JSON, as_json: bool) -> None:
+    """Give an event to the event-driven tasks of an instance that take its type."""
+    document = target.publish(instance_id, type_, payload)
+    if as_json:
+        print_json(document)
+        return
+    taken = ", ".join(document["tasks"]) or "nobody"
+    say_done(f"Event published: {document['event_id']} (to {one_line(taken, 200)})")
+    if document["dropped"]:
+        note(f"note: no room for it in {one_line(', '.join(document['dropped']), 200)}")

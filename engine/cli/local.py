@@ -9,6 +9,7 @@ from functools import cached_property
 
 from engine.cli.graphs import CONTRACT, contract_task, filters, graph_of, key_of
 from engine.cli.local_answers import now
+from engine.cli.local_continuations import LocalContinuations
 from engine.cli.local_plugins import LocalPlugins
 from engine.cli.local_schedules import LocalSchedules
 from engine.cli.local_workflows import LocalWorkflows
@@ -27,7 +28,7 @@ from engine.store.database import Database
 _LOOK_SECONDS = 0.1
 
 
-class LocalTarget(LocalWorkflows, LocalSchedules, LocalPlugins):
+class LocalTarget(LocalWorkflows, LocalSchedules, LocalPlugins, LocalContinuations):
     def __init__(self, database: Database, settings: Settings) -> None:
         self.database = database
         self.settings = settings

@@ -9,9 +9,12 @@ from engine.api.bodies import fingerprint
 from engine.api.run_translation import id_of
 from engine.api.workflows import wire
 from engine.api.workflows import workflow_translation as translation
+from engine.api.workflows.events import EventTaken
 from engine.api.workflows.translation import (
     MAX_IDS,
     RUN_STATE,
+    TERMS,
+    apply_skips,
     detail_of,
     summary_of,
     task_instance_of,
@@ -23,7 +26,7 @@ from engine.executors.registry import ExecutorRegistry
 from engine.model.json import JSON
 from engine.model.records import Task, WorkflowRun
 from engine.model.states import TaskState
-from engine.operations import executions, runs, workflows
+from engine.operations import executions, runs, stream_state, workflows
 from engine.operations.submits import Key
 from engine.store.database import Database
 
@@ -43,7 +46,7 @@ class LocalWorkflows:
     # --- workflows
 
     def upload_workflows(self, texts: Mapping[str, str]) -> Data:
-        kinds = self._registry.kinds()
+        kinds = self._registry
         found = definitions.checked(texts, now(workflows.checks(self.database, kinds)))
         saved = now(workflows.save(self.database, found, kinds=kinds))
         return data_of(translation.uploaded(saved, found))
@@ -96,7 +99,8 @@ class LocalWorkflows:
     def instance(self, instance_id: str) -> Data:
         found = self._run(instance_id)
         states = _UNFINISHED if found.run.finished_at is None else ()
-        return data_of(detail_of(found, self._listed(found.run.id, states)))
+        skips = now(runs.skips(self.database, found.run.id))
+        return data_of(detail_of(found, self._listed(found.run.id, states), skips))
 
     def _listed(self, run_id: int, states: Collection[TaskState]) -> list[Task]:
         return [
@@ -107,34 +111,42 @@ class LocalWorkflows:
 
     def instance_tasks(self, instance_id: str) -> list[Data]:
         run = self._run(instance_id).run
-        found: list[Data] = []
+        found: list[wire.TaskInstance] = []
         after: int | None = None
         while True:
             page = now(runs.tasks(self.database, run.id, after=after, limit=_PAGE))
-            found += [data_of(task_instance_of(task, run)) for task in page]
+            found += [task_instance_of(task, run) for task in page]
             if len(page) < _PAGE:
-                return found
+                break
             after = page[-1].id
+        apply_skips(found, now(runs.skips(self.database, run.id)))
+        return [data_of(task) for task in found]
 
     def pause_instance(self, instance_id: str) -> Data:
-        run = now(runs.hold(self.database, self._run(instance_id).run.id))
+        run = now(runs.hold(self.database, self._run(instance_id).run.id, terms=TERMS))
         return data_of(wire.Message("instance paused", str(run.id)))
 
     def resume_instance(self, instance_id: str) -> Data:
-        run = now(runs.resume(self.database, self._run(instance_id).run.id))
+        run = now(runs.resume(self.database, self._run(instance_id).run.id, terms=TERMS))
         return data_of(wire.Message("instance resumed", str(run.id)))
 
-    def cancel_instance(self, instance_id: str) -> Data:
-        run = now(runs.cancel(self.database, self._run(instance_id).run.id))
+    def cancel_instance(self, instance_id: str, reason: str | None = None) -> Data:
+        given = {} if reason is None else {"reason": reason}
+        run = now(runs.cancel(self.database, self._run(instance_id).run.id, terms=TERMS, **given))
         return data_of(wire.Message("instance cancelled", str(run.id)))
 
     def retry_instance(self, instance_id: str) -> Data:
-        run = now(runs.retry(self.database, self._run(instance_id).run.id))
+        run = now(runs.retry(self.database, self._run(instance_id).run.id, terms=TERMS))
         return data_of(wire.Message("instance goes on", str(run.id)))
 
     def rerun_instance(self, instance_id: str, params: Mapping[str, JSON]) -> Data:
         accepted = now(executions.rerun(self.database, self._run(instance_id).run.id, params))
         return data_of(wire.Started(str(accepted.run_id), "instance started"))
+
+    def publish(self, instance_id: str, event_type: str, payload: JSON = None) -> Data:
+        run_id = self._run(instance_id).run.id
+        published = now(stream_state.publish(self.database, run_id, event_type, payload))
+        return data_of(EventTaken(str(run_id), published.id, event_type, published.tasks, published.dropped))
 
     def _run(self, instance_id: str) -> WorkflowRun:
         return now(workflows.get_run(self.database, id_of(instance_id, "instance")))

@@ -10,6 +10,7 @@ import rich_click as click
 from click.shell_completion import CompletionItem
 
 from engine.model.graph import MAX_NAME
+from engine.model.json import check_storable
 from engine.settings import seconds
 
 Command = Callable[..., Any]
@@ -27,9 +28,23 @@ class OnDisk(click.ParamType[str]):
         return [CompletionItem(incomplete, type=self.name)]
 
 
+_MAX_TEXT = 1_000  # as the REST interface takes it
 FILE = OnDisk("file")
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+def _or_global(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Options of the program itself, before the command, hold where the command is given none."""
+    return value or ctx.find_root().params.get(str(param.name), value)
+
+
+json_option = click.option("--json", "-j", "as_json", is_flag=True, callback=_or_global, help="Print JSON.")
+server_option = click.option(
+    "--server",
+    "-s",
+    metavar="URL",
+    callback=_or_global,
+    help="Server to talk to; by default one that answers at the configured address.",
+)
 config_option = click.option(
     "--config", type=FILE, metavar="FILE", help="YAML file with settings (ENGINE_CONFIG)."
 )
@@ -69,6 +84,22 @@ class Name(click.ParamType[str]):
         text = str(value)
         if not 1 <= len(text) <= MAX_NAME or not text.isprintable() or not text.strip():
             self.fail(f"{text[:80]!r} is not 1 to {MAX_NAME} printable characters", param, ctx)
+        return text
+
+
+class Text(click.ParamType[str]):
+    """Text for people that every database stores."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        try:
+            check_storable(text)
+        except ValueError as error:
+            self.fail(f"{error}", param, ctx)
+        if not text.strip() or len(text) > _MAX_TEXT:
+            self.fail(f"{text[:80]!r} is not 1 to {_MAX_TEXT} characters", param, ctx)
         return text
 
 
@@ -124,6 +155,12 @@ def paging_options(default: int | None) -> Callable[[Command], Command]:
         click.option(
             "--offset", type=click.IntRange(0, 2**31 - 1), default=0, help="Leave out the first ones."
         ),
+    )
+
+
+def reason_option(*, is_required: bool) -> Callable[[Command], Command]:
+    return click.option(
+        "--reason", type=Text(), required=is_required, metavar="TEXT", help="Why, for those who look at it."
     )
 
 

@@ -48,6 +48,17 @@ def _refuse(constant: str) -> Never:
     raise ValueError(constant)
 
 
+class Value(click.ParamType[JSON]):
+    """JSON where it can be read as JSON, otherwise text."""
+
+    name = "value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> JSON:
+        if not _is_text(value):
+            self.fail(f"{value!r} is not UTF-8", param, ctx)
+        return _value(value)
+
+
 params_options = stacked(
     click.option(
         "--params",

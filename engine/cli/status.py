@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -19,6 +19,8 @@ from engine.api.workflows.wire import InstanceDetail, InstanceStatus, TaskInstan
 from engine.cli.output import clean, console, one_line, print_json_line, show, state_style, time_of_day
 from engine.cli.target import Target, patiently
 from engine.client.answers import typed
+from engine.errors import NotFound
+from engine.model.sagas import SagaState
 
 MAX_SHOWN = 100  # tasks of a block
 ICONS = {
@@ -35,17 +37,24 @@ _OPEN = {TaskStatus.PENDING, TaskStatus.RUNNING}
 _BY_INTEREST = (TaskStatus.RUNNING, TaskStatus.FAILED, TaskStatus.TIMEOUT, TaskStatus.PENDING)
 _WAIT_SECONDS = 5.0
 _TICK_SECONDS = 1.0  # on a terminal durations go on
-_HEAD_LINES = 7  # of a block, without its tasks, and the line of the cursor
+_HEAD_LINES = 8  # of a block, without its tasks, and the line of the cursor
 _MIN_PAUSE_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
+class SagaBrief:
+    state: SagaState
+    compensation_run_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
-    """An instance at one moment; `document` as the API answers it."""
+    """An instance at one moment; `document` as the API answers it, with the `saga` if it is one."""
 
     document: dict[str, Any]
     detail: InstanceDetail
     tasks: list[TaskInstance]
+    saga: SagaBrief | None = None
 
     @property
     def is_over(self) -> bool:
@@ -59,7 +68,18 @@ class Look:
 def look_at(target: Target, instance_id: str) -> Look:
     document = target.instance(instance_id)
     tasks = [typed(task, TaskInstance) for task in target.instance_tasks(instance_id)]
-    return Look(document, typed(document, InstanceDetail), tasks)
+    detail = typed(document, InstanceDetail)
+    saga = _saga(target, int(detail.id))
+    if saga is not None:
+        document = {**document, "saga": asdict(saga)}
+    return Look(document, detail, tasks, saga)
+
+
+def _saga(target: Target, run_id: int) -> SagaBrief | None:
+    try:
+        return typed(target.saga(run_id), SagaBrief)
+    except NotFound:
+        return None
 
 
 def watch(target: Target, instance_id: str, *, as_json: bool) -> Look:
@@ -69,7 +89,7 @@ def watch(target: Target, instance_id: str, *, as_json: bool) -> Look:
     out = console()
     if not out.is_terminal:
         look = _last(_looks(target, instance_id, _WAIT_SECONDS), _task_lines(out))
-        show(_head(look.detail))
+        show(_head(look))
         return look
     with Live(console=out, auto_refresh=False, transient=True, redirect_stderr=False) as live:
         look = _last(
@@ -142,7 +162,7 @@ def _task_line(task: TaskInstance) -> Text:
 
 
 def block(look: Look, limit: int = MAX_SHOWN) -> RenderableType:
-    parts: list[RenderableType] = [_head(look.detail), Text("Tasks:")]
+    parts: list[RenderableType] = [_head(look), Text("Tasks:")]
     parts.append(_table(_chosen(look.tasks, limit)))
     if (left := len(look.tasks) - limit) > 0:
         parts.append(
@@ -151,14 +171,18 @@ def block(look: Look, limit: int = MAX_SHOWN) -> RenderableType:
     return Group(*parts)
 
 
-def _head(detail: InstanceDetail) -> RenderableType:
-    progress = detail.progress
+def _head(look: Look) -> RenderableType:
+    detail, progress = look.detail, look.detail.progress
     percent = 100 * progress.completed // progress.total if progress.total else 100
     text = Text(f"Instance: {detail.id}\nStatus:   ")
     text.append(detail.status, style=state_style(detail.status))
     text.append(f"\nProgress: {progress.completed}/{progress.total} ({percent}%)")
     if detail.error_message:
         text.append(f"\nError:    {one_line(detail.error_message, 500)}")
+    if look.saga is not None:
+        run_id = look.saga.compensation_run_id
+        undone = "" if run_id is None else f"by run {run_id}; "
+        text.append(f"\nSaga:     {look.saga.state} ({undone}`task-engine saga show {detail.id}`)")
     return text
 
 

@@ -12,7 +12,15 @@ from typing import Any, Protocol, TypeVar
 
 import rich_click as click
 
-from engine.cli.options import config_option, data_dir_option, db_option, json_option, stacked
+from engine.cli.continuation_verbs import Continuations
+from engine.cli.options import (
+    config_option,
+    data_dir_option,
+    db_option,
+    json_option,
+    server_option,
+    stacked,
+)
 from engine.cli.output import note
 from engine.cli.plugin_verbs import Plugins
 from engine.cli.workflow_verbs import Schedules, Workflows
@@ -31,7 +39,7 @@ _PAGE = 1000
 _PAUSES = (0.2, 0.4, 0.8, 1.6, 3.2, *[5.0] * 6)  # seconds between attempts to reach a target again: 36
 
 
-class Target(Workflows, Schedules, Plugins, Protocol):
+class Target(Workflows, Schedules, Plugins, Continuations, Protocol):
     """Raises `NotFound`, `Conflict`, `InvalidInput` … alike on both sides."""
 
     where: str  # for people: a server's URL, or a database without its password
@@ -68,15 +76,10 @@ class Target(Workflows, Schedules, Plugins, Protocol):
     def revoke_token(self, token_id: str) -> None: ...
 
 
-_server = click.option(
-    "--server",
-    metavar="URL",
-    help="Server to talk to; by default one that answers at the configured address.",
-)
 _token = click.option(
     "--token", metavar="TOKEN", help="Token for the server. ENGINE_TOKEN is better: others can see flags."
 )
-_options = stacked(_server, db_option, data_dir_option, _token, config_option, json_option)
+_options = stacked(server_option, db_option, data_dir_option, _token, config_option, json_option)
 
 
 def with_target(command: Callable[..., Any]) -> Callable[..., Any]:

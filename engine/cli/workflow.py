@@ -8,7 +8,15 @@ from typing import Any
 
 import rich_click as click
 
-from engine.api.workflows.wire import Started, Uploaded, WorkflowDetail, Workflows, WorkflowSummary
+from engine.api.workflows.wire import (
+    RealtimeTaskOut,
+    Started,
+    Uploaded,
+    WorkflowDetail,
+    Workflows,
+    WorkflowSummary,
+    WorkflowTaskOut,
+)
 from engine.cli.definitions import checked, checks_without_database, texts_of
 from engine.cli.instances import note_more, say_message, show_end, watch_to_end
 from engine.cli.options import FILE, NAME, json_option, key_option, paging_options
@@ -133,9 +141,15 @@ def show(target: Target, workflow_id: str, version: int | None, as_yaml: bool, a
         return
     found = typed(document, WorkflowDetail)
     show_facts(_facts(found))
-    if not found.tasks:
-        return
-    say("")
+    if found.tasks:
+        say("")
+        show_tasks(found.tasks)
+    if found.realtime_tasks:
+        say("")
+        show_realtime_tasks(found.realtime_tasks)
+
+
+def show_tasks(tasks: Sequence[WorkflowTaskOut]) -> None:
     show_table(
         ("TASK", "DEPENDS_ON", "TIMEOUT", "RETRIES", "DESCRIPTION"),
         (
@@ -146,9 +160,26 @@ def show(target: Target, workflow_id: str, version: int | None, as_yaml: bool, a
                 task.retry_count or "",
                 one_line(task.description, 60),
             )
-            for task in found.tasks
+            for task in tasks
         ),
         right=("TIMEOUT", "RETRIES"),
+    )
+
+
+def show_realtime_tasks(tasks: Sequence[RealtimeTaskOut]) -> None:
+    show_table(
+        ("REALTIME_TASK", "DEPENDS_ON", "MODE", "SOURCE", "FUNCTION", "EVENTS"),
+        (
+            (
+                one_line(task.name, 60),
+                one_line(", ".join(task.dependencies or ()), 60),
+                task.mode,
+                one_line(task.protocol or task.collector, 60),
+                one_line(task.function, 60),
+                one_line(", ".join(each.event for each in task.subscriptions or ()), 60),
+            )
+            for task in tasks
+        ),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 from engine.client.answers import field_of, rows, typed
+from engine.client.continuations import Continuations
 from engine.client.plugins import Plugins
 from engine.client.schedules import Schedules
 from engine.client.transport import Transport
@@ -65,7 +66,7 @@ def is_execgo(graph: JSON) -> bool:
     return isinstance(first, dict) and bool({"id", "type"} & first.keys()) and "kind" not in first
 
 
-class Client(Workflows, Schedules, Plugins):
+class Client(Workflows, Schedules, Plugins, Continuations):
     """A server. Raises the engine's errors: `NotFound`, `Conflict`, `InvalidInput`, `ServerUnavailable` …"""
 
     def __init__(self, url: str, token: str | None = None, *, timeout_seconds: float = 60.0) -> None:

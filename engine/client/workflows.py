@@ -85,8 +85,8 @@ class Workflows(Envelope):
     def resume_instance(self, instance_id: str) -> Data:
         return self._control_instance(instance_id, "resume")
 
-    def cancel_instance(self, instance_id: str) -> Data:
-        return self._control_instance(instance_id, "cancel")
+    def cancel_instance(self, instance_id: str, reason: str | None = None) -> Data:
+        return self._control_instance(instance_id, "cancel", None if reason is None else {"reason": reason})
 
     def retry_instance(self, instance_id: str) -> Data:
         """Run again what did not succeed."""
@@ -97,5 +97,13 @@ class Workflows(Envelope):
         path = f"{INSTANCES}/{segment(instance_id)}/rerun"
         return self._send_data("POST", path, {"params": dict(params or {})})
 
-    def _control_instance(self, instance_id: str, verb: str) -> Data:
-        return self._send_data("POST", f"{INSTANCES}/{segment(instance_id)}/{verb}")
+    def publish(self, instance_id: str, event_type: str, payload: JSON = None) -> Data:
+        """Give an event to the event-driven tasks of an instance that take its type.
+
+        Raises `Conflict` if no task takes it, `Overloaded` if one has no room: then nobody got it.
+        """
+        path = f"{INSTANCES}/{segment(instance_id)}/events"
+        return self._send_data("POST", path, {"type": event_type, "payload": payload})
+
+    def _control_instance(self, instance_id: str, verb: str, body: JSON = None) -> Data:
+        return self._send_data("POST", f"{INSTANCES}/{segment(instance_id)}/{verb}", body)

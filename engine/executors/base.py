@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -119,9 +119,13 @@ class TaskContext:
         """Give an event to event-driven tasks of the run, once they have room; returns their names."""
         raise _unavailable("publish")
 
-    async def is_function_elsewhere(self, name: str) -> bool:
-        """Whether another worker that lives has registered this function."""
-        raise _unavailable("is_function_elsewhere")
+    async def are_functions_elsewhere(self, names: Collection[str]) -> bool:
+        """Whether a live worker that could take the task has registered all of these functions."""
+        raise _unavailable("are_functions_elsewhere")
+
+    async def given_back(self, code: str) -> int:
+        """How many attempts of the task before this one were released with `code`, the first dozen."""
+        raise _unavailable("given_back")
 
     def stream(self) -> StreamStore:
         """How far a streaming task has come."""

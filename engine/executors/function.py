@@ -6,11 +6,11 @@ import asyncio
 import contextvars
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Container, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Container, Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import aclosing
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from engine.errors import AttemptInterrupted, InvalidArguments, InvalidInput, UnknownFunction
 from engine.executors.base import ExecutorSettings, TaskContext, attempt_environment
@@ -33,6 +33,7 @@ from engine.functions.ports import WAITING, Ports
 from engine.functions.registry import FunctionRegistry
 from engine.model.json import JSON
 from engine.model.outcomes import Failed, Outcome, elsewhere
+from engine.model.placeholders import is_open
 from engine.model.workflows import FUNCTION
 
 _STARTS = 3  # of a process that ends before it has begun the call
@@ -66,7 +67,7 @@ async def _perform_kind(context: TaskContext, kind: str, params: JSON) -> Outcom
 
 
 class FunctionExecutor:
-    """Params are `{"function": name, "params": {…}}`.
+    """Params are `{"function": name, "params": {…}}`, and `offered` for arguments that it may not have.
 
     `threads` is the concurrency of all workers that use it, so that no call waits for a thread. Calls do wait
     for one of `processes`, with their timeouts running. `is_alone`: nobody else performs functions, so a name
@@ -120,6 +121,7 @@ class FunctionExecutor:
             "properties": {
                 "function": {"type": "string", "description": "the name it is registered under"},
                 "params": {"type": "object", "description": "its arguments by name"},
+                "offered": {"type": "object", "description": "likewise, of those that it has"},
             },
             "required": ["function"],
         }
@@ -127,51 +129,54 @@ class FunctionExecutor:
     def check(self, params: JSON) -> None:
         """Values that hold references to results are not looked at."""
         try:
-            name, given = _parse(params)
-            if self._is_alone or name in self._registry:
-                self._registry.get(name).check(given, is_open=_has_reference)
+            call = _parse(params)
+            if self._is_alone or call.name in self._registry:
+                self._registry.get(call.name).check(call.given, is_open, call.offered)
         except InvalidInput as error:
             raise ValueError(str(error)) from None
 
     async def execute(self, context: TaskContext, params: JSON) -> Outcome:
         try:
-            name, given = _parse(params)
-            function = self._registry.get(name)
+            asked = _parse(params)
+            function = self._registry.get(asked.name)
             ports = self._ports(context)
-            upstream = await self._upstream(function, given, ports)
-            given = function.complete(given, upstream or {})
+            upstream = await self._upstream(function, asked.given, ports)
+            given = function.complete(asked.given, upstream or {})
+            facts = _facts(context, ports, asked)
         except UnknownFunction as error:
             return await self.unknown(context, error)
         except Exception as error:
             return failed(error, context.log)
         match function.how:
             case How.ASYNC:
-                facts, ask = _facts(context, ports), ports.ask
                 given_to = self._given(context, upstream)
-                call = Context(facts, given, stopping=context.cancelled, ask=ask, **given_to)
+                call = Context(facts, given, stopping=context.cancelled, ask=ports.ask, **given_to)
                 return await perform_async(function, call)
             case How.THREAD:
-                return await self._in_thread(function, given, context, ports, upstream)
+                return await self._in_thread(function, facts, given, context, ports, upstream)
             case How.PROCESS:
-                return await self._in_process(function, given, context, ports, upstream)
+                return await self._in_process(function, facts, given, context, ports, upstream)
             case How.STREAM:
-                message = f'function "{name}" yields: it can only be the source of a streaming task'
+                message = f'function "{asked.name}" yields: it can only be the source of a streaming task'
                 return Failed(message, code="invalid_params", is_permanent=True)
 
-    async def unknown(self, context: TaskContext, error: UnknownFunction) -> Outcome:
-        """What becomes of a task whose function is not here: somebody else's is left to them."""
-        if not self._is_alone and await context.is_function_elsewhere(error.name):
-            return elsewhere(context.lease, str(error), error.code)
+    async def unknown(
+        self, context: TaskContext, error: UnknownFunction, names: Collection[str] = ()
+    ) -> Outcome:
+        """What becomes of a task whose function is not here: it is left to somebody who has that, and all
+        `names` that it needs besides."""
+        if not self._is_alone and await context.are_functions_elsewhere({error.name, *names}):
+            return elsewhere(await context.given_back(error.code), str(error), error.code)
         return failed(error, context.log)
 
     async def iterate(self, context: TaskContext, params: JSON) -> AsyncGenerator[Any, None]:
         """What a function that yields (`How.STREAM`) yields. Raises what it raises, and `InvalidInput`."""
-        name, given = _parse(params)
-        function = self._registry.get(name)
+        asked = _parse(params)
+        function = self._registry.get(asked.name)
         ports = self._ports(context)
-        upstream = await self._upstream(function, given, ports)
-        given = function.complete(given, upstream or {})
-        facts, given_to = _facts(context, ports), self._given(context, upstream)
+        upstream = await self._upstream(function, asked.given, ports)
+        given = function.complete(asked.given, upstream or {})
+        facts, given_to = _facts(context, ports, asked), self._given(context, upstream)
         call = Context(facts, given, stopping=context.cancelled, ask=ports.ask, **given_to)
         async with aclosing(function.call(**function.arguments(call))) as items:
             async for item in items:
@@ -179,12 +184,12 @@ class FunctionExecutor:
 
     async def _upstream(
         self, function: Function, params: Mapping[str, JSON], ports: Ports
-    ) -> Mapping[str, JSON] | None:
+    ) -> dict[str, JSON] | None:
         if ports.upstream is None or not function.needs_upstream(params):
             return None
         return await ports.upstream()
 
-    def _given(self, context: TaskContext, upstream: Mapping[str, JSON] | None) -> dict[str, Any]:
+    def _given(self, context: TaskContext, upstream: dict[str, JSON] | None) -> dict[str, Any]:
         return {"write": context.log, "upstream": upstream, "services": self._services}
 
     # --- threads
@@ -192,13 +197,14 @@ class FunctionExecutor:
     async def _in_thread(
         self,
         function: Function,
+        facts: Facts,
         params: Mapping[str, JSON],
         context: TaskContext,
         ports: Ports,
-        upstream: Mapping[str, JSON] | None,
+        upstream: dict[str, JSON] | None,
     ) -> Outcome:
         stopping, ask = threading.Event(), _Hop(ports)
-        facts, given = _facts(context, ports), self._given(context, upstream)
+        given = self._given(context, upstream)
         call = SyncContext(facts, params, stopping=stopping, ask=ask, **given)
         # What is printed and logged is captured by a context variable, which threads do not inherit.
         work = partial(contextvars.copy_context().run, perform, function, call)
@@ -225,16 +231,17 @@ class FunctionExecutor:
     async def _in_process(
         self,
         function: Function,
+        facts: Facts,
         params: Mapping[str, JSON],
         context: TaskContext,
         ports: Ports,
-        upstream: Mapping[str, JSON] | None,
+        upstream: dict[str, JSON] | None,
     ) -> Outcome:
         request = Request(
             module=function.call.__module__,
             qualname=function.call.__qualname__,
             main=program(),
-            facts=_facts(context, ports),
+            facts=facts,
             params=params,
             upstream=upstream,
             services=tuple(self._services),
@@ -323,31 +330,40 @@ def _look(ended: asyncio.Task[Outcome]) -> None:
         ended.exception()
 
 
-def _parse(params: JSON) -> tuple[str, Mapping[str, JSON]]:
-    """The function's name and its parameters. Raises `InvalidArguments`."""
+class _Asked(NamedTuple):
+    """`offered` are values for those arguments that the function has, while `params` have to fit."""
+
+    name: str
+    params: Mapping[str, JSON]
+    offered: Mapping[str, JSON]
+
+    @property
+    def given(self) -> Mapping[str, JSON]:
+        return {**self.params, **self.offered}
+
+
+def _parse(params: JSON) -> _Asked:
+    """Raises `InvalidArguments`."""
     if not isinstance(params, dict) or not isinstance(params.get("function"), str):
         raise _wrong("function", "expected the name of a registered function")
-    given = params.get("params")
-    if not isinstance(given, dict | None):
-        raise _wrong("params", f"expected a JSON object, got {type(given).__name__}")
-    return params["function"], given or {}
+    for key in ("params", "offered"):
+        if not isinstance(params.get(key), dict | None):
+            raise _wrong(key, f"expected a JSON object, got {type(params[key]).__name__}")
+    return _Asked(params["function"], params.get("params") or {}, params.get("offered") or {})
 
 
 def _wrong(path: str, message: str) -> InvalidArguments:
     return InvalidArguments(f"invalid params: {path}: {message}", ({"path": path, "message": message},))
 
 
-def _facts(context: TaskContext, ports: Ports) -> Facts:
+def _facts(context: TaskContext, ports: Ports, asked: _Asked) -> Facts:
     lease = context.lease
     return Facts(
-        lease.task_id, lease.name, lease.run_id, lease.attempt, lease.idempotency_key, ports.workflow_id
+        lease.task_id,
+        lease.name,
+        lease.run_id,
+        lease.attempt,
+        lease.idempotency_key,
+        ports.workflow_id,
+        frozenset(asked.offered),
     )
-
-
-def _has_reference(value: JSON) -> bool:
-    """Whether `value` is, or holds, text that is put together when the task runs."""
-    if isinstance(value, dict):
-        return any(map(_has_reference, value.values()))
-    if isinstance(value, list | tuple):
-        return any(map(_has_reference, value))
-    return isinstance(value, str) and "${" in value

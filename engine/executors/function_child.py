@@ -60,7 +60,7 @@ class Request:
     main: Main
     facts: Facts
     params: Mapping[str, JSON]
-    upstream: Mapping[str, JSON] | None
+    upstream: dict[str, JSON] | None
     services: Sequence[str]
     environment: Mapping[str, str]
 

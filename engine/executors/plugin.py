@@ -73,7 +73,7 @@ class PluginExecutor(ParamsExecutor[PluginParams]):
             plugin = await self._ready(params.plugin, params.params)
         except UnknownPlugin as error:
             if _is_bound(context.lease.client):  # whoever bound it has it
-                return elsewhere(context.lease, str(error), error.code)
+                return elsewhere(await context.given_back(error.code), str(error), error.code)
             return Failed(str(error), code=error.code)
         except (ConfigError, ValueError) as error:
             return Failed(str(error), code="invalid_params", is_permanent=True)

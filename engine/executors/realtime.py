@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from engine.errors import EngineError, Fault, InvalidInput, LeaseLost, UnknownFunction
 from engine.executors.base import ExecutorSettings, TaskContext
 from engine.executors.function import FunctionExecutor
-from engine.executors.stream_sources import SOURCE, Parts, TaskNetwork, is_source, source_of
+from engine.executors.stream_sources import SOURCE, Parts, TaskNetwork, check_source, is_source, source_of
 from engine.functions.function import Function, How
 from engine.functions.loading import load_functions
 from engine.functions.ports import Ports
@@ -85,10 +85,11 @@ class RealtimeExecutor:
 
     def check(self, params: JSON) -> None:
         try:
-            task = described("task", params)
+            task = described(_name_in(params), params)
             if self._is_alone or not self._registry.missing(_names(task)):
                 _check_params(task, [self._registry.get(name) for name in _names(task)])
                 _check_functions(task, self._registry)
+                check_source(task, self._registry)
         except InvalidInput as error:
             raise ValueError(str(error)) from None
 
@@ -101,7 +102,7 @@ class RealtimeExecutor:
             _check_functions(task, self._registry)
             source = source_of(task, parts)
         except UnknownFunction as error:
-            return await self._performer.unknown(context, error)
+            return await self._performer.unknown(context, error, _names(task))
         except EngineError as error:
             return Failed(str(error), code="invalid_params", is_permanent=True)
         if source is None:
@@ -196,6 +197,12 @@ def described(name: str, params: JSON) -> RealtimeTask:
         raise InvalidInput("; ".join(map(str, faults)))
     check_task(task)
     return task
+
+
+def _name_in(params: JSON) -> str:
+    """What errors call the task: a workflow's has a name before it is performed."""
+    name = params.get("name") if isinstance(params, dict) else None
+    return name if isinstance(name, str) else "task"
 
 
 # --- its functions

@@ -13,6 +13,8 @@ from engine.errors import ConfigError, UnknownKind
 from engine.executors.base import Executor, ExecutorSettings
 from engine.executors.text import shorten
 from engine.model.json import JSON
+from engine.model.placeholders import is_open
+from engine.model.workflows import FUNCTION
 
 GROUP = "engine.executors"
 MAX_UNKNOWN = 10  # names; a suggestion for every one of thousands would take seconds
@@ -94,6 +96,21 @@ class ExecutorRegistry:
             return {}
         unknown = itertools.islice((name for name in params if name not in known), MAX_UNKNOWN)
         return {name: f'unknown parameter "{shorten(name, 100)}"{_near(name, known)}' for name in unknown}
+
+    def problem(self, kind: str, params: JSON) -> str | None:
+        """What is wrong with parameters that may hold placeholders, as far as it can be told.
+
+        None also of a kind that is not here. Only functions are asked about values that are `is_open`.
+        """
+        if kind not in self:
+            return None
+        found = [*self.unknown(kind, params).values()]
+        if kind == FUNCTION or not is_open(params):
+            try:
+                self.get(kind).check(params)
+            except ValueError as error:
+                found.append(str(error))
+        return "; ".join(found) or None
 
     def functions(self) -> list[dict[str, JSON]]:
         """What there is to keep and show of functions that executors call, as `FunctionRegistry.describe`."""

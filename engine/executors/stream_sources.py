@@ -17,6 +17,7 @@ from engine.functions.function import Function, How
 from engine.functions.registry import FunctionRegistry
 from engine.model.json import JSON
 from engine.model.realtime import CollectorMode, Endpoint, Protocol, RealtimeMode, RealtimeTask, RealtimeType
+from engine.model.workflow_rules import no_source, reads_function
 from engine.streams.http import HttpOptions, HttpSource
 from engine.streams.ports import Call, CallFailed, Network, StreamStore
 from engine.streams.postgres import ListenOptions, ListenSource, TableOptions, TableSource
@@ -80,10 +81,15 @@ def source_of(task: RealtimeTask, parts: Parts) -> Source | None:
     if task.mode is RealtimeMode.ONE_SHOT:
         _refuse_options(task)
         return None
-    raise InvalidInput(
-        f"task {task.name!r} has no source: give it an endpoint, a collector, a function that yields, or the "
-        "event-driven mode"
-    )
+    raise InvalidInput(no_source(task.name))
+
+
+def check_source(task: RealtimeTask, functions: FunctionRegistry) -> None:
+    """Raises `InvalidInput` if it has none, as far as its functions say; and `UnknownFunction`."""
+    if not reads_function(task):
+        return
+    if task.function is None or not is_source(task, functions.get(task.function)):
+        raise InvalidInput(no_source(task.name))
 
 
 def is_source(task: RealtimeTask, function: Function) -> bool:

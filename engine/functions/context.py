@@ -6,6 +6,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar, cast
@@ -24,7 +25,10 @@ Ask = Callable[..., Any]  # (port, *arguments): see `Ports.ask`
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Which attempt of what this is. `idempotency_key` is the same for every attempt of the task."""
+    """Which attempt of what this is. `idempotency_key` is the same for every attempt of the task.
+
+    `offered` are names of parameters that become arguments only of functions that have them.
+    """
 
     task_id: int
     task_name: str
@@ -32,6 +36,7 @@ class Facts:
     attempt: int
     idempotency_key: str
     workflow_id: str | None = None
+    offered: frozenset[str] = frozenset()
 
     @property
     def workflow_instance_id(self) -> str:
@@ -55,7 +60,7 @@ class BaseContext(Given):
         *,
         write: Write,
         stopping: Stopping,
-        upstream: Mapping[str, JSON] | None = None,
+        upstream: dict[str, JSON] | None = None,
         services: Mapping[str, Any] | None = None,
     ) -> None:
         """Without `upstream`, asking for results of other tasks raises `Conflict`."""
@@ -78,7 +83,7 @@ class BaseContext(Given):
     def get_all_upstream_results(self) -> dict[str, JSON]:
         if self._upstream is None:
             raise Conflict("results of other tasks are not available to functions here")
-        return dict(self._upstream)
+        return copy(self._upstream)
 
     # --- services
 

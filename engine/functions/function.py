@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -140,7 +140,7 @@ class Function:
     def arguments(self, context: BaseContext) -> dict[str, Any]:
         """What to call it with. Raises `InvalidArguments`."""
         try:
-            arguments = self.signature.fill(self._accepted(context.params))
+            arguments = self.signature.fill(self._accepted(context.params, context.facts.offered))
         except InvalidArguments as error:
             raise invalid(list(error.problems), f'invalid params of function "{self.name}"') from None
         if self.signature.context is not None:
@@ -148,13 +148,16 @@ class Function:
         return arguments
 
     def check(
-        self, params: Mapping[str, JSON], is_open: Callable[[JSON], bool] = lambda value: False
+        self,
+        params: Mapping[str, JSON],
+        is_open: Callable[[JSON], bool] = lambda value: False,
+        offered: Collection[str] = (),
     ) -> None:
         """Raise `InvalidArguments` if it can never be called with `params`.
 
         What `is_open` says yes to is only known when the task runs, so it is not looked at.
         """
-        problems = self.signature.problems(self._accepted(params), is_open, later=self.required)
+        problems = self.signature.problems(self._accepted(params, offered), is_open, later=self.required)
         if problems:
             raise invalid(problems, f'invalid params of function "{self.name}"')
 
@@ -181,11 +184,11 @@ class Function:
             name or self.name, FUNCTION, {"function": self.name, "params": dict(params or {})}, **given
         )
 
-    def _accepted(self, params: Mapping[str, JSON]) -> Mapping[str, JSON]:
-        """Without what is required but no argument: that is there to be read from the context."""
+    def _accepted(self, params: Mapping[str, JSON], offered: Collection[str] = ()) -> Mapping[str, JSON]:
+        """Without what is offered, or required, and no argument: it is there to be read from the context."""
         if self.signature.takes_any:
             return params
-        only_read = set(self.required) - set(self.signature.names)
+        only_read = {*self.required, *offered} - set(self.signature.names)
         return {name: value for name, value in params.items() if name not in only_read}
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from engine.errors import InvalidArguments
 from engine.functions.subtasks import SubTaskResult, sub_task_results, values
 from engine.model.json import JSON
+from engine.model.upstream import Results
 
 T = TypeVar("T")
 
@@ -56,8 +57,11 @@ class Given:
         raise NotImplementedError
 
     def get_upstream_result(self, task: str) -> JSON:
-        """Result of one direct dependency; None if it did not succeed, or there is none of that name."""
-        return self.get_all_upstream_results().get(task)
+        """Result of one direct dependency, by its name or id; None if it did not succeed, or is none."""
+        results = self.get_all_upstream_results()
+        if task not in results and isinstance(results, Results):
+            task = results.names.get(task, task)
+        return results.get(task)
 
     def get_upstream_value(self, task: str, field: str, default: JSON = None) -> JSON:
         return self._fields(task).get(field, default)

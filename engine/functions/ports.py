@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -45,7 +45,7 @@ class Ports:
 
     spawn: Callable[[Sequence[TaskSpec]], Awaitable[list[int]]] | None = None
     report: Callable[[JSON], Awaitable[None]] | None = None
-    upstream: Callable[[], Awaitable[Mapping[str, JSON]]] | None = None  # in the order of the dependencies
+    upstream: Callable[[], Awaitable[dict[str, JSON]]] | None = None  # in the order of the dependencies
     steps: DurableSteps | None = None
     workflow_id: str | None = None
     perform: Callable[[str, JSON], Awaitable[Outcome]] | None = None  # by the executor of a kind

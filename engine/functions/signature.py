@@ -80,11 +80,8 @@ class Signature:
         try:
             self.adapter.validate_python(dict(params))
         except ValidationError as error:
-            return [
-                self._problem(each)
-                for each in error.errors(include_url=False)
-                if not (str(each["loc"][0]) in later if each["type"] == "missing" else is_open(each["input"]))
-            ]
+            found = error.errors(include_url=False)
+            return [self._problem(each) for each in found if not _comes_yet(each, is_open, later)]
         return []
 
     def schema(self) -> dict[str, Any]:
@@ -105,6 +102,16 @@ class Signature:
         elif error["type"] == "extra_forbidden":
             message = f"unknown{_near(path, self.names)}"
         return {"path": path, "message": message}
+
+
+def _comes_yet(error: ErrorDetails, is_open: Callable[[JSON], bool], later: Collection[str]) -> bool:
+    match error["type"]:
+        case "missing":
+            return str(error["loc"][0]) in later
+        case "extra_forbidden":
+            return len(error["loc"]) > 1 and is_open(error["input"])
+        case _:
+            return is_open(error["input"])
 
 
 def invalid(problems: list[dict[str, str]], intro: str = "invalid params") -> InvalidArguments:

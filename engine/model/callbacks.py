@@ -67,7 +67,7 @@ def calls(run_id: int, workflow_id: str, callbacks: Named, settled: Settled) -> 
         TaskSpec(
             name,
             FUNCTION,
-            {"function": function, "params": params},
+            {"function": function, "offered": params},
             depends_on=(Dependency(names[place - 1]),) if place else (),
             rule=Rule.ALL_DONE if place else Rule.ALL_SUCCESS,
             timeout_ms=_TIMEOUT_MS,

@@ -97,10 +97,10 @@ class Awaiting:
 _ELSEWHERE = RetryPolicy(initial_ms=250, max_ms=60_000)
 
 
-def elsewhere(lease: Lease, reason: str, code: str) -> Released:
-    """What this worker lacks another one may have. It is asked for less and less often."""
-    given_back = max(1, lease.attempt - lease.failures - lease.crashes)
-    return Released(reason, code, _ELSEWHERE.delay_ms(given_back))
+def elsewhere(given_back: int, reason: str, code: str) -> Released:
+    """What this worker lacks another one may have. After `given_back` releases with this code, it is asked
+    for less and less often."""
+    return Released(reason, code, _ELSEWHERE.delay_ms(given_back + 1))
 
 
 Outcome = Succeeded | Failed | Declined | Cancelled | Released | Crashed | Awaiting

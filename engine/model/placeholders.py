@@ -31,6 +31,18 @@ _STEP = re.compile(
 _END = re.compile(r"\s*\}\}")
 
 
+OPEN = "${…}"  # stands for any value that is known later
+
+
+def is_open(value: JSON) -> bool:
+    """Whether `value` is, or holds, text that is put together when the run starts or the task runs."""
+    if isinstance(value, dict):
+        return any(map(is_open, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(is_open, value))
+    return isinstance(value, str) and "${" in value
+
+
 class BadPlaceholder(ValueError):
     """A `${{ … }}` that is no reference; the message quotes it and says what was expected."""
 

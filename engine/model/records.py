@@ -157,7 +157,8 @@ class WorkerSession:
 
 @dataclass(frozen=True, slots=True)
 class SavedWorkflow:
-    """One version of a workflow. `definition` is what was given to `save`."""
+    """One version of a workflow. `definition` is what was given to `save`; whether it `is_scheduled` is up to
+    the schedule that came with it."""
 
     id: str
     name: str
@@ -168,11 +169,13 @@ class SavedWorkflow:
     created_at: datetime  # of the workflow
     changed_at: datetime  # of this version
     definition: JSON
+    is_scheduled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class WorkflowRun:
-    """A run of a workflow. `error` is that of the first task that failed, if the run did."""
+    """A run of a workflow. `error` is that of the first task that failed if the run did, or what it was
+    cancelled for."""
 
     run: Run
     workflow_id: str

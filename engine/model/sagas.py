@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from engine.model.graph import Compensation, Dependency, Graph, Rule, TaskSpec
 from engine.model.json import JSON
 from engine.model.states import FINAL_RUN_STATES, RunState
 from engine.model.workflows import FUNCTION
+
+# What a compensation that is a function may take, besides its own parameters.
+OFFERED = (
+    "_saga_transaction_id",
+    "_compensate_step",
+    "_total_steps",
+    "_task_id",
+    "_task_name",
+    "_params",
+    "_result",
+    "_is_unknown",
+)
 
 
 class SagaState(StrEnum):
@@ -28,10 +39,19 @@ class Undo:
 
     task_id: int
     name: str
+    kind: str  # of the task
     is_unknown: bool
     result: JSON  # of the task; null if it is unknown
     params: JSON  # those of the task
     compensation: Compensation
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Somebody's word that a compensation that failed is not to be run again."""
+
+    actor: str
+    reason: str
 
 
 def saga_state(run: RunState, compensations: RunState | None, *, is_signed_off: bool) -> SagaState:
@@ -42,9 +62,9 @@ def saga_state(run: RunState, compensations: RunState | None, *, is_signed_off: 
         return SagaState.COMPENSATED if run is RunState.FAILED else SagaState.COMMITTED
     if compensations is RunState.SUCCEEDED:
         return SagaState.COMPENSATED
-    if is_signed_off:
-        return SagaState.SIGNED_OFF
-    return SagaState.FAILED if compensations in FINAL_RUN_STATES else SagaState.COMPENSATING
+    if compensations not in FINAL_RUN_STATES:
+        return SagaState.COMPENSATING
+    return SagaState.SIGNED_OFF if is_signed_off else SagaState.FAILED
 
 
 def compensation_graph(run_id: int, name: str | None, undos: Sequence[Undo]) -> Graph:
@@ -70,15 +90,21 @@ def _params(run_id: int, undo: Undo, step: int, steps: int) -> JSON:
     params = undo.compensation.params
     if undo.compensation.kind != FUNCTION or not isinstance(params, dict):
         return params
-    given: dict[str, Any] = params.get("params") or {}
-    known = {
-        "_saga_transaction_id": str(run_id),
-        "_compensate_step": step,
-        "_total_steps": steps,
-        "_task_id": str(undo.task_id),
-        "_task_name": undo.name,
-        "_params": undo.params,
-        "_result": undo.result,
-        "_is_unknown": undo.is_unknown,
-    }
-    return {**params, "params": {**given, **known}}
+    known: tuple[JSON, ...] = (
+        str(run_id),
+        step,
+        steps,
+        str(undo.task_id),
+        undo.name,
+        _own_params(undo),
+        undo.result,
+        undo.is_unknown,
+    )
+    return {**params, "offered": dict(zip(OFFERED, known, strict=True))}
+
+
+def _own_params(undo: Undo) -> JSON:
+    """The parameters as the task itself got them: of a function without its name."""
+    if undo.kind != FUNCTION or not isinstance(undo.params, dict):
+        return undo.params
+    return undo.params.get("params") or {}

@@ -50,6 +50,15 @@ def workflow_key(workflow_id: str) -> str:
     return f"workflow {workflow_id}"
 
 
+def bounded(spec: TaskSpec, timeout_ms: int | None) -> TaskSpec:
+    """With `timeout_ms` if it has none of its own, unless it is a stream without an end: what is not one-shot
+    runs on, and however many workers die under it is no fault of it."""
+    mode = spec.params.get("mode") if spec.kind == REALTIME and isinstance(spec.params, dict) else None
+    if mode in (RealtimeMode.CONTINUOUS, RealtimeMode.EVENT_DRIVEN):
+        return replace(spec, retry=replace(spec.retry, max_crashes=_NO_FAULT))
+    return replace(spec, timeout_ms=timeout_ms) if spec.timeout_ms is None else spec
+
+
 def retry_policy(count: int, interval_ms: int | None, defaults: RunDefaults = _DEFAULTS) -> RetryPolicy:
     """`count` attempts more, each after the same wait or after 1 s, 2 s, 4 s … (contract section 5.2)."""
     if not count:
@@ -153,22 +162,20 @@ class _Translation:
         return Compensation(FUNCTION, _call(undo.function, bound.value), timeout_ms, retry)
 
     def _realtime_spec(self, path: Path, task: RealtimeTask) -> TaskSpec:
-        """Only one-shot tasks end by themselves, so only they have a timeout unless one is given."""
         bound = self._bound((*path, "params"), task.params)
         described = {**shapes.to_json(task), "params": bound.value}
         for name in ("name", "description", "depends_on", "timeout_ms", "retry_count"):
             described.pop(name, None)
-        ends = task.mode is RealtimeMode.ONE_SHOT
-        retry = retry_policy(task.retry_count, None, self._defaults)
-        return TaskSpec(
+        spec = TaskSpec(
             name=task.name,
             kind=REALTIME,
             params=described,
             depends_on=tuple(map(Dependency, task.depends_on)),
-            timeout_ms=self._defaults.timeout_ms if task.timeout_ms is None and ends else task.timeout_ms,
-            retry=retry if ends else replace(retry, max_crashes=_NO_FAULT),
+            timeout_ms=task.timeout_ms,
+            retry=retry_policy(task.retry_count, None, self._defaults),
             limits=self._limits,
         )
+        return bounded(spec, self._defaults.timeout_ms)
 
 
 def _call(function: str | None, params: JSON) -> dict[str, Any]:

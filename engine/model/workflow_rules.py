@@ -23,11 +23,13 @@ from engine.model.durations import MAX_MS, MAX_TIMEOUT_MS
 from engine.model.graph import MAX_AT_MOST, MAX_LIMITS, MAX_PRIORITY, MAX_TASKS, MIN_PRIORITY, check_name
 from engine.model.json import JSON, Unstorable, check_storable
 from engine.model.parameters import Param, accepts
-from engine.model.placeholders import BadPlaceholder, Path, Reference, references
+from engine.model.placeholders import OPEN, BadPlaceholder, Path, Reference, references
 from engine.model.realtime import RealtimeMode, RealtimeTask
+from engine.model.sagas import OFFERED
 from engine.model.similar import near
 from engine.model.workflow_edges import Tasks, Upstream
-from engine.model.workflows import FUNCTION, Mode, Workflow, WorkflowTask
+from engine.model.workflow_graph import REALTIME
+from engine.model.workflows import FUNCTION, Mode, UndoFunction, Workflow, WorkflowTask
 
 MAX_RETRIES = 999
 MAX_TEXT = 10_000  # characters of a description or a condition
@@ -44,12 +46,14 @@ class Checks:
     """What only the surrounding program can tell. What is None is not checked.
 
     `condition(text)` raises `ValueError` or `InvalidInput` for CEL that is wrong, and returns the tasks that
-    it reads: they have to be upstream.
+    it reads: they have to be upstream. `params(kind, params)` says what is wrong with a task's parameters, as
+    far as that can be told while they hold placeholders.
     """
 
     functions: Collection[str] | None = None
     kinds: Collection[str] | None = None
     condition: Callable[[str], Collection[str]] | None = None
+    params: Callable[[str, JSON], str | None] | None = None
     max_timeout_ms: int = MAX_TIMEOUT_MS
 
 
@@ -167,7 +171,7 @@ def _each_task(task: WorkflowTask | RealtimeTask, checks: Checks) -> Iterator[Fa
     for path, name in _functions(task):
         yield from _function(path, name, checks)
     if isinstance(task, RealtimeTask):
-        yield from _realtime(task)
+        yield from _realtime(task, checks)
     else:
         yield from _ordinary(task, checks)
 
@@ -196,8 +200,11 @@ def _ordinary(task: WorkflowTask, checks: Checks) -> Iterator[Fault]:
         yield from _name(("result_mapping", target), source, "field name")
     if task.kind != FUNCTION and (task.required_params or task.result_mapping):
         yield from _arguments(task.params)
+    if task.kind != FUNCTION or task.function is not None:
+        yield from _performable(("params",), task.kind, _performed(task), checks)
     if task.compensation is not None:
         yield from _json(("compensation", "params"), task.compensation.params)
+        yield from _performable(("compensation", "params"), FUNCTION, _undone(task.compensation), checks)
     for index, callback in enumerate(task.callbacks):
         yield from _text(("callbacks", index, "description"), callback.description)
 
@@ -215,10 +222,22 @@ def _performer(task: WorkflowTask, checks: Checks) -> Iterator[Fault]:
         yield Fault(("kind",), f'unknown kind "{task.kind[:80]}"{near(task.kind, {*checks.kinds, FUNCTION})}')
 
 
-def _realtime(task: RealtimeTask) -> Iterator[Fault]:
+def _realtime(task: RealtimeTask, checks: Checks) -> Iterator[Fault]:
+    yield from _stream(task)
+    if checks.params is None or any(_each_task(task, NO_CHECKS)):  # who performs it would say the same again
+        return
+    known = checks.functions
+    is_known = known is None or all(name in known for _, name in _functions(task))
+    if is_known and (problem := checks.params(REALTIME, shapes.to_json(task))):
+        yield Fault((), problem)
+
+
+def _stream(task: RealtimeTask) -> Iterator[Fault]:
     yield from _arguments(task.params)
     if task.function is None and not any((task.data_handler, task.subscriptions, task.collector)):
         yield Fault(("function",), "is required (or a data_handler, a collector or subscriptions)")
+    elif task.function is None and reads_function(task):
+        yield Fault((), no_source(task.name))
     yield from _range(("buffer_size",), task.buffer_size, 1, MAX_BUFFER)
     yield from _range(("batch_size",), task.batch_size, 1, MAX_BUFFER)
     if task.batch_size > task.buffer_size > 0:
@@ -242,6 +261,36 @@ def _realtime(task: RealtimeTask) -> Iterator[Fault]:
         yield from _name(("subscriptions", index, "event"), subscription.event, "event")
         if subscription.filter is not None:
             yield from _text(("subscriptions", index, "filter"), subscription.filter)
+
+
+def reads_function(task: RealtimeTask) -> bool:
+    """Whether its items can come from nowhere but its function."""
+    return task.mode is RealtimeMode.CONTINUOUS and task.collector is None and task.endpoint is None
+
+
+def no_source(name: str) -> str:
+    return (
+        f"task {name!r} has no source: give it an endpoint, a collector, a function that yields, or the "
+        "event-driven mode"
+    )
+
+
+def _performable(path: Path, kind: str, params: JSON, checks: Checks) -> Iterator[Fault]:
+    """What whoever performs the task says of its parameters."""
+    if checks.params is not None and (problem := checks.params(kind, params)):
+        yield Fault(path, problem)
+
+
+def _performed(task: WorkflowTask) -> JSON:
+    """The parameters as whoever performs the task gets them; some are known only then."""
+    given = task.params
+    if later := (*task.required_params, *task.result_mapping):
+        given = {**dict.fromkeys(later, OPEN), **(given if isinstance(given, Mapping) else {})}
+    return {"function": task.function, "params": given} if task.kind == FUNCTION else given
+
+
+def _undone(undo: UndoFunction) -> JSON:
+    return {"function": undo.function, "params": undo.params, "offered": dict.fromkeys(OFFERED, OPEN)}
 
 
 def _arguments(params: JSON) -> Iterator[Fault]:

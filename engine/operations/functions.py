@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from engine.store import functions as store
@@ -23,9 +23,14 @@ async def names(database: Database) -> list[str]:
     return await database.read(store.names)
 
 
-async def is_somewhere(database: Database, name: str) -> bool:
-    """Whether a live worker has code for it."""
-    return await database.read(store.is_somewhere, name)
+async def are_somewhere(database: Database, names: Collection[str], task_id: int) -> bool:
+    """Whether a live worker that takes from the queue of this task has code for all of them."""
+    return await database.read(store.are_somewhere, names, task_id)
+
+
+async def given_back(database: Database, task_id: int, code: str) -> int:
+    """How many attempts of the task were released with `code`, the first dozen."""
+    return await database.read(store.given_back, task_id, code)
 
 
 async def list_functions(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import msgspec
 
@@ -52,25 +53,36 @@ class Failing:
         self._left.pop(run_id, None)
 
 
-async def tick(database: Database, failing: Failing | None = None) -> int:
-    """Deal with events that have come. What one process is at, the others pass over. Returns calls made.
+@dataclass(frozen=True, slots=True)
+class Tick:
+    calls: int = 0  # made
+    runs: int = 0  # whose events were looked at
+    has_more: bool = False  # there was no time for all
+
+
+async def tick(database: Database, failing: Failing | None = None) -> Tick:
+    """Deal with events that have come. What one process is at, the others pass over.
 
     `failing` is what the ticks of one process have in common.
     """
     failing = failing or Failing()
-    made, after, until = 0, 0, time.monotonic() + _SECONDS
+    calls, runs, after, until = 0, 0, 0, time.monotonic() + _SECONDS
     while True:
         found = await database.read(store.to_do, _RUNS, after)
         for run_id in found:
-            if not failing.is_left(run_id):
-                made += await _tell(database, run_id, until, failing)
-        if len(found) < _RUNS or time.monotonic() > until:
-            return made
+            if failing.is_left(run_id):
+                continue
+            if runs and time.monotonic() > until:
+                return Tick(calls, runs, has_more=True)
+            runs += 1
+            calls += await _tell(database, run_id, until, failing)
+        if len(found) < _RUNS:
+            return Tick(calls, runs, has_more=runs > 0 and time.monotonic() > until)
         after = found[-1]
 
 
 async def _tell(database: Database, run_id: int, until: float, failing: Failing) -> int:
-    """Deal with the events of one run, page by page."""
+    """Deal with the events of one run, page by page. Returns calls made."""
     made = 0
     try:
         while True:
@@ -83,20 +95,29 @@ async def _tell(database: Database, run_id: int, until: float, failing: Failing)
         raise
     except Exception as error:  # of one run: the others go on
         failing.failed(run_id)
-        emit("callback.failed", level="error", run=run_id, error=repr(error))
+        _emit(run_id, error)
         return made
+
+
+async def tell_rest(database: Database, run_id: int) -> None:
+    """Deal with all events of a run that is about to be removed. What cannot be told does not keep it."""
+    try:
+        while (await database.run(partial(_relay, run_id=run_id, waits=True), actor=ACTOR)).has_more:
+            pass
+    except StoreUnavailable:
+        raise
+    except Exception as error:
+        _emit(run_id, error)
+
+
+def _emit(run_id: int, error: Exception) -> None:
+    emit("callback.failed", level="error", run=run_id, error=repr(error))
 
 
 @dataclass(frozen=True, slots=True)
 class _Page:
     calls: int = 0
     has_more: bool = False
-
-
-def tell_rest(tx: Transaction, run_id: int) -> None:
-    """Deal with all events of a run that has ended and is about to be removed."""
-    while _relay(tx, run_id, waits=True).has_more:
-        pass
 
 
 def _relay(tx: Transaction, run_id: int, *, waits: bool = False) -> _Page:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from engine.errors import Conflict, NotFound
 from engine.model.records import Event, LogLine, Run, Task
+from engine.model.skips import Skips
 from engine.model.states import FINAL_RUN_STATES, RunState
 from engine.operations.relays import tell_rest
 from engine.store import keys, queries, relays, removal, sagas
@@ -55,6 +57,11 @@ async def tasks(
     )
 
 
+async def skips(database: Database, run_id: int) -> Skips:
+    """Which skipped tasks a failure kept from running."""
+    return await database.read(queries.skips, run_id)
+
+
 async def edges(
     database: Database, run_id: int, *, limit: int | None = None
 ) -> list[tuple[str, str, str | None]]:
@@ -77,29 +84,49 @@ async def logs(
 # --- control
 
 
-async def hold(database: Database, run_id: int, *, actor: str = "local") -> Run:
+_WORDS = {state: state.value for state in RunState}
+
+
+class Terms(NamedTuple):
+    """A client contract's words for a run and its states, and whether it refuses what is done already."""
+
+    noun: str = "run"
+    states: Mapping[RunState, str] = _WORDS
+    is_strict: bool = False
+
+
+OURS = Terms()
+
+
+async def hold(database: Database, run_id: int, *, actor: str = "local", terms: Terms = OURS) -> Run:
     """Pause: after this returns no new attempt of the run starts until `resume`. Running ones go on."""
-    return await database.run(_hold, run_id, actor=actor)
+    return await database.run(_hold, run_id, terms, actor=actor)
 
 
-async def resume(database: Database, run_id: int, *, actor: str = "local") -> Run:
-    return await database.run(_resume, run_id, actor=actor)
+async def resume(database: Database, run_id: int, *, actor: str = "local", terms: Terms = OURS) -> Run:
+    return await database.run(_resume, run_id, terms, actor=actor)
 
 
 async def cancel(
-    database: Database, run_id: int, *, reason: str = "context canceled", actor: str = "local"
+    database: Database,
+    run_id: int,
+    *,
+    reason: str = "context canceled",
+    actor: str = "local",
+    terms: Terms = OURS,
 ) -> Run:
     """After this returns no further task of the run starts; running attempts are told to stop."""
-    return await database.run(cancel_within, run_id, reason, actor=actor)
+    return await database.run(cancel_within, run_id, reason, terms, actor=actor)
 
 
-async def retry(database: Database, run_id: int, *, actor: str = "local") -> Run:
+async def retry(database: Database, run_id: int, *, actor: str = "local", terms: Terms = OURS) -> Run:
     """A failed or cancelled run goes on from the tasks that did not succeed; results stay."""
-    return await database.run(_retry, run_id, actor=actor)
+    return await database.run(_retry, run_id, terms, actor=actor)
 
 
 async def delete(database: Database, run_id: int, *, actor: str = "local") -> None:
     """Remove a finished run with everything that belongs to it, after callbacks and plug-ins were told."""
+    await tell_rest(database, run_id)
     await database.run(_delete, run_id, actor=actor)
 
 
@@ -110,50 +137,59 @@ def _own(tx: Transaction, run_id: int) -> Any:
     return row
 
 
-def _hold(tx: Transaction, run_id: int) -> Run:
-    state = _own(tx, run_id).state
-    if state in FINAL_RUN_STATES:
-        raise Conflict(f"run {run_id} is {state}; only a pending or running run can be paused")
-    if state != RunState.PAUSED:
+def _hold(tx: Transaction, run_id: int, terms: Terms) -> Run:
+    state = RunState(_own(tx, run_id).state)
+    if state in FINAL_RUN_STATES or (terms.is_strict and state is RunState.PAUSED):
+        raise _refusal(run_id, state, terms, "paused", RunState.PENDING, RunState.RUNNING)
+    if state is not RunState.PAUSED:
         store.hold(tx, run_id)
     return _current(tx, run_id)
 
 
-def _resume(tx: Transaction, run_id: int) -> Run:
-    state = _own(tx, run_id).state
-    if state in FINAL_RUN_STATES:
-        raise Conflict(f"run {run_id} is {state}; only a paused run can be resumed")
-    if state == RunState.PAUSED:
+def _resume(tx: Transaction, run_id: int, terms: Terms) -> Run:
+    state = RunState(_own(tx, run_id).state)
+    if state in FINAL_RUN_STATES or (terms.is_strict and state is not RunState.PAUSED):
+        raise _refusal(run_id, state, terms, "resumed", RunState.PAUSED)
+    if state is RunState.PAUSED:
         store.resume(tx, run_id)
     return _current(tx, run_id)
 
 
-def cancel_within(tx: Transaction, run_id: int, reason: str) -> Run:
+def cancel_within(tx: Transaction, run_id: int, reason: str, terms: Terms = OURS) -> Run:
     """`cancel` inside a transaction that somebody else commits."""
     row = _own(tx, run_id)
-    if row.state in (RunState.SUCCEEDED, RunState.FAILED):
-        raise Conflict(f"run {run_id} is {row.state}; only an unfinished run can be cancelled")
-    if row.state != RunState.CANCELLED and not row.is_cancelling:
+    state = RunState(row.state)
+    if state in (RunState.SUCCEEDED, RunState.FAILED) or (terms.is_strict and state is RunState.CANCELLED):
+        unfinished = (RunState.PENDING, RunState.RUNNING, RunState.PAUSED)
+        raise _refusal(run_id, state, terms, "cancelled", *unfinished)
+    if state is not RunState.CANCELLED and not row.is_cancelling:
         store.cancel(tx, run_id, reason)
     return _current(tx, run_id)
 
 
-def _retry(tx: Transaction, run_id: int) -> Run:
-    state = _own(tx, run_id).state
+def _retry(tx: Transaction, run_id: int, terms: Terms) -> Run:
+    state = RunState(_own(tx, run_id).state)
     if state not in (RunState.FAILED, RunState.CANCELLED):
-        raise Conflict(f"run {run_id} is {state}; only a failed or cancelled run can be retried")
+        raise _refusal(run_id, state, terms, "retried", RunState.FAILED, RunState.CANCELLED)
     if (compensations := sagas.compensating(tx, run_id)) is not None:
-        raise Conflict(f"run {run_id} is undone by run {compensations}; start it anew instead of retrying it")
+        called = f"{terms.noun} {run_id}"
+        raise Conflict(f"{called} is undone by run {compensations}; start it anew instead of retrying it")
     relays.reopen(tx, run_id)
     store.rerun(tx, run_id)
     return _current(tx, run_id)
+
+
+def _refusal(run_id: int, state: RunState, terms: Terms, done: str, *accepted: RunState) -> Conflict:
+    *others, last = (terms.states[each] for each in accepted)
+    listed = f"{', '.join(others)} or {last}" if others else last
+    called = f"{terms.noun} {run_id} is {terms.states[state]}"
+    return Conflict(f"{called}; only a {listed} {terms.noun} can be {done}")
 
 
 def _delete(tx: Transaction, run_id: int) -> None:
     state = _own(tx, run_id).state
     if state not in FINAL_RUN_STATES:
         raise Conflict(f"run {run_id} is {state}; cancel it before deleting it")
-    tell_rest(tx, run_id)
     removal.delete(tx, [run_id])
 
 

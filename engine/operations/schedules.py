@@ -218,7 +218,7 @@ def _cron(spec: ScheduleSpec | Schedule, anchor: datetime) -> Cron:
 
 def _zoned(tx: Transaction, spec: ScheduleSpec) -> ScheduleSpec:
     """With the zone that counts if it names none: that of the process which keeps it, once and for all."""
-    return spec if spec.zone is not None else replace(spec, zone=tx.run_defaults.timezone)
+    return spec if spec.zone else replace(spec, zone=tx.run_defaults.timezone)
 
 
 # --- fire

@@ -15,7 +15,7 @@ from engine.model.outcomes import Cancelled, Failed, Outcome, Succeeded, decide
 from engine.model.records import Attempt, Lease, Task
 from engine.model.states import FINAL_TASK_STATES
 from engine.model.sub_tasks import SubTask
-from engine.model.workflow_graph import workflow_key
+from engine.model.workflow_graph import bounded, workflow_key
 from engine.store import aliases, claims, finishes, limits, queries, runs, submits, workers
 from engine.store import upstream as store_upstream
 from engine.store.bookkeeping import count
@@ -200,7 +200,8 @@ def _spawn(tx: Transaction, lease: Lease, specs: list[TaskSpec], awaited: bool) 
         if submits.is_cancelling(tx, lease.run_id):
             raise Conflict(f"run {lease.run_id} is being cancelled; nothing can be added to it")
         _refuse_dependence(news, ids)
-        checked = plan(Graph(tuple(_as_theirs(tx, lease, news))))
+        # Checked as they were given: the limit of the workflow is none of theirs.
+        checked = replace(plan(Graph(tuple(news))), graph=Graph(tuple(_as_theirs(tx, lease, news))))
         added = submits.add_children(tx, lease, checked, awaited=awaited).task_ids
         ids |= zip((spec.name for spec in news), added, strict=True)
     return [ids[spec.name] for spec in specs]
@@ -217,18 +218,18 @@ def _refuse_dependence(news: Iterable[TaskSpec], earlier: Container[str]) -> Non
 
 
 def _as_theirs(tx: Transaction, lease: Lease, specs: list[TaskSpec]) -> list[TaskSpec]:
-    """With what holds for all tasks of a workflow, if one of its tasks adds them."""
+    """With what holds for all tasks of a workflow, if one of its tasks adds them: its number counts where
+    they name its own limit."""
     workflow_id = lease.client.get("workflow_id") if isinstance(lease.client, dict) else None
     if workflow_id is None:
-        return specs
+        return [bounded(spec, None) for spec in specs]
     limit = limits.held(tx, lease.task_id, workflow_key(workflow_id))
-    shared = () if limit is None else (limit,)
+    shared = {} if limit is None else {limit.key: limit}
     return [
         replace(
-            spec,
+            bounded(spec, tx.run_defaults.timeout_ms),
             client={"workflow_id": workflow_id} if spec.client is None else spec.client,
-            timeout_ms=tx.run_defaults.timeout_ms if spec.timeout_ms is None else spec.timeout_ms,
-            limits=(*shared, *(each for each in spec.limits if each not in shared)),
+            limits=tuple(({each.key: each for each in spec.limits} | shared).values()),
         )
         for spec in specs
     ]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 from engine.errors import Conflict, NotFound
 from engine.expressions.checks import tasks_read_by
+from engine.model.json import JSON
 from engine.model.records import SavedWorkflow, WorkflowRun
 from engine.model.workflow_graph import REALTIME
 from engine.model.workflow_rules import Checks, check
@@ -21,24 +23,38 @@ from engine.store.database import Database, Transaction
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # no letters that look alike
 
 
-async def checks(database: Database, kinds: Collection[str] | None = None) -> Checks:
-    """What workflows are checked against: registered functions and, if they are given, `kinds`."""
-    known = None if kinds is None else {*kinds, FUNCTION, REALTIME}
-    return Checks(functions=await functions.names(database), kinds=known, condition=tasks_read_by)
+class Kinds(Protocol):
+    """Who performs tasks: an `ExecutorRegistry`."""
+
+    def kinds(self) -> list[str]: ...
+
+    def problem(self, kind: str, params: JSON) -> str | None: ...
+
+
+async def checks(database: Database, kinds: Kinds | None = None, *, are_all: bool = True) -> Checks:
+    """What workflows are checked against: registered functions and, if they are given, `kinds`.
+
+    Unless these `are_all` there are, a kind may be one of those that others perform.
+    """
+    known = None if kinds is None or not are_all else {*kinds.kinds(), FUNCTION, REALTIME}
+    names = await functions.names(database)
+    problem = None if kinds is None else kinds.problem
+    return Checks(functions=names, kinds=known, condition=tasks_read_by, params=problem)
 
 
 async def save(
     database: Database,
     workflows: Sequence[Workflow],
     *,
-    kinds: Collection[str] | None = None,
+    kinds: Kinds | None = None,
+    are_all: bool = True,
     actor: str = "local",
 ) -> list[SavedWorkflow]:
-    """Store each as the next version of the workflow of its name; all of them or none.
+    """Store each as the next version of the workflow of its name; all of them or none. See `checks`.
 
     Raises `WorkflowError` with everything that is wrong.
     """
-    against = await checks(database, kinds)
+    against = await checks(database, kinds, are_all=are_all)
     await asyncio.to_thread(_check, workflows, against)
     return await database.run(save_within, workflows, actor=actor)
 
@@ -64,7 +80,7 @@ def _save(tx: Transaction, workflow: Workflow) -> SavedWorkflow:
         task_count=len(workflow.tasks) + len(workflow.realtime_tasks),
     )
     schedules.follow(tx, saved, workflow)
-    return saved
+    return find(tx, saved.id)  # with the schedule as it is now
 
 
 def new_id() -> str:

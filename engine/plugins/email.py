@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import smtplib
 import socket
 import ssl
-import time
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from email.message import EmailMessage
 from email.utils import formatdate, parseaddr
-from functools import partial
 from typing import Annotated, Any, Literal
 
+from aiosmtplib import (
+    SMTP,
+    SMTPException,
+    SMTPNotSupported,
+    SMTPRecipientsRefused,
+    SMTPResponseException,
+)
 from pydantic import AfterValidator, ConfigDict, Field
 
 from engine.errors import PermanentError
@@ -28,7 +31,7 @@ from engine.plugins.options import Options, Texts, filled, read, secret, templat
 _SSL_PORT = 465
 _MAX_SUBJECT = 200  # characters
 _MOST_SECONDS = 50.0  # for one message; an attempt has ten more
-_threads = ThreadPoolExecutor(16, "email")  # not the ones that everything else shares
+_BYE_SECONDS = 1.0
 _SUBJECT = "${event}: ${workflow_name} ${task_name}"
 _BODY = """\
 ${event} in workflow ${workflow_name}, instance ${instance_id}
@@ -104,37 +107,46 @@ class EmailPlugin:
         [address, *_] = await self._network.addresses(options.smtp_host, options.smtp_port)
         message = written(options, data)
         try:
-            sending = partial(self._send, options, address, message)
-            refused = await asyncio.get_running_loop().run_in_executor(_threads, sending)
-        except smtplib.SMTPRecipientsRefused as error:
-            codes = {code for code, _ in error.recipients.values()}
-            _give_up_if(min(codes) >= 500, f"all recipients were refused: {_shown(error.recipients)}")
+            async with _within(_MOST_SECONDS, "the message"):
+                refused = await self._send(options, address, message)
+        except SMTPRecipientsRefused as error:
+            each = {one.recipient: (one.code, one.message) for one in error.recipients}
+            codes = [code for code, _ in each.values()]
+            _give_up_if(min(codes) >= 500, f"all recipients were refused: {_shown(each)}")
             raise
-        except smtplib.SMTPResponseException as error:
-            answer = _words(error.smtp_error)
-            _give_up_if(error.smtp_code >= 500, f"{options.smtp_host} answered {error.smtp_code} {answer}")
+        except SMTPResponseException as error:
+            _give_up_if(error.code >= 500, f"{options.smtp_host} answered {error.code} {error.message}")
             raise
-        except (smtplib.SMTPNotSupportedError, ssl.SSLCertVerificationError) as error:
-            raise PermanentError(f"{options.smtp_host}: {error}") from None
+        except (SMTPException, OSError) as error:
+            wrong = _certificate_error(error)
+            is_final = wrong is not None or not isinstance(error, OSError)  # also what it cannot do
+            _give_up_if(is_final, f"{options.smtp_host}: {wrong or error}")
+            raise
         return {"message_id": str(message["Message-ID"]), "refused": _shown(refused)}
 
-    def _send(self, options: EmailOptions, address: str, message: EmailMessage) -> _Refused:
-        """In a thread: each answer of the server may take `timeout_seconds`, all together `_MOST_SECONDS`."""
-        with _connect(options, address) as server:
-            if options.tls in ("auto", "starttls") and not isinstance(server, _SmtpOverTls):
-                server.ehlo_or_helo_if_needed()
-                if options.tls == "starttls" or server.has_extn("starttls"):
-                    server.starttls(context=ssl.create_default_context())
+    async def _send(self, options: EmailOptions, address: str, message: EmailMessage) -> _Refused:
+        """Each answer of the server may take `timeout_seconds`. Raises what `aiosmtplib` raises."""
+        server = await _connected(options, address)
+        try:
+            if options.tls in ("auto", "starttls") and not server.use_tls:
+                await server.ehlo()
+                if options.tls == "starttls" or server.supports_extension("starttls"):
+                    await server.starttls()
             if options.username is not None:
-                if options.tls != "none" and not isinstance(server.sock, ssl.SSLSocket):
-                    raise smtplib.SMTPNotSupportedError(
+                if options.tls != "none" and server.get_transport_info("sslcontext") is None:
+                    raise SMTPNotSupported(
                         "it offers no STARTTLS, and the password is not sent without; tls: none would send it"
                     )
-                server.login(options.username, self._password or "")
-            return server.send_message(message)
+                await server.login(options.username, self._password or "")
+            refused, _ = await server.send_message(message)
+            with suppress(SMTPException):  # it has the message, whatever it says to this
+                await server.quit(timeout=_BYE_SECONDS)
+            return {who: (answer.code, answer.message) for who, answer in refused.items()}
+        finally:
+            server.close()
 
 
-_Refused = dict[str, tuple[int, bytes]]
+_Refused = dict[str, tuple[int, str]]  # recipient → code, words
 
 
 def written(options: EmailOptions, data: PluginData) -> EmailMessage:
@@ -155,51 +167,44 @@ def written(options: EmailOptions, data: PluginData) -> EmailMessage:
 # --- connections
 
 
-class _Hurried(smtplib.SMTP):
-    """Raises `TimeoutError` when it takes too long in all: a server may answer slowly without end."""
-
-    def __init__(self, options: EmailOptions) -> None:
-        self._until = time.monotonic() + _MOST_SECONDS
-        super().__init__(options.smtp_host, options.smtp_port, timeout=options.timeout_seconds)
-
-    def send(self, s: Any) -> None:
-        left = self._until - time.monotonic()
-        if left <= 0:
-            self.close()
-            raise TimeoutError(f"the message was not taken within {_MOST_SECONDS:g} s")
-        if self.sock is not None:
-            with suppress(OSError):  # it is closed: what is sent below says so in smtplib's way
-                self.sock.settimeout(min(left, self.timeout))
-        super().send(s)
-
-
-class _Smtp(_Hurried):
-    """Connects to an address that was looked up and checked, while certificates are for the host's name."""
-
-    def __init__(self, options: EmailOptions, address: str) -> None:
-        self._address = address
-        super().__init__(options)
-
-    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
-        return socket.create_connection((self._address, port), timeout)
+async def _connected(options: EmailOptions, address: str) -> SMTP:
+    """With an address that was looked up and checked, while certificates are for the host's name."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    try:
+        async with _within(options.timeout_seconds, f"connecting to {options.smtp_host}"):
+            await asyncio.get_running_loop().sock_connect(sock, (address, options.smtp_port))
+        server = SMTP(
+            hostname=options.smtp_host,
+            timeout=options.timeout_seconds,
+            use_tls=options.tls == "ssl" or (options.tls == "auto" and options.smtp_port == _SSL_PORT),
+            start_tls=False,
+            sock=sock,
+        )
+        await server.connect()
+    except BaseException:
+        sock.close()
+        raise
+    return server
 
 
-class _SmtpOverTls(_Hurried):
-    """Likewise, with TLS from the start."""
+@asynccontextmanager
+async def _within(seconds: float, what: str) -> AsyncIterator[None]:
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            yield
+    except TimeoutError:
+        if limit.expired():
+            raise TimeoutError(f"{what} took more than {seconds:g} s") from None
+        raise
 
-    def __init__(self, options: EmailOptions, address: str) -> None:
-        self._address = address
-        self._tls = ssl.create_default_context()
-        super().__init__(options)
 
-    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
-        plain = socket.create_connection((self._address, port), timeout)
-        return self._tls.wrap_socket(plain, server_hostname=host)
-
-
-def _connect(options: EmailOptions, address: str) -> smtplib.SMTP:
-    is_tls = options.tls == "ssl" or (options.tls == "auto" and options.smtp_port == _SSL_PORT)
-    return _SmtpOverTls(options, address) if is_tls else _Smtp(options, address)
+def _certificate_error(error: BaseException) -> BaseException | None:
+    """What is wrong with the server's certificate, if that is what failed."""
+    causes = (error, error.__cause__)
+    return next((cause for cause in causes if isinstance(cause, ssl.SSLCertVerificationError)), None)
 
 
 def _give_up_if(is_final: bool, message: str) -> None:
@@ -208,11 +213,7 @@ def _give_up_if(is_final: bool, message: str) -> None:
 
 
 def _shown(refused: _Refused) -> dict[str, str]:
-    return {who: f"{code} {_words(text)}" for who, (code, text) in refused.items()}
-
-
-def _words(answer: bytes | str) -> str:
-    return answer.decode(errors="replace") if isinstance(answer, bytes) else answer
+    return {who: f"{code} {words}" for who, (code, words) in refused.items()}
 
 
 def _digest(data: PluginData) -> str:

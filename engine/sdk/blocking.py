@@ -160,6 +160,7 @@ class SyncEngine:
     publish = _blocking(Engine.publish)
     saga = _blocking(Engine.saga)
     retry_saga = _blocking(Engine.retry_saga)
+    skip_saga = _blocking(Engine.skip_saga)
     sign_off_saga = _blocking(Engine.sign_off_saga)
     schedule = _blocking(Engine.schedule)
     get_schedule = _blocking(Engine.get_schedule)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -11,6 +11,8 @@ import msgspec
 
 from engine.errors import InvalidInput
 from engine.model.graph import MAX_NAME, Graph, Plan, TaskSpec
+from engine.model.json import JSON, Unstorable, check_storable
+from engine.operations import executions
 from engine.operations.submits import Accepted, Key, Submission, submit_all_within, submit_within
 from engine.sdk.checks import Kinds, checked
 from engine.store.database import Transaction
@@ -59,10 +61,53 @@ class SubmitMany:
         return submit_all_within(tx, [Submission(plan, tx.actor) for plan in self.plans])
 
 
+@dataclass(frozen=True, slots=True)
+class ExecuteOne:
+    """A run of a saved workflow, by its id or name."""
+
+    workflow: str
+    params: Mapping[str, JSON]
+    version: int | None
+    key: Key | None
+
+    @classmethod
+    def of(
+        cls, workflow: str, params: Mapping[str, JSON] | None, *, version: int | None, key: str | None
+    ) -> ExecuteOne:
+        """Raises `InvalidInput`."""
+        given = dict(params or {})
+        try:
+            check_storable(given)
+        except Unstorable as error:
+            raise InvalidInput(f"params cannot be stored: {error}") from None
+        return cls(workflow, given, version, None if key is None else execution_key(key, workflow, given))
+
+    @property
+    def may_lose_race(self) -> bool:
+        return self.key is not None
+
+    def __call__(self, tx: Transaction) -> Accepted:
+        saved = executions.find(tx, self.workflow, self.version)
+        start = executions.prepare(
+            saved, self.params, actor=tx.actor, defaults=tx.run_defaults, idempotency=self.key
+        )
+        return executions.start_within(tx, start)
+
+
+def execution_key(key: str, workflow: str, params: Mapping[str, JSON]) -> Key:
+    """Of a run of a workflow that is to be started once. Raises `InvalidInput`."""
+    document = msgspec.json.encode(params, order="deterministic")
+    return _keyed(f"{KEY_SCOPE} {workflow}", key, hashlib.sha256(document).hexdigest())
+
+
 def _key(key: str, graph: Graph) -> Key:
+    return _keyed(KEY_SCOPE, key, _fingerprint(graph))
+
+
+def _keyed(scope: str, key: str, fingerprint: str) -> Key:
     if not isinstance(key, str) or not 1 <= len(key) <= MAX_NAME or not key.isprintable():
         raise InvalidInput(f"an idempotency key is a text of 1 to {MAX_NAME} printable characters")
-    return Key(KEY_SCOPE, key, _fingerprint(graph))
+    return Key(scope, key, fingerprint)
 
 
 def _fingerprint(graph: Graph) -> str:

@@ -1,9 +1,9 @@
-"""`submit` and `submit_many`: the runs exist if and only if the caller's transaction commits."""
+"""`submit`, `submit_many` and `execute`: the runs exist if and only if the caller's transaction commits."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Mapping
 from functools import partial
 from typing import Any, overload
 
@@ -14,10 +14,11 @@ from sqlalchemy.orm import Session, scoped_session
 
 from engine.errors import InvalidInput
 from engine.model.graph import Graph
+from engine.model.json import JSON
 from engine.operations.submits import Accepted
 from engine.sdk.blocking import SyncEngine
 from engine.sdk.embedded import Engine
-from engine.sdk.requests import SubmitMany, SubmitOne
+from engine.sdk.requests import ExecuteOne, SubmitMany, SubmitOne
 from engine.store import borrowed
 from engine.store.dialects.handles import opened, run_async
 
@@ -74,7 +75,47 @@ def submit_many(
     return answer
 
 
-def _perform(where: object, request: SubmitOne | SubmitMany, actor: str) -> Any:
+@overload
+def execute(
+    where: SyncHandle,
+    workflow: str,
+    params: Mapping[str, JSON] | None = None,
+    *,
+    version: int | None = None,
+    key: str | None = None,
+    actor: str = "local",
+) -> Accepted: ...
+@overload
+def execute(
+    where: AsyncHandle,
+    workflow: str,
+    params: Mapping[str, JSON] | None = None,
+    *,
+    version: int | None = None,
+    key: str | None = None,
+    actor: str = "local",
+) -> Awaitable[Accepted]: ...
+def execute(
+    where: SyncHandle | AsyncHandle,
+    workflow: str,
+    params: Mapping[str, JSON] | None = None,
+    *,
+    version: int | None = None,
+    key: str | None = None,
+    actor: str = "local",
+) -> Accepted | Awaitable[Accepted]:
+    """As `submit`: start a run of a saved workflow, by its id or name, in the transaction open on `where`.
+
+    Raises `NotFound`, `Conflict` if it is disabled, and `InvalidInput` for parameters that do not fit.
+    """
+    if isinstance(where, Engine | SyncEngine):
+        return where.execute(workflow, params, version=version, key=key, actor=actor)
+    request = ExecuteOne.of(workflow, params, version=version, key=key)
+    answer: Accepted | Awaitable[Accepted] = _perform(where, request, actor)
+    return answer
+
+
+def _perform(where: object, request: SubmitOne | SubmitMany | ExecuteOne, actor: str) -> Any:
     work = partial(borrowed.perform, work=request, actor=actor, may_lose_race=request.may_lose_race)
     match where:
         case sa.Connection():

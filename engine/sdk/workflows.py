@@ -21,6 +21,8 @@ from engine.operations.sagas import SagaReport
 from engine.operations.stream_state import Published
 from engine.operations.submits import Accepted
 from engine.sdk.authoring import WorkflowFunction
+from engine.sdk.checks import Kinds
+from engine.sdk.requests import execution_key
 from engine.store.database import Database
 from engine.store.functions import KnownFunction
 from engine.store.schedules import Schedule
@@ -36,6 +38,7 @@ class Workflows:
     """The verbs. A workflow is meant by its id, its name, or, where it says so, by itself."""
 
     _functions: FunctionRegistry
+    _kinds: Kinds | None
 
     @property
     def _database(self) -> Database:
@@ -48,7 +51,12 @@ class Workflows:
 
         Raises `WorkflowError` with everything that is wrong, functions without code among it.
         """
-        return await workflows.save(self._database, [_definition(one) for one in given], actor=actor)
+        found, kinds = [_definition(one) for one in given], self._kinds
+        if kinds is None:
+            return await workflows.save(self._database, found, actor=actor)
+        return await workflows.save(
+            self._database, found, kinds=kinds.registry, are_all=kinds.are_all, actor=actor
+        )
 
     async def workflow(self, workflow: str, version: int | None = None) -> SavedWorkflow:
         """The newest version, or the one that is asked for."""
@@ -87,11 +95,19 @@ class Workflows:
         params: Mapping[str, JSON] | None = None,
         *,
         version: int | None = None,
+        key: str | None = None,
         actor: str = "local",
     ) -> Accepted:
-        """Start a run. A definition is saved first, unless the newest version is just like it."""
-        key = workflow if isinstance(workflow, str) else (await self._saved(_definition(workflow), actor)).id
-        return await executions.execute(self._database, key, params, version=version, actor=actor)
+        """Start a run. A definition is saved first, unless the newest version is just like it.
+
+        `key` makes repeats within 24 hours return the same run.
+        """
+        if not isinstance(workflow, str):
+            workflow = (await self._saved(_definition(workflow), actor)).id
+        once = None if key is None else execution_key(key, workflow, params or {})
+        return await executions.execute(
+            self._database, workflow, params, version=version, idempotency=once, actor=actor
+        )
 
     async def _saved(self, workflow: Workflow, actor: str) -> SavedWorkflow:
         newest = await workflows.find_named(self._database, workflow.name)
@@ -150,6 +166,12 @@ class Workflows:
     async def retry_saga(self, run_id: int, *, actor: str = "local") -> SagaReport:
         """Run compensations that failed once more."""
         return await sagas.retry(self._database, run_id, actor=actor)
+
+    async def skip_saga(
+        self, run_id: int, names: Iterable[str], reason: str, *, actor: str = "local"
+    ) -> SagaReport:
+        """Give up single compensations that failed: no retry runs them. All of those named, or none."""
+        return await sagas.skip(self._database, run_id, names, reason=reason, actor=actor)
 
     async def sign_off_saga(self, run_id: int, reason: str, *, actor: str = "local") -> SagaReport:
         """Declare that somebody has taken care of the compensations that failed."""

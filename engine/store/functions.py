@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from engine.model.json import JSON
 from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
-from engine.store.schema import function, worker_function, worker_session
+from engine.store.schema import attempt, function, task_state, worker_function, worker_session
 from engine.store.statement import (
     column_types,
     document,
@@ -24,6 +24,7 @@ from engine.store.statement import (
 
 _COLUMNS = ("name", "description", "origin", "schema")
 _SHOWN = 20  # workers of one function that are named
+MOST_COUNTED = 12  # releases of one task: by then it waits as long as it ever will
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class KnownFunction:
 def register(tx: Transaction, described: Sequence[Mapping[str, Any]], session_id: int | None = None) -> None:
     """Keep these, the newest word about each; `described` is what `FunctionRegistry.describe` says.
 
-    With `session_id` it is this worker session, which has just begun, that has code for them.
+    With `session_id` it is this worker session that has code for them, and for no others.
     """
     rows = [
         [item["name"], item["description"], item["origin"], json_text(item["params"])]
@@ -52,6 +53,7 @@ def register(tx: Transaction, described: Sequence[Mapping[str, Any]], session_id
         tx.execute(_register(tx.dialect), {"functions": document(rows)})
     if rows and session_id is not None:
         names = sorted({str(item["name"]) for item in described})
+        tx.execute(sa.delete(worker_function).where(worker_function.c.session_id == session_id))
         insert_rows(tx, worker_function, [[name, session_id] for name in names], ("name", "session_id"))
 
 
@@ -98,12 +100,6 @@ _is_somewhere = (
 _NOBODY: dict[str, Any] = {"worker_count": 0, "workers": ()}
 
 
-def is_somewhere(tx: Transaction, name: str) -> bool:
-    """Whether a live worker has code for it."""
-    query = sa.select(function.c.name).where(function.c.name == name, _is_somewhere)
-    return tx.execute(query).first() is not None
-
-
 def _workers(tx: Transaction, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """By function: how many live workers have it, and the names of the first of them."""
     of_function = worker_function.c.name
@@ -131,3 +127,37 @@ def forget_ended(tx: Transaction) -> None:
     """Remove what sessions had that are not kept any more."""
     kept = sa.select(worker_session.c.id)
     tx.execute(sa.delete(worker_function).where(worker_function.c.session_id.not_in(kept)))
+
+
+# --- tasks that are left to others
+
+
+def are_somewhere(tx: Transaction, names: Collection[str], task_id: int) -> bool:
+    """Whether a live worker that takes from the queue of this task has code for all of them."""
+    wanted = set(names)
+    queue = sa.select(task_state.c.queue).where(task_state.c.task_id == task_id).scalar_subquery()
+    query = (
+        sa.select(worker_session.c.queues, queue.label("queue"))
+        .select_from(_HAVING)
+        .where(worker_function.c.name.in_(sorted(wanted)), _is_live)
+        .group_by(worker_session.c.id)
+        .having(sa.func.count() == len(wanted))
+    )
+    return any(not row.queues or row.queue in row.queues for row in tx.execute(query))
+
+
+def given_back(tx: Transaction, task_id: int, code: str) -> int:
+    """How many attempts of the task were released with `code`; no more than `MOST_COUNTED` are counted."""
+    released = (
+        sa.select(attempt.c.number)
+        .where(
+            attempt.c.task_id == task_id,
+            attempt.c.outcome == "released",
+            attempt.c.error["code"].as_string() == code,
+        )
+        .order_by(attempt.c.number.desc())
+        .limit(MOST_COUNTED)
+        .subquery()
+    )
+    count: int = tx.execute(sa.select(sa.func.count()).select_from(released)).scalar_one()
+    return count

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from engine.model.records import Attempt, Event, LogLine, Run, Task
 from engine.model.retry import RetryPolicy
-from engine.model.states import RunState, TaskState
+from engine.model.skips import Skip, Skips, below_failures
+from engine.model.states import Move, RunState, TaskState
 from engine.store.database import Transaction
 from engine.store.schema import (
     alias,
@@ -255,6 +256,36 @@ def list_events(tx: Transaction, run_id: int, *, after: int = 0, limit: int = 10
         )
         for row in tx.execute(query)
     ]
+
+
+_RETRIED = "run.retried"
+
+
+def skips(tx: Transaction, run_id: int) -> Skips:
+    """The skipped tasks of a run that stand below a failed one. Reads the events of all that were skipped."""
+    query = (
+        sa.select(
+            event.c.number, event.c.kind, event.c.task_id, event.c.detail, task.c.name, task_state.c.rule
+        )
+        .outerjoin_from(event, task, task.c.id == event.c.task_id)
+        .outerjoin(task_state, task_state.c.task_id == event.c.task_id)
+        .where(event.c.run_id == run_id, event.c.kind.in_((Move.SKIP, _RETRIED)))
+        .order_by(event.c.number)
+    )
+    numbers: set[int] = set()
+    since_retry: list[Skip] = []
+    upto = 0
+    for row in tx.execute(query):
+        upto = row.number
+        if row.kind == _RETRIED:
+            numbers.update(skip.number for skip in below_failures(since_retry))
+            since_retry = []
+        else:
+            reason = (row.detail or {}).get("reason") or ""
+            since_retry.append(Skip(row.number, row.task_id, row.name, row.rule, reason))
+    now = below_failures(since_retry)
+    numbers.update(skip.number for skip in now)
+    return Skips(upto, frozenset(numbers), frozenset(skip.task_id for skip in now))
 
 
 def list_logs(

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from engine.model.states import FINAL_RUN_STATES, FINAL_TASK_STATES, Move, RunState, TaskState
 from engine.model.tally import Change
+from engine.store import sagas
 from engine.store.bookkeeping import lock_tallies, record, write_tallies
 from engine.store.database import CONTROL, Transaction
 from engine.store.dialects.base import Dialect
@@ -108,10 +109,12 @@ def rerun(tx: Transaction, run_id: int) -> int:
 
     What never started keeps its own later time; what did is available as soon as its upstreams allow.
     Finished ones keep their results; what was skipped for a branch that was not taken is skipped again.
+    Compensations that somebody has skipped stay as they ended.
     """
     changes = [Change(run_id, "run.retried")]
+    left = sagas.skipped(tx, run_id)
     for state in (TaskState.FAILED, TaskState.SKIPPED, TaskState.CANCELLED):
-        for chunk in chunks(_ids_in(tx, run_id, state)):
+        for chunk in chunks(each for each in _ids_in(tx, run_id, state) if each not in left):
             rows = tx.execute(_back_to_start(tx.dialect, state), {"moved": document([i] for i in chunk)})
             changes += [
                 Change(run_id, Move.RERUN, row.task_id, None, state, TaskState.BLOCKED) for row in rows

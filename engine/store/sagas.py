@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from engine.model.graph import Compensation, plan
 from engine.model.retry import RetryPolicy
-from engine.model.sagas import Undo, compensation_graph
+from engine.model.sagas import Skip, Undo, compensation_graph
 from engine.model.states import Move, RunState, TaskState
 from engine.model.tally import Change
 from engine.store import submits
@@ -19,7 +19,7 @@ from engine.store.booked import is_one_of
 from engine.store.bookkeeping import record
 from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
-from engine.store.schema import attempt, compensation, event, run, saga, task, task_state
+from engine.store.schema import attempt, compensation, edge, event, run, saga, task, task_state
 from engine.store.statement import moment_of, statement
 
 ACTOR = "saga"
@@ -36,6 +36,8 @@ class Saga:
     signed_off_at: datetime | None
     signed_off_by: str | None
     reason: str | None
+    failed: int  # compensations that failed or were cancelled
+    skips: Mapping[int, Skip]  # those of them that are skipped, by the id of the task
 
 
 def settle(tx: Transaction, run_ids: Iterable[int]) -> None:
@@ -80,7 +82,7 @@ def to_undo(tx: Transaction, run_id: int) -> list[Undo]:
             continue  # it failed, says its own code, or never ran
         policy = RetryPolicy.from_json(row.retry)
         how = Compensation(row.kind, row.params, row.timeout_ms, policy)
-        undos.append(Undo(row.id, row.name, is_unknown, row.result, row.task_params, how))
+        undos.append(Undo(row.id, row.name, row.task_kind, is_unknown, row.result, row.task_params, how))
     return undos
 
 
@@ -100,6 +102,7 @@ def _to_undo(dialect: Dialect) -> sa.Select[Any]:
         sa.select(
             task.c.id,
             task.c.name,
+            task.c.kind.label("task_kind"),
             task.c.params.label("task_params"),
             task_state.c.state,
             attempt.c.result,
@@ -124,7 +127,13 @@ def _to_undo(dialect: Dialect) -> sa.Select[Any]:
 def get(tx: Transaction, run_id: int) -> Saga | None:
     other = run.alias("compensations")
     query = (
-        sa.select(saga, run.c.state.label("run_state"), other.c.state.label("compensation_state"))
+        sa.select(
+            saga,
+            run.c.state.label("run_state"),
+            other.c.state.label("compensation_state"),
+            # Sub-tasks that a compensation awaits count for it alone, as in the verdict on its run.
+            sa.func.coalesce(other.c.failed + other.c.cancelled - other.c.awaited, 0).label("failed"),
+        )
         .join_from(saga, run, run.c.id == saga.c.run_id)
         .outerjoin(other, other.c.id == saga.c.compensation_run_id)
         .where(saga.c.run_id == run_id)
@@ -140,7 +149,17 @@ def get(tx: Transaction, run_id: int) -> Saga | None:
         row.signed_off_at,
         row.signed_off_by,
         row.reason,
+        row.failed,
+        _skips(row.skipped),
     )
+
+
+def _skips(written: Sequence[dict[str, Any]] | None) -> dict[int, Skip]:
+    return {
+        task_id: Skip(decision["actor"], decision["reason"])
+        for decision in written or ()
+        for task_id in decision["task_ids"]
+    }
 
 
 def sign_off(tx: Transaction, run_id: int, reason: str) -> None:
@@ -152,12 +171,44 @@ def sign_off(tx: Transaction, run_id: int, reason: str) -> None:
     )
 
 
-def note(tx: Transaction, run_id: int, detail: dict[str, Any]) -> None:
-    """Put the sign-off among the events of the run."""
-    record(tx, [Change(run_id, "saga.signed_off", detail=detail)])
+def skip(tx: Transaction, run_id: int, task_ids: Sequence[int], reason: str) -> None:
+    """The caller owns the run of the compensations: nobody else writes what is skipped meanwhile."""
+    before = tx.execute(sa.select(saga.c.skipped).where(saga.c.run_id == run_id)).scalar_one()
+    decision = {"task_ids": list(task_ids), "actor": tx.actor, "reason": reason}
+    tx.execute(sa.update(saga).where(saga.c.run_id == run_id).values(skipped=[*(before or ()), decision]))
+
+
+def note(tx: Transaction, run_id: int, kind: str, detail: dict[str, Any]) -> None:
+    """Put what somebody decided among the events of the run."""
+    record(tx, [Change(run_id, kind, detail=detail)])
 
 
 def compensating(tx: Transaction, run_id: int) -> int | None:
     """The run that undoes this one, if there is one."""
     query = sa.select(saga.c.compensation_run_id).where(saga.c.run_id == run_id)
     return tx.execute(query).scalar_one_or_none()
+
+
+def outcomes(tx: Transaction, run_id: int, names: Iterable[str]) -> dict[str, Any]:
+    """Of a run of compensations the tasks of these names: id, state, and whether another one awaits it."""
+    is_awaited = sa.exists().where(edge.c.parent_id == task.c.id, edge.c.child_id == task.c.parent_id)
+    query = (
+        sa.select(task.c.id, task.c.name, task_state.c.state, is_awaited.label("is_awaited"))
+        .join_from(task, task_state, task_state.c.task_id == task.c.id)
+        .where(task.c.run_id == run_id, tx.dialect.is_any(task.c.name, "names"))
+    )
+    return {row.name: row for row in tx.execute(query, {"names": tx.dialect.array(names)})}
+
+
+def skipped(tx: Transaction, run_id: int) -> set[int]:
+    """Tasks of this run that are not to run again: compensations that are skipped, and their sub-tasks."""
+    query = sa.select(saga.c.skipped).where(saga.c.compensation_run_id == run_id)
+    found: set[int] = set()
+    below = set(_skips(tx.execute(query).scalar_one_or_none()))
+    while below := below - found:
+        found |= below
+        parts = sa.select(task.c.id).where(
+            task.c.run_id == run_id, tx.dialect.is_any(task.c.parent_id, "ids")
+        )
+        below = set(tx.execute(parts, {"ids": tx.dialect.array(sorted(below))}).scalars())
+    return found

@@ -364,6 +364,7 @@ saga = sa.Table(
     sa.Column("signed_off_at", UtcDateTime),
     sa.Column("signed_off_by", sa.Text),
     sa.Column("reason", sa.Text),
+    sa.Column("skipped", Json),  # [{task_ids, actor, reason}]: tasks of that run that nobody runs again
 )
 sa.Index("ix_saga_compensation_run_id", saga.c.compensation_run_id)
 

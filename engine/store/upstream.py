@@ -10,15 +10,17 @@ import sqlalchemy as sa
 from engine.model.json import JSON
 from engine.model.states import TaskState
 from engine.model.sub_tasks import MOST_BYTES, SubTask
+from engine.model.upstream import Results
 from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.schema import attempt, edge, state_is, task, task_state
 from engine.store.statement import statement
 
 
-def direct(tx: Transaction, task_id: int) -> dict[str, JSON]:
-    """Results of the upstream tasks that succeeded, by name, in the order of submission."""
-    return {row.name: row.result for row in tx.execute(_direct(tx.dialect), {"task": task_id})}
+def direct(tx: Transaction, task_id: int) -> Results:
+    """Of the upstream tasks that succeeded."""
+    rows = tx.execute(_direct(tx.dialect), {"task": task_id})
+    return Results((row.id, row.name, row.result) for row in rows)
 
 
 def named(tx: Transaction, run_id: int, names: Sequence[str]) -> dict[str, JSON]:
@@ -49,7 +51,7 @@ _succeeded = state_is(task_state.c.state, TaskState.SUCCEEDED)
 @statement
 def _direct(dialect: Dialect) -> sa.Select[Any]:
     return (
-        sa.select(task.c.name, attempt.c.result)
+        sa.select(task.c.id, task.c.name, attempt.c.result)
         .select_from(edge)
         .join(task_state, task_state.c.task_id == edge.c.parent_id)
         .join(attempt, _newest)

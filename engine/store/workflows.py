@@ -9,10 +9,20 @@ import sqlalchemy as sa
 
 from engine.model.json import JSON
 from engine.model.records import SavedWorkflow, WorkflowRun
-from engine.model.states import FINAL_RUN_STATES, TaskState
+from engine.model.states import RunState, TaskState
 from engine.store.database import LostRace, Transaction
 from engine.store.queries import run_of
-from engine.store.schema import run, task, task_state, workflow, workflow_run, workflow_version
+from engine.store.schema import (
+    edge,
+    event,
+    run,
+    schedule,
+    task,
+    task_state,
+    workflow,
+    workflow_run,
+    workflow_version,
+)
 from engine.store.statement import moment_of
 
 # --- definitions
@@ -63,17 +73,24 @@ def save(
     return saved
 
 
-_SAVED = sa.select(
-    workflow.c.id,
-    workflow.c.name,
-    workflow.c.is_enabled,
-    workflow.c.created_at,
-    workflow_version.c.version,
-    workflow_version.c.description,
-    workflow_version.c.task_count,
-    workflow_version.c.created_at.label("changed_at"),
-    workflow_version.c.definition,
-).join_from(workflow, workflow_version, workflow_version.c.workflow_id == workflow.c.id)
+# The schedule that comes with a definition, see `operations.schedules.own_id`.
+_is_own = schedule.c.id == sa.literal("sch-").concat(workflow.c.id)
+_SAVED = (
+    sa.select(
+        workflow.c.id,
+        workflow.c.name,
+        workflow.c.is_enabled,
+        workflow.c.created_at,
+        workflow_version.c.version,
+        workflow_version.c.description,
+        workflow_version.c.task_count,
+        workflow_version.c.created_at.label("changed_at"),
+        workflow_version.c.definition,
+        sa.and_(schedule.c.id.is_not(None), ~schedule.c.is_paused).label("is_scheduled"),
+    )
+    .join_from(workflow, workflow_version, workflow_version.c.workflow_id == workflow.c.id)
+    .outerjoin(schedule, _is_own)
+)
 _is_newest = workflow_version.c.version == workflow.c.version
 
 
@@ -195,8 +212,6 @@ _RUNS = sa.select(run, workflow_run).join_from(workflow_run, run, run.c.id == wo
 
 
 def _runs(tx: Transaction, query: sa.Select[Any]) -> list[WorkflowRun]:
-    rows = tx.execute(query).all()
-    errors = {row.id: _first_error(tx, row.id) for row in rows if row.failed}
     return [
         WorkflowRun(
             run_of(row),
@@ -205,18 +220,43 @@ def _runs(tx: Transaction, query: sa.Select[Any]) -> list[WorkflowRun]:
             row.version,
             row.params,
             row.rerun_of,
-            errors.get(row.id) if row.state in FINAL_RUN_STATES else None,
+            _error(tx, row.id, RunState(row.state)),
         )
-        for row in rows
+        for row in tx.execute(query).all()
     ]
 
 
-def _first_error(tx: Transaction, run_id: int) -> str | None:
+def _error(tx: Transaction, run_id: int, state: RunState) -> str | None:
+    """Why a run did not succeed: the first failure in it, or what it was cancelled for."""
+    match state:
+        case RunState.FAILED:
+            return _first_reason(tx, run_id, TaskState.FAILED)
+        case RunState.CANCELLED:
+            return _cancelled_for(tx, run_id) or _first_reason(tx, run_id, TaskState.CANCELLED)
+        case _:
+            return None
+
+
+def _first_reason(tx: Transaction, run_id: int, state: TaskState) -> str | None:
+    """What the first task in that state says; sub-tasks last, whose failures may have been tolerated."""
+    is_awaited = sa.exists().where(edge.c.parent_id == task.c.id, edge.c.child_id == task.c.parent_id)
     query = (
         sa.select(task_state.c.reason)
         .join(task, task.c.id == task_state.c.task_id)
-        .where(task.c.run_id == run_id, task_state.c.state == TaskState.FAILED)
-        .order_by(task_state.c.changed_at, task.c.id)
+        .where(task.c.run_id == run_id, task_state.c.state == state)
+        .order_by(is_awaited, task_state.c.changed_at, task.c.id)
         .limit(1)
     )
     return tx.execute(query).scalar_one_or_none()
+
+
+def _cancelled_for(tx: Transaction, run_id: int) -> str | None:
+    """The reason of the cancel that ended the run; None if its tasks were cancelled one by one."""
+    query = (
+        sa.select(event.c.kind, event.c.detail)
+        .where(event.c.run_id == run_id, event.c.kind.in_(("run.cancelling", "run.retried")))
+        .order_by(event.c.number.desc())
+        .limit(1)
+    )
+    row = tx.execute(query).one_or_none()
+    return None if row is None or row.kind == "run.retried" else row.detail.get("reason")

@@ -40,6 +40,7 @@ class Buffer:
         self._entries: deque[Entry] = deque()
         self._bytes = 0
         self._ready = 0
+        self._is_short = False  # of room, since the last entries were taken
         self._is_pressed = False
         self._is_closed = False
         self._changed = asyncio.Event()
@@ -81,25 +82,33 @@ class Buffer:
         return True
 
     def _has_room(self, entry: Entry) -> bool:
-        if not self._entries:
-            return True
-        return len(self._entries) < self._size and self._bytes + entry.size <= MAX_BYTES
+        """If not, whoever waits for a batch gets what there is: in bytes it may be full before it has one."""
+        fits = len(self._entries) < self._size and self._bytes + entry.size <= MAX_BYTES
+        has_room = fits or not self._entries
+        if not has_room and not self._is_short:
+            self._is_short = True
+            self._changed.set()
+        return has_room
 
     def take(self, limit: int) -> list[Entry]:
         """Up to `limit` entries that are ready, oldest first."""
         taken = [self._entries.popleft() for _ in range(min(limit, self._ready))]
         self._ready -= len(taken)
+        self._is_short = self._is_short and not taken
         self._bytes -= sum(entry.size for entry in taken)
         self._changed.set()
         return taken
 
     async def filled(self, count: int) -> None:
-        """Return when `count` entries are ready; or, once it is closed, whatever is left."""
-        await self._until(lambda: self._ready >= count or (self._is_closed and self._has_rest))
+        """Return when `count` entries are ready, or some while there is no room for more; or, once it is
+        closed, whatever is left."""
+        await self._until(lambda: self._ready >= count or self._is_all_for_now)
 
     @property
-    def _has_rest(self) -> bool:
-        return self._ready > 0 or not self._entries
+    def _is_all_for_now(self) -> bool:
+        if self._ready:
+            return self._is_short or self._is_closed
+        return self._is_closed and not self._entries
 
     async def unready(self, limit: int, most_bytes: int) -> list[Entry]:
         """The first entries that are not ready, once there are some; none when it is closed without any."""

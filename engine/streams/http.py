@@ -13,7 +13,7 @@ from pydantic import Field
 from engine.errors import InvalidInput
 from engine.model.json import JSON
 from engine.streams.ports import Network
-from engine.streams.sources import Connected, Item, Options, Reads, from_message, storable
+from engine.streams.sources import Connected, Item, Options, Reads, from_message
 
 TIMEOUT_SECONDS = 30.0  # of silence
 ANSWER_SECONDS = 120.0  # for all of an answer
@@ -130,7 +130,7 @@ class HttpSource:
             return None
         if not isinstance(payload, dict) or payload.get(field) is None:
             raise ConnectionError(f"an item of the answer has no {field!r}, which is to be its offset")
-        return storable(payload[field])
+        return payload[field]
 
 
 def _url(text: str) -> httpx.URL:

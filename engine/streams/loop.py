@@ -127,6 +127,7 @@ class Stream:
 
     async def _end(self) -> Done:
         error = self._reading_error()
+        await self._teller.settle(is_over=True)
         if error is not None:
             code = _SOURCE if isinstance(error, SourceLost) else type(error).__name__
             if isinstance(error, SourceLost):
@@ -237,6 +238,7 @@ class Stream:
         if time.monotonic() - self._looked_at < LOOK_SECONDS:
             return
         await self._pause(await self._store.look())
+        await self._teller.settle()
         self._looked_at = time.monotonic()
         has_changed = {**self._document(), "uptime_seconds": None} != {**self._shown, "uptime_seconds": None}
         if has_changed or self._looked_at - self._shown_at >= QUIET_SECONDS:

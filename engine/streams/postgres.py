@@ -17,7 +17,7 @@ from pydantic import Field
 from engine.errors import InvalidInput
 from engine.model.json import JSON
 from engine.streams.ports import Network
-from engine.streams.sources import Connected, Item, Options, Reads, from_message, storable
+from engine.streams.sources import Connected, Item, Options, Reads, from_message
 
 CONNECT_SECONDS = 10
 _PORT = 5432
@@ -151,8 +151,8 @@ class TableSource:
                 newest = await self._newest(connection, offset)
                 while newest is not None and (rows := await self._page(connection, offset, newest)):
                     for row in rows:
-                        offset = storable(row[self._options.key])
-                        yield Item(storable(self._chosen(row)), offset)
+                        offset = row[self._options.key]
+                        yield Item(self._chosen(row), offset)
                 if self._every is not None:
                     await asyncio.sleep(self._every)
                 elif newest is None:

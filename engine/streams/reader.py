@@ -17,7 +17,7 @@ from engine.streams.buffer import Buffer, Entry
 from engine.streams.events import Gap
 from engine.streams.metrics import Metrics
 from engine.streams.ports import Standing, StreamStore
-from engine.streams.sources import Connected, Item, Source
+from engine.streams.sources import Connected, Item, Source, storable
 from engine.streams.telling import Teller
 
 _PAGE = 100
@@ -128,8 +128,9 @@ class Reader:
         self._metrics.reconnects += 1
         await self._teller.reconnecting(retries, message)
 
-    async def _accept(self, item: Item) -> None:
+    async def _accept(self, got: Item) -> None:
         await self._flowing.wait()
+        item = got if got.number is not None else self._storable(got)
         entry = Entry(item, self._number_of(item), _size(item))
         self._offset = item.offset
         if await self._buffer.put(entry, is_ready=self._source.replayable, is_kept=item.number is not None):
@@ -141,6 +142,11 @@ class Reader:
             await asyncio.sleep(0)  # a source that never waits must not keep everything else from running
         self._has_read = True
         await self._teller.pressure(self._buffer)
+
+    def _storable(self, item: Item) -> Item:
+        """Raises `InvalidInput`, whichever source it comes from."""
+        name = self._source.name
+        return Item(storable(name, item.payload), storable(name, item.offset))
 
     def _number_of(self, item: Item) -> int:
         """Of items that are to be stored, the store gives the number."""

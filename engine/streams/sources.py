@@ -18,13 +18,14 @@ from engine.model.json import JSON, check_storable, storable_text
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """`offset` says where to go on after it: any JSON, None if its source cannot be replayed.
+    """`offset` says where to go on after it, None if its source cannot be replayed. Both are JSON, or become
+    it when the item is accepted.
 
     `number` is that of an item which is stored already.
     """
 
-    payload: JSON
-    offset: JSON = None
+    payload: Any
+    offset: Any = None
     number: int | None = None
 
 
@@ -88,7 +89,7 @@ class Collector:
             try:
                 async for value in values:
                     if isinstance(value, Advanced):
-                        offset = self._checked(value.offset)
+                        offset = storable(self.name, value.offset)
                         continue
                     item = self._item(value, offset)
                     offset = item.offset
@@ -103,23 +104,19 @@ class Collector:
 
     def _item(self, value: Any, offset: JSON) -> Item:
         if isinstance(value, Item):
-            offset = self._checked(value.offset) if self.replayable else None
-            return Item(self._checked(value.payload), offset)
+            return Item(value.payload, storable(self.name, value.offset) if self.replayable else None)
         count = offset if isinstance(offset, int) and not isinstance(offset, bool) else 0
-        return Item(self._checked(value), count + 1 if self.replayable else None)
-
-    def _checked(self, value: Any) -> JSON:
-        """Raises `InvalidInput`: what is read again would be refused again."""
-        try:
-            return storable(value)
-        except ValueError as error:
-            raise InvalidInput(f"source {self.name}: an item cannot be stored: {error}") from None
+        return Item(value, count + 1 if self.replayable else None)
 
 
-def storable(value: Any) -> JSON:
-    """`value` as JSON that every database stores. Raises `ValueError` that says what is wrong."""
-    document = to_jsonable_python(value, inf_nan_mode="constants")
-    check_storable(document)
+def storable(source: str, value: Any) -> JSON:
+    """`value` as JSON that every database stores. Raises `InvalidInput`: read again, it would be refused
+    again."""
+    try:
+        document = to_jsonable_python(value, inf_nan_mode="constants")
+        check_storable(document)
+    except ValueError as error:
+        raise InvalidInput(f"source {source}: an item cannot be stored: {error}") from None
     return document
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 
 from engine.executors.base import Executor, Interruption, TaskContext
@@ -82,7 +83,7 @@ class AttemptContext(TaskContext):
             return await self._read_upstream(names)
         if self._upstream is None:  # they stay as they are: a stream asks at every call
             self._upstream = await self._read_upstream(None)
-        return dict(self._upstream)
+        return copy(self._upstream)
 
     async def _read_upstream(self, names: Sequence[str] | None) -> dict[str, JSON]:
         found: dict[str, JSON] = await self._insist(
@@ -97,9 +98,15 @@ class AttemptContext(TaskContext):
         publisher = Publisher(self._around.database, self.lease, self._insist, self._around.actor)
         return await publisher(type, payload)
 
-    async def is_function_elsewhere(self, name: str) -> bool:
-        found: bool = await self._insist(lambda: functions.is_somewhere(self._around.database, name))
+    async def are_functions_elsewhere(self, names: Collection[str]) -> bool:
+        database, task_id = self._around.database, self.lease.task_id
+        found: bool = await self._insist(lambda: functions.are_somewhere(database, names, task_id))
         return found
+
+    async def given_back(self, code: str) -> int:
+        database, task_id = self._around.database, self.lease.task_id
+        count: int = await self._insist(lambda: functions.given_back(database, task_id, code))
+        return count
 
     def stream(self) -> DatabaseStream:
         around = self._around

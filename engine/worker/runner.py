@@ -104,7 +104,8 @@ class Attempt:
             return outcome if context.sub_tasks is None else await context.sub_tasks.wait(outcome)
         except TimeoutError as error:
             if limit is not None and limit.expired():
-                return Failed("context deadline exceeded", code="timeout", source="scheduler", retryable=True)
+                assert lease.timeout_ms is not None
+                return Failed(_late(lease.timeout_ms), code="timeout", source="scheduler", retryable=True)
             return self._failed(error)
         except UnknownKind as error:
             return Failed(str(error), code="not_found", source="scheduler", is_permanent=True)
@@ -128,6 +129,11 @@ class Attempt:
             except LeaseLost:
                 self.stop(Stop.LOST)
                 raise
+
+
+def _late(timeout_ms: int) -> str:
+    """ExecGo's clients know a timeout by how its text ends; the task-engine contract wants the seconds."""
+    return f"not done after {timeout_ms / 1000:.3f}".rstrip("0").rstrip(".") + " s: context deadline exceeded"
 
 
 def _checked(outcome: Outcome) -> Outcome:

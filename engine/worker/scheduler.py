@@ -13,7 +13,7 @@ from engine.telemetry import emit
 
 _LOOK_SECONDS = 1.0  # a schedule that another process made is noticed this soon
 _AWAY_SECONDS = 2.0
-_BUSY_SECONDS = 0.05  # another scheduler is at what is due
+_BUSY_SECONDS = 0.05  # there is more, or another scheduler is at what is due
 _LOOKS = 20  # a look for events that finds nothing is followed by so many times its length without one
 
 
@@ -28,26 +28,28 @@ class Scheduler:
             wait = await self._tick()
             await asyncio.sleep(wait)
 
-    async def _relay(self) -> int:
+    async def _relay(self) -> relays.Tick:
         """Callbacks and plug-ins. Among very many open runs a look takes long, and is taken less often."""
         began = time.monotonic()
         if began < self._relay_at:
-            return 0
-        calls = await relays.tick(self._database, self._failing)
-        if not calls:
+            return relays.Tick()
+        tick = await relays.tick(self._database, self._failing)
+        if not tick.runs:
             self._relay_at = time.monotonic() + _LOOKS * (time.monotonic() - began)
-        return calls
+        return tick
 
     async def _tick(self) -> float:
         """Seconds until the next look."""
         try:
-            tick = await schedules.tick(self._database)
-            calls = await self._relay()
+            due = await schedules.tick(self._database)
+            told = await self._relay()
         except StoreUnavailable:
             return _AWAY_SECONDS
-        if tick.started:
-            emit("schedule.fired", runs=tick.started)
-        if calls:
-            emit("callback.called", calls=calls)
+        if due.started:
+            emit("schedule.fired", runs=due.started)
+        if told.calls:
+            emit("callback.called", calls=told.calls)
+        if told.has_more:
+            return _BUSY_SECONDS
         wait = _LOOK_SECONDS * random.uniform(0.8, 1.0)
-        return wait if tick.next_in is None else min(wait, max(tick.next_in, _BUSY_SECONDS))
+        return wait if due.next_in is None else min(wait, max(due.next_in, _BUSY_SECONDS))

@@ -368,7 +368,7 @@ class Worker:
         self._claimer.actor = self._finisher.actor = self._around.actor = f"worker:{session_id}"
         self._work.set()
         emit("worker.registered_again", session=session_id)
-        await self._insist_on_functions()
+        self._supervised(self._insist_on_functions)  # apart: trouble with it must not register once more
         try:
             # The old guardian stays until the old attempts' processes are gone: it would kill them for us.
             if self._handles:

@@ -22,7 +22,7 @@ workflows:
       description: nightly order run
       params: {region: eu}
       tasks:
-        - {task_id: load, kind: noop, params: {region: "${region}"}, timeout: 45s}
+        - {task_id: load, kind: noop, params: {message: "${region}"}, timeout: 45s}
         - {task_id: price, kind: noop, dependencies: [load], retry_count: 2}
         - {task_id: book, kind: noop, dependencies: [price]}
 """
@@ -229,7 +229,7 @@ async def test_pause_resume_and_cancel(service: Service) -> None:
     await data(await control("resume"))
     await data(await control("cancel"))
     assert (await data(await service.client.get(f"/api/v1/instances/{instance}")))["status"] == "Terminated"
-    assert "only a pending or running run can be paused" in refused(await control("pause"), 409)
+    assert "only a Ready or Running instance can be paused" in refused(await control("pause"), 409)
     refused(await service.client.post("/api/v1/instances/99/cancel"), 404)
     refused(await service.client.get("/api/v1/instances/99/tasks"), 404)
     refused(await service.client.get("/api/v1/instances/inst-x"), 404)

@@ -29,6 +29,29 @@ def test_server_and_database_together_are_refused(call: Call) -> None:
         assert "not both" in result.stderr
 
 
+def test_options_of_the_program_hold_for_every_command(start: Start, call: Call) -> None:
+    url = start("server", "start", "--port", "0").event("server.started")["url"]
+    first = call("-s", url, "--json", "workflow", "list")
+    assert (first.exit_code, json.loads(first.stdout)["items"]) == (0, [])
+    for given in (("--server", url, "-j"), ("-s", url, "--json")):
+        assert call(*given, "workflow", "list").stdout == call("workflow", "list", *given).stdout
+    assert json.loads(call("-j", "doctor", "-s", url).stdout)["findings"][1]["check"] == "server"
+    assert json.loads(call("--json", "version").stdout)["version"]
+
+
+def test_an_option_of_the_command_goes_over_that_of_the_program(call: Call) -> None:
+    away, elsewhere = "http://127.0.0.1:1", "http://127.0.0.1:2"
+    result = call("-s", away, "workflow", "list", "-s", elsewhere)
+    assert (result.exit_code, elsewhere in result.stderr) == (4, True)
+    assert "not both" in call("-s", away, "workflow", "list", "--db", "sqlite:///x.db").stderr
+
+
+@pytest.mark.parametrize("command", ["run", "server", "worker", "db"])
+def test_commands_that_talk_to_no_server_refuse_one(call: Call, command: str) -> None:
+    result = call("--server", "http://127.0.0.1:1", command, "--help")
+    assert (result.exit_code, f"`task-engine {command}` talks to no server" in result.stderr) == (2, True)
+
+
 def test_a_server_that_answers_at_the_configured_address_is_used(
     start: Start, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

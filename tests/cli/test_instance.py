@@ -115,7 +115,12 @@ def test_a_watch_begins_before_the_end_and_outlives_it(
     watching.line("no worker is alive")
     call("instance", "cancel", number, *way)
     assert watching.wait() == 1
-    assert watching.output[-3:] == [f"Instance: {number}", "Status:   Terminated", "Progress: 0/3 (0%)"]
+    assert watching.output[-4:] == [
+        f"Instance: {number}",
+        "Status:   Terminated",
+        "Progress: 0/3 (0%)",
+        "Error:    context canceled",
+    ]
 
 
 def test_on_a_terminal_the_status_is_drawn_again_until_the_end(
@@ -297,7 +302,7 @@ def test_an_instance_is_controlled(call: Call, waiting: tuple[str, list[str]]) -
         done = call("instance", verb, number, *way)
         assert (done.exit_code, done.stdout) == (0, f"✅ {words}: {number}\n")
     refused = error_of(call("instance", "retry", number, *way))
-    assert refused.startswith(f"error: run {number} is pending; only ")
+    assert refused.startswith(f"error: instance {number} is Ready; only ")
 
 
 def test_a_rerun_is_a_new_instance_whose_parameters_may_change(on: On, call: Call, target: list[str]) -> None:

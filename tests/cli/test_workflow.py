@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from engine.api.workflows.wire import RealtimeTaskOut, SubscriptionOut
 from engine.cli.definitions import join
+from engine.cli.workflow import show_realtime_tasks
 from engine.client.rest import Client
 from engine.errors import ServerUnavailable
+from engine.model.realtime import Protocol, RealtimeMode, RealtimeType
 from tests.cli.process import Program
 from tests.cli.test_client import Serve, serve
 
@@ -200,6 +203,24 @@ def test_a_workflow_is_shown_by_id_or_name(call: Call, target: list[str], orders
     assert ["load", "45s"] in lines and ["price", "load", "2", "puts", "prices"] in lines
     assert ["book", "load,", "price"] in lines
     assert on("workflow", "show", "orders")["dependencies"] == {"price": ["load"], "book": ["load", "price"]}
+
+
+def test_streaming_tasks_are_shown_beside_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    ticks = RealtimeTaskOut(
+        id="ticks",
+        name="ticks",
+        description="",
+        mode=RealtimeMode.CONTINUOUS,
+        type=RealtimeType.DATA_COLLECTOR,
+        function="on_tick",
+        protocol=Protocol.WS,
+        dependencies=["load"],
+        subscriptions=[SubscriptionOut("tick", "on_tick", 0), SubscriptionOut("stop", "on_stop", 0)],
+    )
+    show_realtime_tasks([ticks])
+    header, row = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert header == ["REALTIME_TASK", "DEPENDS_ON", "MODE", "SOURCE", "FUNCTION", "EVENTS"]
+    assert row == ["ticks", "load", "continuous", "ws", "on_tick", "tick,", "stop"]
 
 
 def test_versions_are_listed_newest_first(call: Call, target: list[str], on: On) -> None:

@@ -26,6 +26,12 @@ def square(n: int) -> int:
 
 
 @task(run_in="process")
+def by_id_in_a_process(ctx: SyncContext) -> Any:
+    [told] = ctx.get_all_upstream_results().values()
+    return ctx.get_upstream_result(told["id"])
+
+
+@task(run_in="process")
 def where() -> dict[str, Any]:
     kept = {key: value for key, value in os.environ.items() if key.startswith(("ENGINE_", "OTHER"))}
     return {"pid": os.getpid(), "environment": kept}

@@ -42,7 +42,31 @@ async def test_functions_are_called_with_typed_arguments(
     assert world.pieces == []  # no traceback
 
 
-@pytest.mark.parametrize("params", [None, [], {"function": 3}, {"function": "add", "params": [1]}])
+@task
+async def seat(number: int, ctx: Context, _result: JSON = None) -> JSON:
+    return [number, _result, ctx.get_param("_task_name")]
+
+
+@pytest.mark.parametrize("how", ["async", "thread", "process"])
+async def test_what_is_offered_goes_to_arguments_that_there_are_and_to_the_context(
+    make: Make, world: World, how: str
+) -> None:
+    offered = {"_result": "A1", "_task_name": "reserve", "n": 5}
+    name = {"async": "seat", "thread": "multiply", "process": "square"}[how]
+    params = {"async": {"number": 7}, "thread": {"a": 3}, "process": {}}[how]
+    given = {"function": name, "params": params, "offered": offered}
+    expected = {"async": [7, "A1", "reserve"], "thread": 6, "process": 25}[how]
+    executor = make(seat, multiply, functions.square)
+    assert result(await executor.execute(make_context(world), given)) == expected
+    params["seat"] = "B2"
+    refused = failure(await executor.execute(make_context(world), given))
+    assert "seat: unknown" in refused.message and "_result" not in refused.message.partition("(")[0]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [None, [], {"function": 3}, {"function": "add", "params": [1]}, {"function": "add", "offered": 1}],
+)
 async def test_params_of_another_shape_are_invalid(make: Make, params: JSON) -> None:
     refused = failure(await make(add).execute(make_context(), params))
     assert (refused.code, refused.is_permanent) == ("invalid_params", True)

@@ -85,7 +85,7 @@ GUARDS = [
         "events told before a run is deleted",
         "whoever was to be told would never hear of them",
         "engine/operations/runs.py",
-        "    tell_rest(tx, run_id)\n",
+        "    await tell_rest(database, run_id)\n",
         "",
         "tests/operations/test_callbacks.py::test_a_run_that_is_deleted_is_told_of_before",
     ),
@@ -166,7 +166,7 @@ GUARDS = [
         "an event would be lost where programs with other plug-ins share the database",
         "engine/executors/plugin.py",
         "            if _is_bound(context.lease.client):  # whoever bound it has it\n"
-        "                return elsewhere(context.lease, str(error), error.code)\n",
+        "                return elsewhere(await context.given_back(error.code), str(error), error.code)\n",
         "",
         "tests/sdk/test_plugins.py::test_an_event_waits_for_a_worker_that_has_the_plug_in",
     ),

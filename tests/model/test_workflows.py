@@ -240,6 +240,22 @@ def test_a_document_of_a_newer_release_is_refused_clearly(document: Any, message
         (
             Workflow(
                 "w",
+                mode=Mode.STREAMING,
+                realtime_tasks=[
+                    RealtimeTask("k", mode=RealtimeMode.CONTINUOUS, data_handler="f"),
+                    RealtimeTask("l", mode=RealtimeMode.CONTINUOUS, data_handler="f", collector="c"),
+                    RealtimeTask("m", mode=RealtimeMode.EVENT_DRIVEN, data_handler="f"),
+                    RealtimeTask("n", mode=RealtimeMode.CONTINUOUS, function="f"),  # it may yield
+                ],
+            ),
+            [
+                "realtime_tasks[0]: task 'k' has no source: give it an endpoint, a collector, a function "
+                "that yields, or the event-driven mode",
+            ],
+        ),
+        (
+            Workflow(
+                "w",
                 realtime_tasks=[
                     RealtimeTask(
                         "r",

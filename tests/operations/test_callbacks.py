@@ -50,11 +50,11 @@ def called(database: Database) -> list[Task]:
 def test_a_success_calls_its_functions_in_order(database: Database) -> None:
     run_id = started(database)
     work(database, Succeeded({"rows": 3}))
-    assert do(relays.tick(database)) == 2
+    assert do(relays.tick(database)).calls == 2
     first, second = called(database)
     assert [task.params["function"] for task in (first, second)] == ["note", "check"]
     assert (first.depends_on, second.depends_on, second.rule) == ((), ("note 1",), "all_done")
-    told = first.params["params"]
+    told = first.params["offered"]
     assert told.pop("_workflow_id").startswith("wf-")
     assert told.pop("_task_id").isdigit()
     assert told == {
@@ -71,11 +71,11 @@ def test_a_success_calls_its_functions_in_order(database: Database) -> None:
 def test_a_failure_is_told_once_after_the_last_attempt(database: Database) -> None:
     started(database, retry_count=1, retry_interval_ms=0)
     work(database, Failed("first"))
-    assert do(relays.tick(database)) == 0
+    assert do(relays.tick(database)).calls == 0
     work(database, Failed("second"))
-    assert do(relays.tick(database)) == 1
+    assert do(relays.tick(database)).calls == 1
     [task] = called(database)
-    told = task.params["params"]
+    told = task.params["offered"]
     assert (task.params["function"], told["_status"], told["error"]) == ("page", "FAILED", "second")
 
 
@@ -89,8 +89,8 @@ def test_a_timeout_calls_what_was_named_for_it(database: Database) -> None:
 def test_nothing_is_told_twice(database: Database) -> None:
     started(database)
     work(database, Succeeded())
-    assert do(relays.tick(database)) == 2
-    assert do(relays.tick(database)) == 0
+    assert do(relays.tick(database)).calls == 2
+    assert do(relays.tick(database)).calls == 0
     assert len(called(database)) == 2
 
 
@@ -98,7 +98,7 @@ def test_processes_that_look_at_the_same_time_tell_once(row_locking: Database) -
     started(row_locking)
     work(row_locking, Succeeded())
     with ThreadPoolExecutor(6) as pool:
-        made = sum(pool.map(lambda _: do(relays.tick(row_locking)), range(12)))
+        made = sum(pool.map(lambda _: do(relays.tick(row_locking)).calls, range(12)))
     assert made == len(called(row_locking)) == 2
 
 
@@ -113,15 +113,15 @@ def test_a_callback_cannot_change_what_became_of_the_run(database: Database) -> 
 def test_runs_without_callbacks_cost_nothing(database: Database) -> None:
     do(workflows.save(database, [Workflow("plain", tasks=[WorkflowTask("a", kind="noop")])]))
     do(executions.execute(database, "plain"))
-    assert do(relays.tick(database)) == 0
+    assert do(relays.tick(database)).calls == 0
 
 
 def test_a_run_that_is_deleted_is_told_of_before(database: Database) -> None:
     run_id = started(database)
     work(database, Succeeded("kept"))
     do(runs.delete(database, run_id))
-    assert [task.params["params"]["result"] for task in called(database)] == ["kept", "kept"]
-    assert do(relays.tick(database)) == 0
+    assert [task.params["offered"]["result"] for task in called(database)] == ["kept", "kept"]
+    assert do(relays.tick(database)).calls == 0
 
 
 def test_retention_leaves_runs_alone_that_somebody_is_still_to_be_told_of(database: Database) -> None:
@@ -139,9 +139,9 @@ def test_large_results_are_told_by_their_size(database: Database) -> None:
     """Twice a result for each call: pages of them once were more than a statement may hold."""
     started(database)
     work(database, Succeeded({"text": "x" * callbacks.MAX_RESULT}))
-    assert do(relays.tick(database)) == 2
+    assert do(relays.tick(database)).calls == 2
     for task in called(database):
-        told = task.params["params"]
+        told = task.params["offered"]
         assert (told["result"], told["_result_data"]) == (None, None)
         assert told["_result_omitted"] > callbacks.MAX_RESULT
 
@@ -163,7 +163,7 @@ def test_events_are_dealt_with_in_pages_of_so_many_bytes(
     assert [page.has_more for page in pages] == [True, True]
     assert {page.calls for page in pages} == {3}  # each has its result twice
     do(relays.tick(database))
-    told = [task.params["params"]["_task_name"] for task in called(database)]
+    told = [task.params["offered"]["_task_name"] for task in called(database)]
     assert sorted(told) == sorted(task.name for task in given)
 
 
@@ -182,9 +182,9 @@ def test_a_run_whose_events_cannot_be_told_is_left_alone_for_a_while(
     make = callbacks.calls
     monkeypatch.setattr(callbacks, "calls", calls)
     failing = relays.Failing()
-    assert [do(relays.tick(database, failing)) for _ in range(5)] == [0] * 5
+    assert [do(relays.tick(database, failing)).calls for _ in range(5)] == [0] * 5
     assert [record.message for record in caplog.records] == ["callback.failed"]
     broken = False
-    assert do(relays.tick(database, failing)) == 0
+    assert do(relays.tick(database, failing)).calls == 0
     monkeypatch.setattr(relays.time, "monotonic", lambda: time.time() * 1_000)  # much later
-    assert do(relays.tick(database, failing)) == 2
+    assert do(relays.tick(database, failing)).calls == 2

@@ -50,7 +50,7 @@ def work(database: Database, *outcomes: Outcome) -> None:
 
 
 def tick(database: Database) -> int:
-    return do(relays.tick(database))
+    return do(relays.tick(database)).calls
 
 
 def calls(database: Database) -> list[Task]:

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from engine.model.graph import Limit, TaskSpec
-from engine.model.records import Task
+from engine.errors import GraphError
+from engine.model.graph import MAX_LIMITS, Limit, TaskSpec
+from engine.model.records import Lease, Task
 from engine.model.run_defaults import RunDefaults
 from engine.model.schedules import ScheduleSpec
 from engine.model.workflow_graph import workflow_key
@@ -17,7 +18,7 @@ from engine.model.workflows import UndoFunction, Workflow, WorkflowTask
 from engine.operations import executions, functions, runs, schedules, tasks, workflows
 from engine.store.claims import ClaimRequest
 from engine.store.database import Database
-from tests.factories import do, rows, session
+from tests.factories import do, rows, running, session
 
 DEFAULTS = RunDefaults(timeout_ms=70_000, retry_count=2, retry_delay_ms=300, max_retry_delay_ms=500)
 TASKS = (
@@ -117,3 +118,59 @@ def test_tasks_that_are_added_are_tasks_of_the_workflow(database: Database) -> N
     assert found == [["own", key], [key], ["other", key], [key]]
     leases, _ = do(tasks.claim_limited(database, wanted, "", actor="w"))
     assert len(leases) == 1  # of two, with the one that added them
+
+
+def limited(database: Database) -> tuple[str, Lease]:
+    """A running task of a workflow with a limit: the workflow's id, the lease."""
+    flow = Workflow("limited", tasks=[WorkflowTask("a", kind="noop")], max_concurrent_task=2)
+    [saved] = do(workflows.save(database, [flow]))
+    do(executions.execute(database, "limited"))
+    wanted = ClaimRequest(session(database), "f" * 32, "default", ("noop",), 10)
+    [lease], _ = do(tasks.claim_limited(database, wanted, "", actor="w"))
+    return saved.id, lease
+
+
+def limits_of(database: Database, task_id: int) -> list[str]:
+    [row] = rows(database, "SELECT limit_keys FROM task_state WHERE task_id = :id", id=task_id)
+    return sorted(row.limit_keys.split("\n"))
+
+
+def test_the_limit_of_the_workflow_is_none_of_those_that_an_added_task_may_have(database: Database) -> None:
+    workflow_id, lease = limited(database)
+    own = [Limit(f"own {number}", 1) for number in range(MAX_LIMITS)]
+    [added] = do(tasks.spawn(database, lease, [TaskSpec("b", "noop", limits=tuple(own))], actor="w"))
+    assert limits_of(database, added) == [*(each.key for each in own), workflow_key(workflow_id)]
+    more = TaskSpec("c", "noop", limits=(*own, Limit("another", 1)))
+    with pytest.raises(GraphError, match="has 9 limits, at most 8 are possible"):
+        do(tasks.spawn(database, lease, [more], actor="w"))
+
+
+def test_an_added_task_may_name_the_limit_of_the_workflow_but_not_change_it(database: Database) -> None:
+    workflow_id, lease = limited(database)
+    key = workflow_key(workflow_id)
+    named = TaskSpec("b", "noop", limits=(Limit(key, 7), Limit("own", 1)))
+    [added] = do(tasks.spawn(database, lease, [named], actor="w"))
+    assert limits_of(database, added) == ["own", key]
+    [row] = rows(database, "SELECT at_most FROM concurrency_limit WHERE key = :key", key=key)
+    assert row.at_most == 2
+
+
+@pytest.mark.parametrize("mode", ["one_shot", "continuous", "event_driven"])
+def test_an_added_stream_without_an_end_is_neither_ended_nor_given_up(database: Database, mode: str) -> None:
+    _, lease = limited(database)
+    params = {"mode": mode, "function": "f"}
+    specs = [TaskSpec("b", "realtime", params), TaskSpec("c", "realtime", params, timeout_ms=9)]
+    do(tasks.spawn(database, lease, specs, actor="w"))
+    _, first, second = do(runs.tasks(database, lease.run_id))
+    ends = mode == "one_shot"
+    assert (first.timeout_ms, second.timeout_ms) == (70_000 if ends else None, 9)
+    assert {each.retry.max_crashes for each in (first, second)} == {3 if ends else 2**31 - 1}
+
+
+def test_a_stream_that_a_task_of_no_workflow_adds_is_not_given_up_either(database: Database) -> None:
+    _, leases = running(database)
+    stream = TaskSpec("b", "realtime", {"mode": "continuous", "function": "f"})
+    do(tasks.spawn(database, leases["a"], [stream, TaskSpec("c", "noop")], actor="w"))
+    _, first, second = do(runs.tasks(database, leases["a"].run_id))
+    assert (first.timeout_ms, second.timeout_ms) == (None, None)
+    assert (first.retry.max_crashes, second.retry.max_crashes) == (2**31 - 1, 3)

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from engine.errors import Conflict, GraphError, NotFound
+from engine.errors import Conflict, GraphError, InvalidInput, NotFound
 from engine.model.graph import Compensation, TaskSpec
-from engine.model.outcomes import Crashed, Failed, Outcome, Succeeded
+from engine.model.outcomes import Awaiting, Crashed, Failed, Outcome, Succeeded
 from engine.model.records import Lease
 from engine.model.retry import RetryPolicy
-from engine.model.sagas import SagaState
+from engine.model.sagas import SagaState, Skip
 from engine.operations import runs, sagas, tasks
 from engine.store.database import Database
 from tests.factories import (
@@ -78,8 +78,8 @@ def test_a_function_that_undoes_learns_what_was_done(database: Database) -> None
     [task] = do(sagas.get(database, run_id)).compensations
     assert task.params == {
         "function": "release",
-        "params": {
-            "warehouse": 3,
+        "params": {"warehouse": 3},
+        "offered": {
             "_saga_transaction_id": str(run_id),
             "_compensate_step": 1,
             "_total_steps": 1,
@@ -90,6 +90,23 @@ def test_a_function_that_undoes_learns_what_was_done(database: Database) -> None
             "_is_unknown": False,
         },
     }
+
+
+def test_of_a_task_that_is_a_function_what_undoes_it_gets_the_function_s_own_params(
+    database: Database,
+) -> None:
+    how = Compensation("function", {"function": "release"})
+    given = {"function": "reserve", "params": {"seats": 2}}
+    run_id = submit(
+        database,
+        graph("reserve -> ship", reserve={"kind": "function", "compensation": how, "params": given}),
+    ).run_id
+    worker = session(database)
+    [lease] = claim(database, worker, kinds=("function",))
+    finish(database, (lease, Succeeded()))
+    steps(database, worker, {"ship": Failed("no")})
+    [task] = do(sagas.get(database, run_id)).compensations
+    assert task.params["offered"]["_params"] == {"seats": 2}
 
 
 @pytest.mark.parametrize(
@@ -169,6 +186,154 @@ def test_a_failed_saga_is_signed_off_with_a_reason(database: Database) -> None:
     last = do(runs.events(database, run_id))[-1]
     assert (last.kind, last.actor) == ("saga.signed_off", "ann")
     assert last.detail == {"reason": "refunded by hand", "failed": ["a"]}
+
+
+# --- compensations that are skipped
+
+
+FAILED = {"notify": Failed("no"), "charge": Failed("bank is closed"), "ship": Failed("sunk")}
+
+
+@pytest.fixture
+def failed(database: Database) -> int:
+    """A saga of which two compensations out of three have failed."""
+    run_id = submit(database, order()).run_id
+    worker = session(database)
+    for _ in range(3):
+        [lease] = claim(database, worker)
+        finish(database, (lease, Succeeded()))
+    steps(database, worker, FAILED)
+    assert do(sagas.get(database, run_id)).state is SagaState.FAILED
+    return run_id
+
+
+def skips(database: Database, run_id: int) -> dict[str, Skip]:
+    report = do(sagas.get(database, run_id))
+    return {task.name: report.skips[task.id] for task in report.compensations if task.id in report.skips}
+
+
+def test_a_skipped_compensation_stays_as_it_is_when_the_others_are_retried(
+    database: Database, failed: int
+) -> None:
+    report = do(sagas.skip(database, failed, ["ship"], reason="sunk for good", actor="ann"))
+    assert report.state is SagaState.FAILED
+    assert skips(database, failed) == {"ship": Skip("ann", "sunk for good")}
+    last = do(runs.events(database, failed))[-1]
+    assert (last.kind, last.actor) == ("saga.skipped", "ann")
+    assert last.detail == {"reason": "sunk for good", "skipped": ["ship"]}
+
+    report = do(sagas.retry(database, failed))
+    assert report.state is SagaState.COMPENSATING
+    assert [lease.name for lease in claim(database, session(database))] == ["charge"]
+
+
+def test_what_is_left_after_a_skip_ends_the_saga_as_signed_off(database: Database, failed: int) -> None:
+    do(sagas.skip(database, failed, ["ship"], reason="sunk"))
+    do(sagas.retry(database, failed))
+    steps(database, session(database), {})
+    report = do(sagas.get(database, failed))
+    assert report.state is SagaState.SIGNED_OFF
+    assert states(database, report.compensation_run_id or 0) == {
+        "ship": "failed",
+        "charge": "succeeded",
+        "reserve": "succeeded",
+    }
+
+
+def test_a_saga_is_signed_off_when_the_last_of_those_that_failed_is_skipped(
+    database: Database, failed: int
+) -> None:
+    assert do(sagas.skip(database, failed, ["ship"], reason="one")).state is SagaState.FAILED
+    report = do(sagas.skip(database, failed, ["charge"], reason="two", actor="bob"))
+    assert report.state is SagaState.SIGNED_OFF
+    assert skips(database, failed) == {"ship": Skip("local", "one"), "charge": Skip("bob", "two")}
+    for act in (sagas.retry(database, failed), sagas.skip(database, failed, ["ship"], reason="again")):
+        with pytest.raises(Conflict, match=f"the saga of run {failed} is signed_off; only"):
+            do(act)
+
+
+def test_the_run_of_the_compensations_itself_does_not_run_skipped_ones_again(
+    database: Database, failed: int
+) -> None:
+    report = do(sagas.skip(database, failed, ["ship"], reason="sunk"))
+    do(runs.retry(database, report.compensation_run_id or 0))
+    assert states(database, report.compensation_run_id or 0)["ship"] == "failed"
+    assert [lease.name for lease in claim(database, session(database))] == ["charge"]
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "message"),
+    [
+        (["ship", "notify"], NotFound, "has no compensation of task 'notify'"),
+        (
+            ["ship", "reserve"],
+            InvalidInput,
+            "compensation of task 'reserve' is succeeded; only one that failed",
+        ),
+        ([], InvalidInput, "name at least one"),
+        (["ship", "a\0b"], InvalidInput, "cannot be stored"),
+    ],
+)
+def test_what_cannot_be_skipped_leaves_all_as_it_was(
+    database: Database, failed: int, names: list[str], error: type[Exception], message: str
+) -> None:
+    before = do(runs.events(database, failed))
+    with pytest.raises(error, match=message):
+        do(sagas.skip(database, failed, names, reason="why"))
+    assert skips(database, failed) == {}
+    assert do(runs.events(database, failed)) == before
+
+
+def test_the_first_word_about_a_skip_stays(database: Database, failed: int) -> None:
+    do(sagas.skip(database, failed, ["ship", "ship"], reason="first"))
+    with pytest.raises(InvalidInput, match="'ship' is skipped already"):
+        do(sagas.skip(database, failed, ["ship"], reason="second"))
+    assert skips(database, failed) == {"ship": Skip("local", "first")}
+
+
+def test_only_compensations_of_a_failed_saga_can_be_skipped(database: Database) -> None:
+    run_id = submit(database, order()).run_id
+    with pytest.raises(
+        Conflict, match=f"the saga of run {run_id} is pending; only compensations of a failed"
+    ):
+        do(sagas.skip(database, run_id, ["ship"], reason="early"))
+
+
+def test_a_compensation_that_was_cancelled_can_be_skipped(database: Database) -> None:
+    run_id = submit(database, order()).run_id
+    worker = session(database)
+    for outcome in (Succeeded(), Succeeded(), Failed("no")):
+        [lease] = claim(database, worker)
+        finish(database, (lease, outcome))
+    do(runs.cancel(database, do(sagas.get(database, run_id)).compensation_run_id or 0))
+    assert do(sagas.get(database, run_id)).state is SagaState.FAILED
+    report = do(sagas.skip(database, run_id, ["charge", "reserve"], reason="never mind"))
+    assert report.state is SagaState.SIGNED_OFF
+
+
+def test_sub_tasks_of_a_skipped_compensation_are_skipped_with_it(database: Database) -> None:
+    run_id = submit(database, order()).run_id
+    worker = session(database)
+    for outcome in (Succeeded(), Succeeded(), Failed("no")):
+        [lease] = claim(database, worker)
+        finish(database, (lease, outcome))
+    [lease] = claim(database, worker)
+    do(tasks.spawn(database, lease, [TaskSpec("part", KIND)], actor="w", awaited=True))
+    finish(database, (lease, Awaiting()))
+    steps(database, worker, {name: Failed("no") for name in ("part", "charge", "reserve")})
+    assert do(sagas.get(database, run_id)).state is SagaState.FAILED
+
+    with pytest.raises(InvalidInput, match="'part' is a part of another compensation"):
+        do(sagas.skip(database, run_id, ["part"], reason="why"))
+    do(sagas.skip(database, run_id, ["charge"], reason="why"))
+    compensations = do(sagas.retry(database, run_id)).compensation_run_id or 0
+    assert states(database, compensations) == {
+        "charge": "failed",
+        "part": "failed",
+        "reserve": "available",
+    }
+    steps(database, worker, {})
+    assert do(sagas.get(database, run_id)).state is SagaState.SIGNED_OFF
 
 
 def test_before_the_end_the_saga_tells_what_would_be_undone(database: Database) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from engine.errors import InvalidInput
 from engine.executors.base import ExecutorSettings
+from engine.plugins import email
 from engine.plugins.registry import PluginRegistry
 from tests.executors.factories import make_settings
 from tests.plugins.calls import EVENT, fails, told
@@ -119,6 +120,25 @@ async def test_what_the_server_refuses_for_good_is_not_tried_again(
 
 async def test_a_server_that_is_not_there_is_tried_again(settings: ExecutorSettings) -> None:
     assert not (await fails(settings, "email", params(smtp_port=1))).is_permanent
+
+
+@pytest.mark.parametrize("trouble", ["silent_at", "endless_at"])
+async def test_all_that_a_server_says_has_an_end(
+    settings: ExecutorSettings, mail_server: SmtpServer, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    monkeypatch.setattr(email, "_MOST_SECONDS", 0.5)
+    getattr(mail_server, trouble).add("EHLO")
+    failure = await fails(settings, "email", params(mail_server))
+    assert not failure.is_permanent
+    assert "the message took more than 0.5 s" in failure.message
+
+
+async def test_a_message_that_was_taken_is_not_sent_again(
+    settings: ExecutorSettings, mail_server: SmtpServer
+) -> None:
+    mail_server.silent_at.add("QUIT")
+    await told(settings, "email", params(mail_server))
+    assert len(mail_server.mails) == 1
 
 
 async def test_a_password_is_not_sent_without_tls(

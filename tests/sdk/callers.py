@@ -44,6 +44,11 @@ class Caller(ABC):
         accepted: list[engine.Accepted] = engine.submit_many(self.handle, graphs)
         return accepted
 
+    async def start(self, workflow: str, *given: Any, **options: Any) -> engine.Accepted:
+        """A run of a saved workflow."""
+        accepted: engine.Accepted = engine.execute(self.handle, workflow, *given, **options)
+        return accepted
+
 
 class SaConnection(Caller):
     async def open(self) -> None:
@@ -90,6 +95,10 @@ class _Async(Caller):
 
     async def submit_many(self, graphs: Iterable[Graph]) -> list[engine.Accepted]:
         accepted: list[engine.Accepted] = await engine.submit_many(self.handle, graphs)
+        return accepted
+
+    async def start(self, workflow: str, *given: Any, **options: Any) -> engine.Accepted:
+        accepted: engine.Accepted = await engine.execute(self.handle, workflow, *given, **options)
         return accepted
 
     async def commit(self) -> None:

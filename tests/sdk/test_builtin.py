@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine import EngineBuilder, Task, Workflow, WorkflowTask
+from engine import EngineBuilder, Task, UndoFunction, Workflow, WorkflowTask
 from engine.errors import ConfigError, Conflict
 from engine.executors.base import ExecutorSettings
 from engine.executors.function import FunctionExecutor
@@ -89,6 +89,30 @@ async def test_results_reach_the_next_task(database_url: str, http_server: HttpS
         )
     assert found["say"].last is not None
     assert found["say"].last.result["stdout"] == "got 200\n"
+
+
+async def test_they_undo_what_failed(database_url: str, http_server: HttpServer) -> None:
+    taken: list[bytes] = []
+    http_server.routes["/undo"] = lambda request: Answer(body=taken.append(request.body) or b"{}")
+    undo = {"url": f"{http_server.url}/undo", "method": "POST", "body": {"seat": "A1"}}
+    seat = {"command": "echo", "args": ["A1"]}
+    async with built(database_url) as engine:
+        found = await ended(
+            engine,
+            WorkflowTask(
+                "reserve",
+                function="shell_command",
+                params=seat,
+                compensation=UndoFunction("http_request", undo),
+            ),
+            WorkflowTask(
+                "pay", function="shell_command", params={"command": "false"}, depends_on=["reserve"]
+            ),
+        )
+        saga = await engine.saga(found["pay"].run_id)
+        assert saga.compensation_run_id is not None
+        await engine.wait(saga.compensation_run_id, timeout=60)
+    assert taken == [b'{"seat": "A1"}']
 
 
 async def test_they_obey_the_operator_as_the_kinds_do(tmp_path: Path) -> None:

@@ -47,6 +47,23 @@ async def third_time(ctx: Context) -> int:
     return ctx.attempt
 
 
+@task
+def own_id(ctx: SyncContext) -> dict[str, str]:
+    return {"id": str(ctx.task_id)}
+
+
+@task
+async def by_id(ctx: Context) -> Any:
+    [told] = ctx.get_all_upstream_results().values()
+    return ctx.get_upstream_result(told["id"])
+
+
+@task
+def by_id_in_a_thread(ctx: SyncContext) -> Any:
+    [told] = ctx.get_all_upstream_results().values()
+    return ctx.get_upstream_result(told["id"])
+
+
 @task(timeout=0.05)
 def stuck() -> None:
     blocked.set()
@@ -58,10 +75,15 @@ async def split(ctx: Context) -> list[int]:
     return await ctx.add_sub_tasks([functions.square.spec({"n": n}, name=f"square-{n}") for n in (2, 3)])
 
 
+BY_ID = [own_id, by_id, by_id_in_a_thread, functions.by_id_in_a_process]
+
+
 @asynccontextmanager
 async def opened() -> AsyncIterator[tuple[engine.Engine, FunctionExecutor]]:
     """Not a fixture: pytest would take the output back that the engine captures."""
-    executor = FunctionExecutor(FunctionRegistry([extract, functions.square, load, third_time, stuck, split]))
+    executor = FunctionExecutor(
+        FunctionRegistry([extract, functions.square, load, third_time, stuck, split, *BY_ID])
+    )
     registry = ExecutorRegistry.from_executors([executor])
     options = engine.WorkerOptions(poll_seconds=0.05)
     try:
@@ -171,3 +193,12 @@ async def test_a_function_of_another_program_is_left_to_it(row_locking_url: str)
 
 def call(name: str) -> engine.TaskSpec:
     return engine.TaskSpec("t", "function", {"function": name})
+
+
+async def test_upstream_results_are_found_by_the_id_of_their_task() -> None:
+    below = (engine.Dependency("own_id"),)
+    async with opened() as (e, _):
+        specs = [each.spec(depends_on=below) for each in BY_ID[1:]]
+        found = await ended(e, engine.Graph((own_id.spec(), *specs)))
+    expected = {"id": str(found["own_id"].id)}
+    assert [result(found[spec.name]) for spec in specs] == [expected] * 3

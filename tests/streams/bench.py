@@ -140,9 +140,12 @@ class World:
             call=self.call,
             log=self.lines.append,
         )
-        told = Subscribers((), self.call, self.store.holds, self.lines.append) if are_events else subscribers
-        teller = Teller(Names(5, task.name, 3, 1), source, self.store, told)
+        teller = self.teller(replace(task, subscriptions=()) if are_events else task, source)
         return Stream(task, source, self.store, handling, teller, self.report, self.lines.append)
+
+    def teller(self, task: RealtimeTask, source: Source) -> Teller:
+        told = Subscribers(task.subscriptions, self.call, self.store.holds, self.lines.append)
+        return Teller(Names(5, task.name, 3, 1), source, self.store, told)
 
 
 def counting(most: int, *, forever: bool = False) -> Collector:

@@ -98,6 +98,30 @@ async def test_a_buffer_has_room_for_so_many_bytes(monkeypatch: pytest.MonkeyPat
     assert payloads(buffer.take(10)) == [3, 4]
 
 
+@pytest.mark.parametrize("action", [Pressure.DROP, Pressure.BLOCK])
+async def test_a_buffer_that_is_full_in_bytes_has_a_batch(
+    monkeypatch: pytest.MonkeyPatch, action: Pressure
+) -> None:
+    """Whoever makes batches waited for as many items as never found room."""
+    monkeypatch.setattr("engine.streams.buffer.MAX_BYTES", 100)
+    buffer = Buffer(10, Backpressure(1.0, action))
+    for number in (1, 2):
+        await buffer.put(Entry(Item(number), size=40), is_ready=False)
+    filled = asyncio.create_task(buffer.filled(10))
+    one_more = asyncio.create_task(buffer.put(Entry(Item(3), size=40)))
+    await asyncio.sleep(0.01)
+    assert not filled.done()  # they have to be stored first
+    buffer.make_ready(2)
+    await asyncio.wait_for(filled, 5)
+    assert payloads(buffer.take(10)) == [1, 2]
+    assert await one_more is (action is Pressure.BLOCK)
+    again = asyncio.create_task(buffer.filled(10))
+    await buffer.put(Entry(Item(4), size=40))
+    await asyncio.sleep(0.01)
+    assert not again.done()  # there is room again
+    again.cancel()
+
+
 async def test_what_is_to_be_stored_at_once_has_so_many_bytes() -> None:
     buffer = Buffer(10, Backpressure(0.8, Pressure.BLOCK))
     for number in range(4):

@@ -29,12 +29,15 @@ class Mail:
 class SmtpServer:
     """Speaks as much SMTP as clients need. `answers` replaces an answer of it: `{"MAIL": "451 later"}`.
 
+    At commands in `silent_at` it says nothing any more, at those in `endless_at` it finds no end.
     `features` are what it says it can do, besides STARTTLS if it has `tls`; any login is accepted, and kept.
     """
 
     features: tuple[str, ...] = ()
     tls: ssl.SSLContext | None = None
     answers: dict[str, str] = field(default_factory=dict)
+    silent_at: set[str] = field(default_factory=set)
+    endless_at: set[str] = field(default_factory=set)
     mails: list[Mail] = field(default_factory=list)
     logins: list[str] = field(default_factory=list)
     accepted: int = 0
@@ -68,6 +71,12 @@ class SmtpServer:
         while line := (await reader.readline()).decode().strip():
             word, _, rest = line.partition(" ")
             verb = word.upper()
+            if verb in self.silent_at:
+                await reader.read()
+                return
+            while verb in self.endless_at:
+                await say("250-more")
+                await asyncio.sleep(0.02)
             if verb in self.answers:
                 await say(self.answers[verb])
                 continue

@@ -44,9 +44,11 @@ async def submit(database: Database, task: RealtimeTask) -> tuple[int, int]:
 @asynccontextmanager
 async def working(database: Database, *functions: Any, **options: Any) -> AsyncIterator[Worker]:
     """A worker that performs streaming tasks with these functions."""
-    services = options.pop("services", None)
+    services, is_alone = options.pop("services", None), options.pop("is_alone", True)
     settings = ExecutorSettings(allow_private_network=options.pop("allow_private_network", True))
-    executor = RealtimeExecutor(FunctionRegistry(functions), services=services, settings=settings)
+    executor = RealtimeExecutor(
+        FunctionRegistry(functions), services=services, settings=settings, is_alone=is_alone
+    )
     registry = ExecutorRegistry.from_executors([executor])
     async with Worker(database, registry, replace(QUICK, **{"grace_seconds": 1.0, **options})) as worker:
         try:

@@ -73,6 +73,7 @@ async def test_attempt_that_takes_too_long_is_timed_out(database: Database) -> N
         task = await ended(database, await submit_one(database, "slow", timeout_ms=100))
     assert task.last is not None and task.last.error is not None
     assert (task.state, task.last.error["code"]) == ("failed", "timeout")
+    assert task.last.error["message"] == "not done after 0.1 s: context deadline exceeded"
 
 
 async def test_running_task_is_told_to_stop_when_it_is_cancelled(database: Database) -> None:

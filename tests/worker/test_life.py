@@ -20,7 +20,7 @@ from engine.errors import StoreUnavailable
 from engine.executors.base import ExecutorSettings, TaskContext
 from engine.executors.process import run_process
 from engine.model.outcomes import Outcome, Succeeded
-from engine.operations import runs, tasks, workers
+from engine.operations import functions, runs, tasks, workers
 from engine.store import claims as store
 from engine.store import finishes
 from engine.store.database import Database
@@ -385,6 +385,37 @@ async def test_outcome_whose_answer_is_lost_is_recorded_once(
         await until(lambda: len(calls) == 3)
     assert await outcomes(database, task.id) == ["succeeded"]
     assert not rows(database, "SELECT 1 FROM counter WHERE name = 'late' AND value > 0")
+
+
+async def test_a_lost_session_is_followed_by_one_that_has_its_functions(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often the answer to what it has is lost."""
+    described = [{"name": "f", "description": "", "origin": "tests", "params": None}]
+    real, unanswered = database._run, 0
+
+    def run(work: Callable[..., Any], args: tuple[Any, ...], actor: str) -> Any:
+        nonlocal unanswered
+        result = real(work, args, actor)
+        if work is functions.store.register and unanswered < 2:
+            unanswered += 1
+            raise StoreUnavailable("the answer is lost")
+        return result
+
+    async def has_functions() -> bool:
+        _, [known] = await functions.list_functions(database)
+        return known.worker_count == 1
+
+    async with working(database) as worker:
+        first = worker.session_id
+        monkeypatch.setattr(worker._registry, "functions", lambda: described)
+        monkeypatch.setattr(database, "_run", run)
+        await workers.end(database, first, "worker lost")
+        worker._lost()
+        await until(lambda: unanswered == 2)
+        await until(has_functions)
+        live = await workers.live(database)
+        assert [session.id for session in live] == [worker.session_id] != [first]
 
 
 # --- wake-ups and output

@@ -19,7 +19,7 @@ from engine.model.realtime import (
     RealtimeMode,
     Reconnect,
 )
-from engine.operations import runs, stream_state, tasks
+from engine.operations import functions, runs, stream_state, tasks
 from engine.store.database import Database
 from engine.streams.events import StreamState
 from engine.streams.ports import Batch
@@ -251,6 +251,33 @@ async def test_what_can_never_work_fails_for_good(
     assert message in failed.last.error["message"]
 
 
+async def having(database: Database, *names: str) -> None:
+    """Another worker, with code for these functions."""
+    described = [{"name": name, "description": "", "origin": "tests", "params": None} for name in names]
+    await functions.register(database, described, await session_async(database))
+
+
+async def test_a_stream_is_left_to_a_worker_that_has_all_its_functions(database: Database) -> None:
+    """Two that have one each gave it to each other for ever."""
+
+    async def take(data: list[int]) -> None: ...
+
+    task = streaming(function="take", collector="numbers", error_handler="sorry")
+    await having(database, "sorry")
+    async with working(database, numbers(3), take, is_alone=False):
+        _, task_id = await submit(database, task)
+        failed = await ended(database, task_id)
+        assert failed.last is not None and failed.last.error is not None
+        assert (failed.attempt, failed.last.error["code"]) == (1, "unknown_function")
+        await having(database, "sorry", "take")
+        _, task_id = await submit(database, task)
+        await until(lambda: _given_back(database, task_id))
+
+
+async def _given_back(database: Database, task_id: int) -> bool:
+    return await functions.given_back(database, task_id, "unknown_function") >= 2
+
+
 async def test_a_lost_lease_commits_nothing(database: Database) -> None:
     _, task_id = await submit(database, streaming(function="take", collector="numbers"))
     worker = await session_async(database)
@@ -351,6 +378,48 @@ async def test_rows_of_a_table_reach_the_function(database: Database, row_lockin
             await ended(database, task_id)
     assert got == [{"id": number, "total": number * 10} for number in (1, 2, 3, 4)]
     assert (row.offset, row.gaps) == (4, 0)
+
+
+async def test_a_row_that_cannot_be_stored_ends_the_stream(database: Database, row_locking_url: str) -> None:
+    """It counted as a lost connection, and was read again for ever."""
+
+    async def take(data: list[Any]) -> None: ...
+
+    theirs = libpq(sa.make_url(row_locking_url))
+    with psycopg.connect(theirs, autocommit=True) as connection:
+        connection.execute("CREATE TABLE measured (id int, value float8)")
+        connection.execute("INSERT INTO measured VALUES (1, 1.5), (2, 'NaN')")
+    async with working(database, take):
+        source = {"url": theirs, "table": "measured"}
+        task = streaming(function="take", collector="table", params={"source": source})
+        _, task_id = await submit(database, task)
+        failed = await ended(database, task_id)
+    assert (failed.state, failed.attempt) == ("failed", 1)
+    assert failed.last is not None and failed.last.error is not None
+    message = "source table measured: an item cannot be stored: number is not finite"
+    assert failed.last.error["message"] == message
+    assert (await stream_of(database, task_id)).offset == 1
+
+
+async def test_rows_are_stored_as_json(database: Database, row_locking_url: str) -> None:
+    got: list[Any] = []
+
+    async def take(data: list[Any]) -> None:
+        got.extend(data)
+
+    theirs = libpq(sa.make_url(row_locking_url))
+    with psycopg.connect(theirs, autocommit=True) as connection:
+        connection.execute("CREATE TABLE priced (id numeric, at timestamptz)")
+        connection.execute("INSERT INTO priced SELECT n, '2026-01-02 03:04Z' FROM generate_series(1, 3) n")
+    async with working(database, take):
+        source = {"url": theirs, "table": "priced", "page": 2}
+        task = streaming(function="take", collector="table", params={"source": source})
+        run_id, task_id = await submit(database, task)
+        row = await processed(database, task_id, 3)
+        await runs.cancel(database, run_id)
+        await ended(database, task_id)
+    assert got == [{"id": number, "at": "2026-01-02T03:04:00Z"} for number in ("1", "2", "3")]
+    assert row.offset == "3"
 
 
 # --- the network

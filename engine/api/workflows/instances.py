@@ -9,7 +9,7 @@ from litestar import get, post
 from litestar.params import FromPath, FromQuery
 
 from engine.api.answers import EnvelopeBody
-from engine.api.bodies import decode, read_small_body
+from engine.api.bodies import check_values, decode, read_small_body
 from engine.api.documents import body_operation, refusals
 from engine.api.options import ApiRequest, actor_of, services_of
 from engine.api.run_translation import id_of, log_line_out
@@ -17,11 +17,14 @@ from engine.api.run_wire import LogLineOut
 from engine.api.workflows.translation import (
     MAX_IDS,
     RUN_STATE,
+    TERMS,
+    apply_skips,
     detail_of,
     summary_of,
     task_instance_of,
 )
 from engine.api.workflows.wire import (
+    CancelIn,
     Envelope,
     ExecuteIn,
     InstanceDetail,
@@ -30,14 +33,18 @@ from engine.api.workflows.wire import (
     Message,
     Started,
     TaskInstance,
+    TaskStatus,
 )
 from engine.api.workflows.workflows import DEFAULT_LIMIT, Limit, Offset, ok
-from engine.model.records import Task
+from engine.model.records import Run, Task
+from engine.model.skips import NO_SKIPS, Skips
 from engine.model.states import TaskState
 from engine.operations import executions, runs, workflows
+from engine.store.database import Database
 
 _TAGS = ["Instances"]
 _PAGE = 5_000
+_cancel: msgspec.json.Decoder[CancelIn] = msgspec.json.Decoder(CancelIn)
 _changes: msgspec.json.Decoder[ExecuteIn] = msgspec.json.Decoder(ExecuteIn)
 
 
@@ -73,7 +80,12 @@ async def show_instance(request: ApiRequest, instance_id: FromPath[str]) -> Enve
     if found.run.finished_at is None:
         for state in (TaskState.RUNNING, TaskState.BLOCKED, TaskState.AVAILABLE, TaskState.HELD):
             listed += await runs.tasks(database, number, state=state, limit=MAX_IDS)
-    return ok(detail_of(found, listed))
+    return ok(detail_of(found, listed, await skips_of(database, found.run)))
+
+
+async def skips_of(database: Database, run: Run) -> Skips:
+    """Without a look where there can be none."""
+    return await runs.skips(database, run.id) if run.skipped and run.failed else NO_SKIPS
 
 
 @get(
@@ -94,8 +106,11 @@ async def list_instance_tasks(
         page = await runs.tasks(database, number, after=after, limit=_PAGE)
         found += [task_instance_of(task, run) for task in page]
         if len(page) < _PAGE:
-            return ok(found)
+            break
         after = page[-1].id
+    if any(task.status is TaskStatus.SKIPPED for task in found):
+        apply_skips(found, await runs.skips(database, number))
+    return ok(found)
 
 
 @get(
@@ -136,22 +151,33 @@ async def _own(request: ApiRequest, instance_id: str) -> int:
 async def pause_instance(request: ApiRequest, instance_id: FromPath[str]) -> Envelope[Message]:
     """Running tasks go on to their end."""
     number = await _own(request, instance_id)
-    await runs.hold(services_of(request).database, number, actor=actor_of(request))
+    await runs.hold(services_of(request).database, number, actor=actor_of(request), terms=TERMS)
     return ok(Message("instance paused", str(number)))
 
 
 @post("/api/v1/instances/{instance_id:str}/resume", summary="Go on after a pause", **_CONTROL)
 async def resume_instance(request: ApiRequest, instance_id: FromPath[str]) -> Envelope[Message]:
     number = await _own(request, instance_id)
-    await runs.resume(services_of(request).database, number, actor=actor_of(request))
+    await runs.resume(services_of(request).database, number, actor=actor_of(request), terms=TERMS)
     return ok(Message("instance resumed", str(number)))
 
 
-@post("/api/v1/instances/{instance_id:str}/cancel", summary="End an instance", **_CONTROL)
+@post(
+    "/api/v1/instances/{instance_id:str}/cancel",
+    status_code=200,
+    operation_class=body_operation("CancelIn"),
+    responses=refusals(EnvelopeBody, 400, 404, 409, 413, 503),
+    summary="End an instance",
+    tags=_TAGS,
+)
 async def cancel_instance(request: ApiRequest, instance_id: FromPath[str]) -> Envelope[Message]:
-    """Running tasks are told to stop; no further one starts."""
+    """Running tasks are told to stop; no further one starts. The instance says `reason` as its error."""
     number = await _own(request, instance_id)
-    await runs.cancel(services_of(request).database, number, actor=actor_of(request))
+    body = await read_small_body(request)
+    given = decode(_cancel, body).reason if body.strip() else None
+    check_values("reason", given)
+    said = {} if given is None else {"reason": given}
+    await runs.cancel(services_of(request).database, number, actor=actor_of(request), terms=TERMS, **said)
     return ok(Message("instance cancelled", str(number)))
 
 
@@ -159,7 +185,7 @@ async def cancel_instance(request: ApiRequest, instance_id: FromPath[str]) -> En
 async def retry_instance(request: ApiRequest, instance_id: FromPath[str]) -> Envelope[Message]:
     """Results of tasks that succeeded are kept."""
     number = await _own(request, instance_id)
-    await runs.retry(services_of(request).database, number, actor=actor_of(request))
+    await runs.retry(services_of(request).database, number, actor=actor_of(request), terms=TERMS)
     return ok(Message("instance goes on", str(number)))
 
 

@@ -17,7 +17,10 @@ from engine.api.workflows.wire import (
     UpdateType,
 )
 from engine.model.records import Run, Task, WorkflowRun
+from engine.model.skips import NO_SKIPS, Skips
 from engine.model.states import TRANSITIONS, Move, RunState, TaskState
+from engine.model.workflow_graph import REALTIME
+from engine.operations.runs import Terms
 from engine.store.streams import Told
 
 MAX_IDS = 500  # listed with the progress
@@ -31,6 +34,7 @@ INSTANCE_STATUS = {
     RunState.CANCELLED: InstanceStatus.TERMINATED,
 }
 RUN_STATE = {status: state for state, status in INSTANCE_STATUS.items()}
+TERMS = Terms("instance", INSTANCE_STATUS, is_strict=True)
 
 _TASK_STATUS = {
     TaskState.BLOCKED: TaskStatus.PENDING,
@@ -44,23 +48,20 @@ _TASK_STATUS = {
 }
 
 
-def task_status(task: Task, run: Run) -> TaskStatus:
-    """What never ran because something failed has failed, in this contract; it says so in its message."""
+def _task_status(task: Task) -> TaskStatus:
     if task.state is TaskState.FAILED and task.last and (task.last.error or {}).get("code") == "timeout":
         return TaskStatus.TIMEOUT
-    if task.state is TaskState.SKIPPED and _has_failures(run):
-        return TaskStatus.FAILED
     return _TASK_STATUS[task.state]
 
 
-def _event_status(told: Told, run: Run) -> TaskStatus:
+def _event_status(told: Told, skips: Skips) -> TaskStatus:
     """The status that the event of a task leaves it in."""
     if told.event.kind not in _MOVES:  # it added tasks, which only running ones can
         return TaskStatus.RUNNING
     state = TRANSITIONS[Move(told.event.kind)].target
     if state is TaskState.FAILED and told.is_timeout:
         return TaskStatus.TIMEOUT
-    if state is TaskState.SKIPPED and _has_failures(run):
+    if state is TaskState.SKIPPED and told.number in skips.numbers:
         return TaskStatus.FAILED
     return _TASK_STATUS[state]
 
@@ -68,15 +69,10 @@ def _event_status(told: Told, run: Run) -> TaskStatus:
 _MOVES = frozenset(Move)
 
 
-def _has_failures(run: Run) -> bool:
-    return bool(run.failed or run.cancelled)
-
-
-def progress_of(run: Run, tasks: Iterable[Task] | None = None) -> Progress:
+def progress_of(run: Run, skips: Skips = NO_SKIPS, tasks: Iterable[Task] | None = None) -> Progress:
     """With `tasks`, also the first ids of those that run and those that wait."""
-    failed, skipped = run.failed + run.cancelled, run.skipped
-    if _has_failures(run):
-        failed, skipped = failed + skipped, 0
+    below = min(len(skips.task_ids), run.skipped)  # they are read after the run's row
+    failed, skipped = run.failed + run.cancelled + below, run.skipped - below
     progress = Progress(
         total=run.total,
         completed=run.succeeded,
@@ -101,10 +97,13 @@ def summary_of(found: WorkflowRun, now: datetime | None = None) -> InstanceSumma
 
 
 def detail_of(
-    found: WorkflowRun, tasks: Iterable[Task] | None, now: datetime | None = None
+    found: WorkflowRun,
+    tasks: Iterable[Task] | None,
+    skips: Skips = NO_SKIPS,
+    now: datetime | None = None,
 ) -> InstanceDetail:
     return InstanceDetail(
-        **_summary(found, now), progress=progress_of(found.run, tasks), params=found.params or None
+        **_summary(found, now), progress=progress_of(found.run, skips, tasks), params=found.params or None
     )
 
 
@@ -128,22 +127,32 @@ def _summary(found: WorkflowRun, now: datetime | None) -> dict[str, Any]:
 
 def task_instance_of(task: Task, run: Run, now: datetime | None = None) -> TaskInstance:
     last = task.last
-    elapsed = None
+    started, elapsed = None, None
     if last is not None:
-        elapsed = (last.finished_at or now or datetime.now(UTC)) - last.started_at
+        # The claim that starts a run looks at the clock twice: no task is to start before its instance.
+        started = max(last.started_at, run.started_at or last.started_at)
+        elapsed = (last.finished_at or now or datetime.now(UTC)) - started
     return TaskInstance(
         id=str(task.id),
         task_id=str(task.id),
         task_name=task.name,
-        status=task_status(task, run),
+        status=_task_status(task),
         state=task.state,
         retry_count=task.failures if task.state is not TaskState.FAILED else max(0, task.failures - 1),
-        started_at=None if last is None else last.started_at,
+        started_at=started,
         finished_at=None if last is None else last.finished_at,
         duration=None if elapsed is None else duration_text(elapsed),
         duration_ms=None if elapsed is None else _milliseconds(elapsed),
         error_message=_message(task),
+        stream=task.progress if task.kind == REALTIME and isinstance(task.progress, dict) else None,
     )
+
+
+def apply_skips(tasks: Iterable[TaskInstance], skips: Skips) -> None:
+    """What never ran because something failed has failed, in this contract; it says so in its message."""
+    for task in tasks:
+        if task.status is TaskStatus.SKIPPED and int(task.id) in skips.task_ids:
+            task.status = TaskStatus.FAILED
 
 
 def _message(task: Task) -> str | None:
@@ -169,7 +178,7 @@ def duration_text(elapsed: timedelta) -> str:
 # --- pushed over sockets
 
 
-def update_of(told: Told, run: Run) -> StatusUpdate:
+def update_of(told: Told, run: Run, skips: Skips = NO_SKIPS) -> StatusUpdate:
     """What the event of a run tells; `run` is its row at that time or later."""
     event = told.event
     of_task = told.state is None
@@ -178,21 +187,21 @@ def update_of(told: Told, run: Run) -> StatusUpdate:
         instance_id=str(event.run_id),
         task_id=str(event.task_id) if of_task else None,
         task_name=event.task_name,
-        status=_event_status(told, run) if told.state is None else INSTANCE_STATUS[told.state],
-        progress=progress_of(run) if event.number == run.events else None,
+        status=_event_status(told, skips) if told.state is None else INSTANCE_STATUS[told.state],
+        progress=progress_of(run, skips) if event.number == run.events else None,
         timestamp=event.at,
         error=told.error,
         number=event.number,
     )
 
 
-def current_update(run: Run, error: str | None, at: datetime) -> StatusUpdate:
+def current_update(run: Run, error: str | None, at: datetime, skips: Skips = NO_SKIPS) -> StatusUpdate:
     """What a reader is told first: how the instance is `at` that time."""
     return StatusUpdate(
         type=UpdateType.INSTANCE,
         instance_id=str(run.id),
         status=INSTANCE_STATUS[run.state],
-        progress=progress_of(run),
+        progress=progress_of(run, skips),
         timestamp=at,
         error=error,
         number=run.events,

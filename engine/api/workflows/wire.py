@@ -9,6 +9,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from engine.model.realtime import Protocol, RealtimeMode, RealtimeType
 from engine.model.schedules import MAX_CATCH_UP, CatchUp, Overlap
 
 T = TypeVar("T")
@@ -62,6 +63,12 @@ class UploadIn(msgspec.Struct):
 
 class ExecuteIn(msgspec.Struct):
     params: dict[str, Any] | None = None
+
+
+class CancelIn(msgspec.Struct):
+    """`reason` is what the instance and its tasks say afterwards."""
+
+    reason: Annotated[str, Meta(min_length=1, max_length=1_000)] | None = None
 
 
 ScheduleName = Annotated[str, Meta(examples=["orders on weekdays"])]
@@ -147,8 +154,28 @@ class WorkflowTaskOut(msgspec.Struct, omit_defaults=True, kw_only=True):
     retry_count: int | None = None
 
 
+class SubscriptionOut(msgspec.Struct):
+    event: str
+    function: str
+    priority: int
+
+
+class RealtimeTaskOut(WorkflowTaskOut, omit_defaults=True, kw_only=True):
+    """`protocol` is that of its endpoint, whose address may hold secrets and is not shown."""
+
+    mode: RealtimeMode
+    type: RealtimeType
+    function: str | None = None
+    protocol: Protocol | None = None
+    collector: str | None = None
+    subscriptions: list[SubscriptionOut] | None = None
+
+
 class WorkflowDetail(WorkflowSummary, omit_defaults=True, kw_only=True):
+    """`realtime_tasks` are those of a streaming workflow."""
+
     tasks: list[WorkflowTaskOut]
+    realtime_tasks: list[RealtimeTaskOut] | None = None
     dependencies: dict[str, list[str]]
 
 
@@ -232,8 +259,8 @@ class Functions(msgspec.Struct):
 
 
 class Progress(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """`completed` counts successes; `failed` also what never ran because of a failure; `skipped` what a
-    condition left out."""
+    """`completed` counts successes; `failed` also what was cancelled and what never ran because of a failure;
+    `skipped` what was left out for another reason: a condition, a branch, a rule."""
 
     total: int
     completed: int
@@ -272,7 +299,8 @@ class Instances(msgspec.Struct):
 
 
 class TaskInstance(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """`state` is the engine's own word for the status."""
+    """`state` is the engine's own word for the status. `stream` is how a realtime task comes along: its own
+    state and metrics, as its progress shows them."""
 
     id: str
     task_id: str
@@ -285,6 +313,7 @@ class TaskInstance(msgspec.Struct, omit_defaults=True, kw_only=True):
     duration: str | None = None
     duration_ms: int | None = None
     error_message: str | None = None
+    stream: dict[str, Any] | None = None
 
 
 # --- pushed over sockets

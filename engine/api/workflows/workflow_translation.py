@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from engine.api.workflows.wire import (
     FunctionOut,
     Functions,
+    RealtimeTaskOut,
+    SubscriptionOut,
     Uploaded,
     WorkflowDetail,
     Workflows,
@@ -18,8 +21,9 @@ from engine.api.workflows.wire import (
     WorkflowVersion,
 )
 from engine.definitions import to_yaml
+from engine.model.realtime import RealtimeTask
 from engine.model.records import SavedWorkflow
-from engine.model.workflows import Workflow
+from engine.model.workflows import Workflow, WorkflowTask
 from engine.store.functions import KnownFunction
 
 
@@ -38,26 +42,42 @@ def _summary(saved: SavedWorkflow, workflow: Workflow) -> WorkflowSummary:
         status=WorkflowStatus.ENABLED if saved.is_enabled else WorkflowStatus.DISABLED,
         version=saved.version,
         cron_expr=workflow.cron,
-        cron_enabled=None if workflow.cron is None else saved.is_enabled,
+        cron_enabled=None if workflow.cron is None else saved.is_enabled and saved.is_scheduled,
     )
 
 
 def detail_of(saved: SavedWorkflow) -> WorkflowDetail:
     workflow = Workflow.from_json(saved.definition)
+    every: list[WorkflowTask | RealtimeTask] = [*workflow.tasks, *workflow.realtime_tasks]
     return WorkflowDetail(
         **msgspec.structs.asdict(_summary(saved, workflow)),
-        tasks=[
-            WorkflowTaskOut(
-                id=task.name,
-                name=task.name,
-                description=task.description,
-                dependencies=list(task.depends_on) or None,
-                timeout=None if task.timeout_ms is None else task.timeout_ms / 1000,
-                retry_count=task.retry_count or None,
-            )
-            for task in workflow.tasks
-        ],
-        dependencies={task.name: list(task.depends_on) for task in workflow.tasks if task.depends_on},
+        tasks=[WorkflowTaskOut(**_task(task)) for task in workflow.tasks],
+        realtime_tasks=[_realtime_task(task) for task in workflow.realtime_tasks] or None,
+        dependencies={task.name: list(task.depends_on) for task in every if task.depends_on},
+    )
+
+
+def _task(task: WorkflowTask | RealtimeTask) -> dict[str, Any]:
+    return {
+        "id": task.name,
+        "name": task.name,
+        "description": task.description,
+        "dependencies": list(task.depends_on) or None,
+        "timeout": None if task.timeout_ms is None else task.timeout_ms / 1000,
+        "retry_count": task.retry_count or None,
+    }
+
+
+def _realtime_task(task: RealtimeTask) -> RealtimeTaskOut:
+    subscriptions = [SubscriptionOut(each.event, each.function, each.priority) for each in task.subscriptions]
+    return RealtimeTaskOut(
+        **_task(task),
+        mode=task.mode,
+        type=task.type,
+        function=task.function,
+        protocol=None if task.endpoint is None else task.endpoint.protocol,
+        collector=task.collector,
+        subscriptions=subscriptions or None,
     )
 
 

@@ -71,7 +71,7 @@ async def upload_workflow(request: ApiRequest) -> Envelope[Uploaded]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
     services = services_of(request)
-    kinds = services.registry.kinds()
+    kinds = services.registry
     against = await workflows.checks(services.database, kinds)
 
     def read() -> list[Workflow]:

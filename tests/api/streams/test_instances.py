@@ -6,12 +6,15 @@ import asyncio
 import re
 from contextlib import AsyncExitStack
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engine.operations import runs
+from engine.model.graph import Rule
+from engine.model.workflows import Workflow, WorkflowTask
+from engine.operations import executions, runs, workflows
 from engine.store.database import Database
 from tests.api.streams.listening import (
     PATIENCE_SECONDS,
@@ -105,6 +108,41 @@ async def test_failures_say_why(database: Database, server: Running) -> None:
     assert "price" in by_task["book"]["error"]
     assert (by_task[None]["status"], by_task[None]["error"]) == ("Failed", "it broke")
     assert by_task[None]["progress"]["failed"] == 2
+
+
+async def test_a_status_that_was_told_stays_told(database: Database, server: Running) -> None:
+    noop = partial(WorkflowTask, kind="noop")
+    tasks = [
+        noop("load"),
+        noop("watch", depends_on=["load"], rule=Rule.ONE_FAILED),
+        noop("price", depends_on=["load"]),
+        noop("book", depends_on=["price"]),
+        noop("report", depends_on=["book"]),
+    ]
+    await workflows.save(database, [Workflow("orders", tasks=tasks)])
+    run_id = (await executions.execute(database, "orders")).run_id
+    async with listening(server, f"instances/{run_id}", after=1) as socket:
+        await work(database, "price")
+        first, _ = await everything(socket)
+    last = {message["task_name"]: message["status"] for message in first if "task_id" in message}
+    assert last == {
+        "load": "Success",
+        "watch": "Skipped",
+        "price": "Failed",
+        "book": "Failed",
+        "report": "Failed",
+    }
+    assert (first[-1]["progress"]["failed"], first[-1]["progress"]["skipped"]) == (3, 1)
+    async with listening(server, f"instances/{run_id}") as socket:
+        [now], _ = await everything(socket)
+    assert now["progress"] == first[-1]["progress"]
+    await runs.retry(database, run_id)
+    await work(database)
+    async with listening(server, f"instances/{run_id}", after=1) as socket:
+        again, _ = await everything(socket)
+    statuses = [(message["number"], message["status"]) for message in again]
+    assert statuses[: len(first)] == [(message["number"], message["status"]) for message in first]
+    assert again[-1]["progress"]["skipped"] == 1
 
 
 async def test_control_is_told_whoever_does_it(database: Database, server: Running) -> None:
