@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from engine.client.documents import read_text
-from engine.definitions import read_files
+from engine.definitions import named_in, read_files
 from engine.errors import Fault, InvalidInput, WorkflowError, path_text
+from engine.executors.registry import ExecutorRegistry
 from engine.expressions.checks import tasks_read_by
 from engine.model.workflow_rules import Checks
 from engine.model.workflows import Workflow
@@ -23,18 +25,28 @@ def texts_of(paths: Iterable[str]) -> dict[str, str]:
     return dict(map(read_text, paths))
 
 
+def environment_of(texts: Mapping[str, str]) -> dict[str, str]:
+    """Of the variables of this process those that the files name."""
+    return named_in(texts.values(), os.environ)
+
+
 def checked(texts: Mapping[str, str], checks: Checks) -> list[Workflow]:
-    """The workflows of all files. Raises `InvalidInput` with a line `file:line:column: …` for each fault."""
+    """The workflows of all files, with this process's variables in them.
+
+    Raises `InvalidInput` with a line `file:line:column: …` for each fault.
+    """
     try:
-        return read_files(texts, checks=checks)
+        return read_files(texts, checks=checks, environment=environment_of(texts))
     except WorkflowError as error:
         more = str(error).splitlines()[len(error.faults) :]  # how many are not told
         raise InvalidInput("\n".join([*map(_located, error.faults), *more])) from None
 
 
-def checks_without_database(kinds: Collection[str] | None = None) -> Checks:
-    """Everything but the names of functions, which a database knows; and of kinds, unless they are given."""
-    return Checks(kinds=kinds, condition=tasks_read_by)
+def checks_without_database(kinds: ExecutorRegistry | None = None) -> Checks:
+    """Everything but the names of functions, which a database knows; and kinds, unless they are given."""
+    if kinds is None:
+        return Checks(condition=tasks_read_by)
+    return Checks(kinds=kinds.kinds(), condition=tasks_read_by, params=kinds.problem)
 
 
 def _located(fault: Fault) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.cli import places
-from engine.cli.definitions import join, refused
+from engine.cli.definitions import environment_of, join, refused
 from engine.client.documents import Document
 from engine.client.rest import Client, Submitted
 from engine.errors import InvalidInput, TooLarge
@@ -27,7 +27,7 @@ class RemoteTarget(Client):
     def upload_workflows(self, texts: Mapping[str, str]) -> dict[str, Any]:
         joined = join(texts)
         try:
-            return self.upload_workflow(joined.text)
+            return self.upload_workflow(joined.text, environment_of(texts))
         except TooLarge:
             raise
         except InvalidInput as error:

@@ -57,7 +57,8 @@ def workflow() -> None:
 def upload(target: Target, files: Sequence[str], as_json: bool) -> None:
     """Save the workflows of YAML files (`-` reads standard input): all of them, or none.
 
-    A job in one file is known in all. A name that is known gets a new version.
+    A job in one file is known in all. A name that is known gets a new version. `${NAME}` and
+    `${NAME:default}` are replaced from the environment of this command.
     """
     document = target.upload_workflows(texts_of(files))
     if as_json:
@@ -75,7 +76,7 @@ def validate(files: Sequence[str], as_json: bool) -> None:
 
     Names of functions are not checked: they are registered in a database.
     """
-    kinds = ExecutorRegistry.from_entry_points(ExecutorSettings()).kinds()
+    kinds = ExecutorRegistry.from_entry_points(ExecutorSettings())
     found = checked(texts_of(files), checks_without_database(kinds))
     if as_json:
         print_json([{"name": each.name, "task_count": _task_count(each)} for each in found])

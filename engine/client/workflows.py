@@ -16,9 +16,13 @@ class Workflows(Envelope):
 
     # --- workflows
 
-    def upload_workflow(self, content: str) -> Data:
-        """Save the workflows of a YAML text: all of them, or none."""
-        return self._send_data("POST", WORKFLOWS, {"content": content})
+    def upload_workflow(self, content: str, environment: Mapping[str, str] | None = None) -> Data:
+        """Save the workflows of a YAML text: all of them, or none.
+
+        `environment` is what `${NAME}` and `${NAME:default}` in it are replaced by.
+        """
+        document = {"content": content, **({"environment": dict(environment)} if environment else {})}
+        return self._send_data("POST", WORKFLOWS, document)
 
     def workflows(self, *, limit: int | None = None, offset: int = 0) -> Data:
         """Last created first; without `limit` all of them."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from engine import load_when_used
 
 if TYPE_CHECKING:
+    from engine.definitions.environment import named_in as named_in
     from engine.definitions.reading import from_yaml as from_yaml
     from engine.definitions.reading import read_files as read_files
     from engine.definitions.reading import read_workflows as read_workflows
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from engine.definitions.writing import to_yaml as to_yaml
 
 _HOMES = {
+    "engine.definitions.environment": ("named_in",),
     "engine.definitions.reading": ("from_yaml", "read_files", "read_workflows"),
     "engine.definitions.wire": ("json_schema",),
     "engine.definitions.writing": ("to_yaml",),

@@ -8,7 +8,7 @@ set and has no default, or that is a parameter of the workflow: it is a placehol
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from engine.definitions.source import Document, Path, scalar
@@ -24,6 +24,12 @@ _VARIABLE = re.compile(r"(?<!\$)\$\{([A-Za-z_]\w*)(?::([^}]*))?\}")
 def has_variable(text: str, declared: Collection[str] = ()) -> bool:
     """Whether something in `text` could be replaced, where `declared` are the workflow's parameters."""
     return any(found[2] is not None or found[1] not in declared for found in _VARIABLE.finditer(text))
+
+
+def named_in(texts: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:
+    """The part of `environment` that is named somewhere in the texts."""
+    names = {found[1] for text in texts for found in _VARIABLE.finditer(text)}
+    return {name: environment[name] for name in sorted(names) if name in environment}
 
 
 def expand(document: Document, environment: Mapping[str, str]) -> None:

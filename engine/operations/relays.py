@@ -101,6 +101,8 @@ async def _tell(database: Database, run_id: int, until: float, failing: Failing)
 
 async def tell_rest(database: Database, run_id: int) -> None:
     """Deal with all events of a run that is about to be removed. What cannot be told does not keep it."""
+    if not await database.read(store.is_untold, run_id):
+        return
     try:
         while (await database.run(partial(_relay, run_id=run_id, waits=True), actor=ACTOR)).has_more:
             pass

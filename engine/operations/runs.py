@@ -121,7 +121,7 @@ async def cancel(
 
 async def retry(database: Database, run_id: int, *, actor: str = "local", terms: Terms = OURS) -> Run:
     """A failed or cancelled run goes on from the tasks that did not succeed; results stay."""
-    return await database.run(_retry, run_id, terms, actor=actor)
+    return await database.run(retry_within, run_id, terms, actor=actor)
 
 
 async def delete(database: Database, run_id: int, *, actor: str = "local") -> None:
@@ -167,7 +167,8 @@ def cancel_within(tx: Transaction, run_id: int, reason: str, terms: Terms = OURS
     return _current(tx, run_id)
 
 
-def _retry(tx: Transaction, run_id: int, terms: Terms) -> Run:
+def retry_within(tx: Transaction, run_id: int, terms: Terms = OURS) -> Run:
+    """`retry` inside a transaction that somebody else commits."""
     state = RunState(_own(tx, run_id).state)
     if state not in (RunState.FAILED, RunState.CANCELLED):
         raise _refusal(run_id, state, terms, "retried", RunState.FAILED, RunState.CANCELLED)

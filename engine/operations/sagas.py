@@ -79,11 +79,13 @@ def _state(found: sagas.Saga) -> SagaState:
 
 async def retry(database: Database, run_id: int, *, actor: str = "local") -> SagaReport:
     """Run the compensations that failed once more, but for skipped ones. Raises `Conflict` without any."""
-    found = await database.read(_saga, run_id)
-    if _state(found) is not SagaState.FAILED or found.compensation_run_id is None:
-        raise Conflict(f"the saga of run {run_id} is {_state(found)}; only a failed one can be retried")
-    await runs.retry(database, found.compensation_run_id, actor=actor)
+    await database.run(_retry, run_id, actor=actor)
     return await get(database, run_id)
+
+
+def _retry(tx: Transaction, run_id: int) -> None:
+    _, compensation_run_id = _own_failed(tx, run_id, "a failed one can be retried")
+    runs.retry_within(tx, compensation_run_id)
 
 
 async def skip(

@@ -42,6 +42,11 @@ def to_do(tx: Transaction, limit: int, after: int = 0) -> list[int]:
     return list(tx.execute(query).scalars())
 
 
+def is_untold(tx: Transaction, run_id: int) -> bool:
+    query = sa.select(relay.c.run_id).join(run, run.c.id == relay.c.run_id)
+    return tx.execute(query.where(relay.c.run_id == run_id, is_open())).first() is not None
+
+
 def is_open() -> sa.ColumnElement[bool]:
     """Whether a run has events that were not dealt with, where its row is joined."""
     return sa.and_(sa.not_(relay.c.is_over), run.c.event_count > relay.c.number)

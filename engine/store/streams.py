@@ -208,7 +208,7 @@ def _state_before(tx: Transaction, of_run: Run, number: int) -> RunState:
 
 def _error(tx: Transaction, row: Any) -> str | None:
     detail = row.detail if isinstance(row.detail, dict) else {}
-    if row.kind == f"run.{RunState.FAILED}":
+    if row.kind in (f"run.{RunState.FAILED}", f"run.{RunState.CANCELLED}"):
         found = get_run(tx, row.run_id)
         return None if found is None else found.error
     text = detail.get("error") or detail.get("reason") or row.reason

@@ -84,6 +84,21 @@ def test_a_definition_may_come_from_standard_input(on: On) -> None:
     assert on("workflow", "upload", "-", text=ORDERS)["name"] == "orders"
 
 
+def test_variables_are_those_of_the_command(
+    call: Call, on: On, target: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGION", "us")
+    monkeypatch.setenv("region", "never: it is a parameter")
+    monkeypatch.delenv("DAY", raising=False)
+    text = ORDERS.replace("echo ${region}", "echo ${region} ${REGION} ${REGION:eu} ${DAY:today} ${TODAY}")
+    on("workflow", "upload", "-", text=text)
+    saved = call("workflow", "show", "orders", "--yaml", *target).stdout
+    assert "echo ${region} us us today ${TODAY}" in saved
+    Path("wrong.yaml").write_text(ORDERS.replace("timeout: 45s", 'timeout: "${LIMIT:45s}"'))
+    monkeypatch.setenv("LIMIT", "soon")
+    assert "soon" in error_of(call("workflow", "validate", "wrong.yaml"), 2)
+
+
 def test_every_mistake_is_told_with_file_line_and_column(call: Call, target: list[str]) -> None:
     Path("a.yaml").write_text(ORDERS.replace("dependencies: [load]", "dependencies: [lod]"))
     Path("b.yaml").write_text(other("more", ORDERS.replace("book, kind: noop", "book, kind: nop")))

@@ -29,6 +29,7 @@ MCP = "mcp"
 _INPUT_FIRST = frozenset({MCP, "cli-skills", "runtime"})  # these read `input`, everything else `params`
 _MAX_ATTEMPTS = 1_000_000
 _MAX_TIMEOUT_MS = 10 * 365 * 86_400_000
+_TIMEOUT = "context deadline exceeded"  # what its clients compare with: ours says the time, too
 _CODES = frozenset(
     {
         "unknown",
@@ -266,12 +267,13 @@ def error_of(last: Attempt | None) -> AttemptError:
     """Codes that the contract does not know become `external_failure` and are kept in the details."""
     error = (last.error if last else None) or {"code": "unknown", "message": "unknown failure"}
     code, details = error.get("code", "unknown"), error.get("details", UNSET)
+    is_timeout = code == "timeout" and error.get("source") == "scheduler"
     if code not in _CODES:
         known = details if isinstance(details, dict) else {}
         code, details = "external_failure", {**known, "raw_error_code": code}
     return AttemptError(
         code=code,
-        message=error.get("message", ""),
+        message=_TIMEOUT if is_timeout else error.get("message", ""),
         retryable=error.get("retryable") or UNSET,
         source=error.get("source", "executor"),
         details=details,

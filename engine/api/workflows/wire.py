@@ -56,9 +56,10 @@ class Order(StrEnum):
 
 
 class UploadIn(msgspec.Struct):
-    """`content` is YAML."""
+    """`content` is YAML; `environment` is what `${NAME}` and `${NAME:default}` in it are replaced by."""
 
     content: str
+    environment: dict[str, str] | None = None
 
 
 class ExecuteIn(msgspec.Struct):

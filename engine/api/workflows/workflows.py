@@ -66,7 +66,7 @@ def ok(data: Any) -> Envelope[Any]:
 async def upload_workflow(request: ApiRequest) -> Envelope[Uploaded]:
     """The YAML stands in `content`, or is the body itself with `Content-Type: application/yaml`. All its
     workflows are saved, or none. A name that is known gets a new version; runs keep the version that they
-    started with."""
+    started with. Variables are those of `environment`: the server's own are never put in."""
     body = await read_small_body(request)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
@@ -75,8 +75,8 @@ async def upload_workflow(request: ApiRequest) -> Envelope[Uploaded]:
     against = await workflows.checks(services.database, kinds)
 
     def read() -> list[Workflow]:
-        text = _text(body) if kind in _YAML_TYPES else decode(_upload, body).content
-        return read_workflows(text, checks=against)
+        given = UploadIn(_text(body)) if kind in _YAML_TYPES else decode(_upload, body)
+        return read_workflows(given.content, checks=against, environment=given.environment)
 
     found = await asyncio.to_thread(read)  # YAML is slow to read
     saved = await workflows.save(services.database, found, kinds=kinds, actor=actor_of(request))
