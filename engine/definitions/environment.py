@@ -8,10 +8,10 @@ set and has no default, or that is a parameter of the workflow: it is a placehol
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from engine.definitions.source import Document, Path, scalar
+from engine.definitions.source import Document, Path, parse, scalar
 from engine.errors import Fault
 from engine.model.json import JSON
 from engine.model.placeholders import MAX_INSERTED
@@ -27,9 +27,18 @@ def has_variable(text: str, declared: Collection[str] = ()) -> bool:
 
 
 def named_in(texts: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:
-    """The part of `environment` that is named somewhere in the texts."""
-    names = {found[1] for text in texts for found in _VARIABLE.finditer(text)}
+    """The part of `environment` that could be put into definitions."""
+    names = {name for text in texts for document in parse(text) for name in _variables(document)}
     return {name: environment[name] for name in sorted(names) if name in environment}
+
+
+def _variables(document: Document) -> Iterator[str]:
+    for path in document.texts:
+        if isinstance(value := _get(document.value, path), str):
+            declared = _declared(document.value, path)
+            for found in _VARIABLE.finditer(value):
+                if found[2] is not None or found[1] not in declared:
+                    yield found[1]
 
 
 def expand(document: Document, environment: Mapping[str, str]) -> None:

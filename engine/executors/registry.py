@@ -110,6 +110,8 @@ class ExecutorRegistry:
                 self.get(kind).check(params)
             except ValueError as error:
                 found.append(str(error))
+            except Exception as error:  # validators of users' types can raise anything
+                found.append(f"{type(error).__name__}: {error}")
         return "; ".join(found) or None
 
     def functions(self) -> list[dict[str, JSON]]:

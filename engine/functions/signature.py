@@ -77,12 +77,21 @@ class Signature:
         self, params: Mapping[str, JSON], is_open: Callable[[JSON], bool], later: Collection[str] = ()
     ) -> list[dict[str, str]]:
         """What is wrong already. Values that `is_open` says yes to, and those called `later`, come yet."""
+        known = {name: value for name, value in params.items() if not is_open(value)}
+        come = [name for name in params if name not in known]
+        found: list[dict[str, str]] = []
+        if not self.takes_any:
+            unknown = [name for name in come if name not in self.names]
+            found += ({"path": name, "message": f"unknown{_near(name, self.names)}"} for name in unknown)
         try:
-            self.adapter.validate_python(dict(params))
+            self.adapter.validate_python(known)
         except ValidationError as error:
-            found = error.errors(include_url=False)
-            return [self._problem(each) for each in found if not _comes_yet(each, is_open, later)]
-        return []
+            found += (
+                self._problem(each)
+                for each in error.errors(include_url=False)
+                if each["type"] != "missing" or each["loc"] not in {(name,) for name in (*come, *later)}
+            )
+        return found
 
     def schema(self) -> dict[str, Any]:
         """JSON Schema of the parameters."""
@@ -102,16 +111,6 @@ class Signature:
         elif error["type"] == "extra_forbidden":
             message = f"unknown{_near(path, self.names)}"
         return {"path": path, "message": message}
-
-
-def _comes_yet(error: ErrorDetails, is_open: Callable[[JSON], bool], later: Collection[str]) -> bool:
-    match error["type"]:
-        case "missing":
-            return str(error["loc"][0]) in later
-        case "extra_forbidden":
-            return len(error["loc"]) > 1 and is_open(error["input"])
-        case _:
-            return is_open(error["input"])
 
 
 def invalid(problems: list[dict[str, str]], intro: str = "invalid params") -> InvalidArguments:

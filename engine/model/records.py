@@ -156,19 +156,24 @@ class WorkerSession:
 
 
 @dataclass(frozen=True, slots=True)
-class SavedWorkflow:
-    """One version of a workflow. `definition` is what was given to `save`; whether it `is_scheduled` is up to
-    the schedule that came with it."""
+class WorkflowVersion:
+    """What a run is started from. `definition` is what was given to `save`."""
 
     id: str
     name: str
     version: int
     is_enabled: bool
+    definition: JSON
+
+
+@dataclass(frozen=True, slots=True)
+class SavedWorkflow(WorkflowVersion):
+    """One version of a workflow. Whether it `is_scheduled` is up to the schedule that came with it."""
+
     description: str
     task_count: int
     created_at: datetime  # of the workflow
     changed_at: datetime  # of this version
-    definition: JSON
     is_scheduled: bool = False
 
 

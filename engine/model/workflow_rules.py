@@ -284,8 +284,8 @@ def _performable(path: Path, kind: str, params: JSON, checks: Checks) -> Iterato
 def _performed(task: WorkflowTask) -> JSON:
     """The parameters as whoever performs the task gets them; some are known only then."""
     given = task.params
-    if later := (*task.required_params, *task.result_mapping):
-        given = {**dict.fromkeys(later, OPEN), **(given if isinstance(given, Mapping) else {})}
+    if task.result_mapping:
+        given = {**dict.fromkeys(task.result_mapping, OPEN), **(given if isinstance(given, Mapping) else {})}
     return {"function": task.function, "params": given} if task.kind == FUNCTION else given
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 from engine.errors import Conflict, NotFound
 from engine.model.callbacks import Named, named
 from engine.model.json import JSON
-from engine.model.records import SavedWorkflow
+from engine.model.records import SavedWorkflow, WorkflowVersion
 from engine.model.run_defaults import RunDefaults
 from engine.model.workflow_graph import graph_of, workflow_key
 from engine.model.workflows import Workflow
@@ -33,7 +34,7 @@ async def execute(
 
     Raises `NotFound`, `Conflict` if it is disabled, and `InvalidInput` for parameters that do not fit.
     """
-    saved = await database.read(find, key, version)
+    saved = await database.read(to_start, key, version)
     start = prepare(
         saved,
         params or {},
@@ -49,7 +50,7 @@ async def execute(
 class Start:
     """A checked run of a workflow on its way into the database."""
 
-    saved: SavedWorkflow
+    saved: WorkflowVersion
     params: Mapping[str, JSON]
     submission: Submission
     callbacks: Named
@@ -57,7 +58,7 @@ class Start:
 
 
 def prepare(
-    saved: SavedWorkflow,
+    saved: WorkflowVersion,
     params: Mapping[str, JSON],
     *,
     actor: str,
@@ -110,8 +111,14 @@ async def rerun(
 
 def find(tx: Transaction, key: str, version: int | None = None) -> SavedWorkflow:
     """A workflow by id or name; the newest version unless one is named. Raises `NotFound`."""
-    found = store.find(tx, key, version)
-    if found is None:
-        which = "" if version is None else f" version {version}"
-        raise NotFound(f"workflow not found: {key}{which}")
-    return found
+    return store.find(tx, key, version) or _missing(key, version)
+
+
+def to_start(tx: Transaction, key: str, version: int | None = None) -> WorkflowVersion:
+    """As `find`, also on a connection that is not ours."""
+    return store.find_version(tx, key, version) or _missing(key, version)
+
+
+def _missing(key: str, version: int | None) -> NoReturn:
+    which = "" if version is None else f" version {version}"
+    raise NotFound(f"workflow not found: {key}{which}")

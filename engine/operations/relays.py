@@ -36,9 +36,11 @@ _AGAIN_SECONDS, _LONGEST_SECONDS = 1.0, 300.0
 
 
 @dataclass(slots=True)
-class Failing:
-    """Runs whose events could not be told, and until when they are left alone: longer each time."""
+class Telling:
+    """What the ticks of one process have in common: the run to go on behind, where there was no time for all;
+    and runs whose events could not be told, which are left alone, longer each time."""
 
+    after: int = 0
     _left: dict[int, tuple[int, float]] = field(default_factory=dict)  # run → failures, until
 
     def is_left(self, run_id: int) -> bool:
@@ -60,28 +62,27 @@ class Tick:
     has_more: bool = False  # there was no time for all
 
 
-async def tick(database: Database, failing: Failing | None = None) -> Tick:
-    """Deal with events that have come. What one process is at, the others pass over.
-
-    `failing` is what the ticks of one process have in common.
-    """
-    failing = failing or Failing()
-    calls, runs, after, until = 0, 0, 0, time.monotonic() + _SECONDS
+async def tick(database: Database, telling: Telling | None = None) -> Tick:
+    """Deal with events that have come. What one process is at, the others pass over."""
+    telling = telling or Telling()
+    began_behind, calls, runs, until = telling.after, 0, 0, time.monotonic() + _SECONDS
     while True:
-        found = await database.read(store.to_do, _RUNS, after)
+        found = await database.read(store.to_do, _RUNS, telling.after)
         for run_id in found:
-            if failing.is_left(run_id):
+            if telling.is_left(run_id):
                 continue
             if runs and time.monotonic() > until:
                 return Tick(calls, runs, has_more=True)
             runs += 1
-            calls += await _tell(database, run_id, until, failing)
+            telling.after = run_id
+            calls += await _tell(database, run_id, until, telling)
         if len(found) < _RUNS:
-            return Tick(calls, runs, has_more=runs > 0 and time.monotonic() > until)
-        after = found[-1]
+            telling.after = 0  # once more from the start: what was there was not looked at
+            return Tick(calls, runs, has_more=began_behind > 0 or (runs > 0 and time.monotonic() > until))
+        telling.after = found[-1]
 
 
-async def _tell(database: Database, run_id: int, until: float, failing: Failing) -> int:
+async def _tell(database: Database, run_id: int, until: float, telling: Telling) -> int:
     """Deal with the events of one run, page by page. Returns calls made."""
     made = 0
     try:
@@ -89,12 +90,12 @@ async def _tell(database: Database, run_id: int, until: float, failing: Failing)
             page = await database.run(_relay, run_id, actor=ACTOR)
             made += page.calls
             if not page.has_more or time.monotonic() > until:
-                failing.went_well(run_id)
+                telling.went_well(run_id)
                 return made
     except StoreUnavailable:
         raise
     except Exception as error:  # of one run: the others go on
-        failing.failed(run_id)
+        telling.failed(run_id)
         _emit(run_id, error)
         return made
 

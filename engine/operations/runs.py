@@ -206,7 +206,7 @@ def _current(tx: Transaction, run_id: int) -> Run:
 async def prune(database: Database, *, finished_seconds: float) -> int:
     """Remove runs that finished longer ago than that, a chunk per transaction. Returns how many.
 
-    Those with events that callbacks or plug-ins are still to be told of stay until that is done.
+    Those with events that callbacks or plug-ins are still to be told of stay for that, a week at most.
     """
     removed = 0
     while chunk := await database.run(_prune_chunk, finished_seconds):

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from aiosmtplib import (
     SMTP,
     SMTPException,
+    SMTPHeloError,
     SMTPNotSupported,
     SMTPRecipientsRefused,
     SMTPResponseException,
@@ -129,7 +130,10 @@ class EmailPlugin:
         server = await _connected(options, address)
         try:
             if options.tls in ("auto", "starttls") and not server.use_tls:
-                await server.ehlo()
+                try:
+                    await server.ehlo()
+                except SMTPHeloError:  # it may be older than that
+                    await server.helo()
                 if options.tls == "starttls" or server.supports_extension("starttls"):
                     await server.starttls()
             if options.username is not None:

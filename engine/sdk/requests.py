@@ -12,6 +12,7 @@ import msgspec
 from engine.errors import InvalidInput
 from engine.model.graph import MAX_NAME, Graph, Plan, TaskSpec
 from engine.model.json import JSON, Unstorable, check_storable
+from engine.model.run_defaults import RunDefaults
 from engine.operations import executions
 from engine.operations.submits import Accepted, Key, Submission, submit_all_within, submit_within
 from engine.sdk.checks import Kinds, checked
@@ -68,36 +69,36 @@ class ExecuteOne:
     workflow: str
     params: Mapping[str, JSON]
     version: int | None
-    key: Key | None
-
-    @classmethod
-    def of(
-        cls, workflow: str, params: Mapping[str, JSON] | None, *, version: int | None, key: str | None
-    ) -> ExecuteOne:
-        """Raises `InvalidInput`."""
-        given = dict(params or {})
-        try:
-            check_storable(given)
-        except Unstorable as error:
-            raise InvalidInput(f"params cannot be stored: {error}") from None
-        return cls(workflow, given, version, None if key is None else execution_key(key, workflow, given))
+    key: str | None
+    defaults: RunDefaults
 
     @property
     def may_lose_race(self) -> bool:
         return self.key is not None
 
     def __call__(self, tx: Transaction) -> Accepted:
-        saved = executions.find(tx, self.workflow, self.version)
+        saved = executions.to_start(tx, self.workflow, self.version)
+        once = None if self.key is None else execution_key(self.key, saved.id, self.params)
         start = executions.prepare(
-            saved, self.params, actor=tx.actor, defaults=tx.run_defaults, idempotency=self.key
+            saved, self.params, actor=tx.actor, defaults=self.defaults, idempotency=once
         )
         return executions.start_within(tx, start)
 
 
-def execution_key(key: str, workflow: str, params: Mapping[str, JSON]) -> Key:
+def checked_params(params: Mapping[str, JSON] | None) -> dict[str, JSON]:
+    """Raises `InvalidInput` if they cannot be stored."""
+    given = dict(params or {})
+    try:
+        check_storable(given)
+    except Unstorable as error:
+        raise InvalidInput(f"params cannot be stored: {error}") from None
+    return given
+
+
+def execution_key(key: str, workflow_id: str, params: Mapping[str, JSON]) -> Key:
     """Of a run of a workflow that is to be started once. Raises `InvalidInput`."""
     document = msgspec.json.encode(params, order="deterministic")
-    return _keyed(f"{KEY_SCOPE} {workflow}", key, hashlib.sha256(document).hexdigest())
+    return _keyed(f"{KEY_SCOPE} {workflow_id}", key, hashlib.sha256(document).hexdigest())
 
 
 def _key(key: str, graph: Graph) -> Key:

@@ -15,10 +15,11 @@ from sqlalchemy.orm import Session, scoped_session
 from engine.errors import InvalidInput
 from engine.model.graph import Graph
 from engine.model.json import JSON
+from engine.model.run_defaults import RunDefaults
 from engine.operations.submits import Accepted
 from engine.sdk.blocking import SyncEngine
 from engine.sdk.embedded import Engine
-from engine.sdk.requests import ExecuteOne, SubmitMany, SubmitOne
+from engine.sdk.requests import ExecuteOne, SubmitMany, SubmitOne, checked_params
 from engine.store import borrowed
 from engine.store.dialects.handles import opened, run_async
 
@@ -83,6 +84,7 @@ def execute(
     *,
     version: int | None = None,
     key: str | None = None,
+    run_defaults: RunDefaults | None = None,
     actor: str = "local",
 ) -> Accepted: ...
 @overload
@@ -93,6 +95,7 @@ def execute(
     *,
     version: int | None = None,
     key: str | None = None,
+    run_defaults: RunDefaults | None = None,
     actor: str = "local",
 ) -> Awaitable[Accepted]: ...
 def execute(
@@ -102,15 +105,19 @@ def execute(
     *,
     version: int | None = None,
     key: str | None = None,
+    run_defaults: RunDefaults | None = None,
     actor: str = "local",
 ) -> Accepted | Awaitable[Accepted]:
     """As `submit`: start a run of a saved workflow, by its id or name, in the transaction open on `where`.
 
-    Raises `NotFound`, `Conflict` if it is disabled, and `InvalidInput` for parameters that do not fit.
+    `run_defaults` hold for tasks that say nothing themselves; an engine has its own. Raises `NotFound`,
+    `Conflict` if it is disabled, and `InvalidInput` for parameters that do not fit.
     """
     if isinstance(where, Engine | SyncEngine):
+        if run_defaults is not None:
+            raise InvalidInput("an engine has run_defaults of its own: give them to it")
         return where.execute(workflow, params, version=version, key=key, actor=actor)
-    request = ExecuteOne.of(workflow, params, version=version, key=key)
+    request = ExecuteOne(workflow, checked_params(params), version, key, run_defaults or RunDefaults())
     answer: Accepted | Awaitable[Accepted] = _perform(where, request, actor)
     return answer
 

@@ -22,7 +22,7 @@ from engine.operations.stream_state import Published
 from engine.operations.submits import Accepted
 from engine.sdk.authoring import WorkflowFunction
 from engine.sdk.checks import Kinds
-from engine.sdk.requests import execution_key
+from engine.sdk.requests import checked_params, execution_key
 from engine.store.database import Database
 from engine.store.functions import KnownFunction
 from engine.store.schedules import Schedule
@@ -104,9 +104,12 @@ class Workflows:
         """
         if not isinstance(workflow, str):
             workflow = (await self._saved(_definition(workflow), actor)).id
-        once = None if key is None else execution_key(key, workflow, params or {})
+        given, once = checked_params(params), None
+        if key is not None:
+            workflow = (await self.workflow(workflow, version)).id
+            once = execution_key(key, workflow, given)
         return await executions.execute(
-            self._database, workflow, params, version=version, idempotency=once, actor=actor
+            self._database, workflow, given, version=version, idempotency=once, actor=actor
         )
 
     async def _saved(self, workflow: Workflow, actor: str) -> SavedWorkflow:

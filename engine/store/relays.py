@@ -12,6 +12,7 @@ from engine.model.happenings import Happening, Scope
 from engine.model.states import RunState
 from engine.store.database import Transaction
 from engine.store.schema import attempt, event, relay, run, task, workflow_run
+from engine.store.statement import insert_rows, json_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +26,8 @@ class Relay:
 
 
 def insert(tx: Transaction, run_id: int, workflow_id: str, callbacks: Mapping[str, Any]) -> None:
-    tx.execute(
-        sa.insert(relay).values(run_id=run_id, number=0, workflow_id=workflow_id, callbacks=dict(callbacks))
-    )
+    row = [run_id, 0, workflow_id, json_text(dict(callbacks))]
+    insert_rows(tx, relay, [row], ("run_id", "number", "workflow_id", "callbacks"))
 
 
 def to_do(tx: Transaction, limit: int, after: int = 0) -> list[int]:

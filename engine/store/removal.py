@@ -31,6 +31,8 @@ from engine.store.schema import (
 from engine.store.statement import statement
 from engine.store.stream_schema import stream, stream_batch, stream_item
 
+_UNTOLD_SECONDS = 7 * 86_400.0
+
 
 def delete(tx: Transaction, run_ids: Sequence[int]) -> int:
     """Remove runs and all that belongs to them. Returns the number of tasks removed."""
@@ -73,11 +75,15 @@ def _task_ids(dialect: Dialect) -> sa.Select[Any]:
 def finished_before(tx: Transaction, seconds: float, max_runs: int, max_tasks: int) -> list[int]:
     """Ids of runs that finished more than `seconds` ago, oldest first: one, or several with few tasks.
 
-    Without those whose events somebody is still to be told of.
+    Those whose events somebody is still to be told of stay a week longer.
     """
     limit_moment = tx.dialect.later(sa.literal(-seconds * 1000))
+    longer = tx.dialect.later(sa.literal(-(seconds + _UNTOLD_SECONDS) * 1000))
     cutoff = sa.type_coerce(limit_moment, run.c.finished_at.type)
-    untold = sa.exists().where(relay.c.run_id == run.c.id, is_open())
+    untold = sa.and_(
+        sa.exists().where(relay.c.run_id == run.c.id, is_open()),
+        run.c.finished_at >= sa.type_coerce(longer, run.c.finished_at.type),
+    )
     query = (
         sa.select(run.c.id, run.c.total)
         .where(run.c.finished_at.is_not(None), run.c.finished_at < cutoff, sa.not_(untold))

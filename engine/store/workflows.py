@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from engine.model.json import JSON
-from engine.model.records import SavedWorkflow, WorkflowRun
+from engine.model.records import SavedWorkflow, WorkflowRun, WorkflowVersion
 from engine.model.states import RunState, TaskState
 from engine.store.database import LostRace, Transaction
 from engine.store.queries import run_of
@@ -23,7 +24,7 @@ from engine.store.schema import (
     workflow_run,
     workflow_version,
 )
-from engine.store.statement import moment_of
+from engine.store.statement import insert_rows, json_text, moment_of
 
 # --- definitions
 
@@ -104,6 +105,22 @@ def find(tx: Transaction, key: str, version: int | None = None) -> SavedWorkflow
     return None
 
 
+def find_version(tx: Transaction, key: str, version: int | None = None) -> WorkflowVersion | None:
+    """As `find`, to start a run. The definition travels as text: a caller's own connection may read JSON in
+    ways of its own."""
+    wanted = _is_newest if version is None else workflow_version.c.version == version
+    text = sa.cast(workflow_version.c.definition, sa.Text).label("definition")
+    query = sa.select(
+        workflow.c.id, workflow.c.name, workflow_version.c.version, workflow.c.is_enabled, text
+    ).join_from(workflow, workflow_version, workflow_version.c.workflow_id == workflow.c.id)
+    for column in (workflow.c.id, workflow.c.name):
+        row = tx.execute(query.where(column == key, wanted)).one_or_none()
+        if row is not None:
+            definition = msgspec.json.decode(row.definition)
+            return WorkflowVersion(row.id, row.name, row.version, bool(row.is_enabled), definition)
+    return None
+
+
 def list_saved(
     tx: Transaction, *, limit: int | None = None, offset: int = 0
 ) -> tuple[int, list[SavedWorkflow]]:
@@ -150,22 +167,15 @@ def delete(tx: Transaction, workflow_id: str) -> None:
 def bind(
     tx: Transaction,
     run_id: int,
-    saved: SavedWorkflow,
+    saved: WorkflowVersion,
     params: Mapping[str, JSON],
     *,
     rerun_of: int | None = None,
 ) -> None:
     """Make a run that was just submitted a run of a workflow."""
-    tx.execute(
-        sa.insert(workflow_run).values(
-            run_id=run_id,
-            workflow_id=saved.id,
-            workflow_name=saved.name,
-            version=saved.version,
-            params=dict(params),
-            rerun_of=rerun_of,
-        )
-    )
+    names = ("run_id", "workflow_id", "workflow_name", "version", "params", "rerun_of")
+    row = [run_id, saved.id, saved.name, saved.version, json_text(params), rerun_of]
+    insert_rows(tx, workflow_run, [row], names)
 
 
 def unfinished(tx: Transaction, workflow_id: str) -> list[int]:

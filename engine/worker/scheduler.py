@@ -20,7 +20,7 @@ _LOOKS = 20  # a look for events that finds nothing is followed by so many times
 class Scheduler:
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._failing = relays.Failing()
+        self._telling = relays.Telling()
         self._relay_at = 0.0
 
     async def run(self) -> None:
@@ -33,8 +33,8 @@ class Scheduler:
         began = time.monotonic()
         if began < self._relay_at:
             return relays.Tick()
-        tick = await relays.tick(self._database, self._failing)
-        if not tick.runs:
+        tick = await relays.tick(self._database, self._telling)
+        if not tick.runs and not tick.has_more:
             self._relay_at = time.monotonic() + _LOOKS * (time.monotonic() - began)
         return tick
 

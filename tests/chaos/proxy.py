@@ -7,8 +7,9 @@ import socket
 import threading
 from contextlib import suppress
 
-# In an answer: the tag of a COMMIT, and the column of insertions that are a transaction by themselves.
-_COMMITTED = (b"COMMIT\0", b"inserted\0")
+# In an answer: the tag of a COMMIT, and columns of statements that are transactions by themselves: of submits
+# and of outcomes, with the release of what waited for them.
+_COMMITTED = (b"COMMIT\0", b"inserted\0", b"written\0")
 
 
 class LossyProxy:

@@ -133,6 +133,16 @@ async def test_all_that_a_server_says_has_an_end(
     assert "the message took more than 0.5 s" in failure.message
 
 
+async def test_a_server_that_knows_no_ehlo_is_spoken_to_all_the_same(
+    settings: ExecutorSettings, mail_server: SmtpServer
+) -> None:
+    mail_server.answers["EHLO"] = "502 what?"
+    await told(settings, "email", params(mail_server))
+    assert len(mail_server.mails) == 1
+    failure = await fails(settings, "email", params(mail_server, tls="starttls"))
+    assert failure.is_permanent
+
+
 async def test_a_message_that_was_taken_is_not_sent_again(
     settings: ExecutorSettings, mail_server: SmtpServer
 ) -> None:

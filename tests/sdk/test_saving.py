@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, model_validator
 
 from engine import Callback, Context, Engine, UndoFunction, Workflow, WorkflowTask, task
 from engine.errors import WorkflowError
@@ -27,13 +28,40 @@ async def report(ctx: Context, title: str = "") -> JSON:
 async def undo(seat: str, _result: JSON) -> None: ...
 
 
+class Card(BaseModel):
+    number: str
+
+
+class Iban(BaseModel):
+    iban: str
+
+
+class Told(BaseModel):
+    """Its validator raises what it likes for anything but an object."""
+
+    name: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, given: Any) -> Any:
+        return {"name": given.get("name")}
+
+
+@task
+async def pay(method: Card | Iban) -> None: ...
+
+
+@task
+async def tell(_result: Told) -> None: ...
+
+
 def call(function: str, name: str = "t", **fields: Any) -> WorkflowTask:
     return WorkflowTask(name, function=function, **fields)
 
 
 async def told(database_url: str, *tasks: WorkflowTask) -> str:
     flow = Workflow("flow", tasks=tasks)
-    async with Engine(database_url, functions=[load, report, undo]) as engine:
+    async with Engine(database_url, functions=[load, report, undo, pay, tell]) as engine:
         try:
             await engine.execute(flow)
         except WorkflowError as error:
@@ -48,6 +76,8 @@ async def told(database_url: str, *tasks: WorkflowTask) -> str:
         (call("load"), 'tasks[0].params: invalid params of function "load": region: missing'),
         (call("load", params={"region": "eu", "dey": 5}), 'dey: unknown; did you mean "day"?'),
         (call("load", params={"region": "${region}", "day": "x"}), "day: Input should be a valid integer"),
+        (call("tell", params={"_result": 5}), "AttributeError: 'int' object has no attribute 'get'"),
+        (call("load", params={"regoin": "${{ params.x }}"}), 'regoin: unknown; did you mean "region"?'),
         (call("load", result_mapping={"reegion": "r"}, params={"region": "eu"}), "reegion: unknown"),
         (WorkflowTask("t", kind="http", params={"urll": "http://x"}), 'did you mean "url"?'),
         (WorkflowTask("t", kind="sleep", params={"duration_ms": -1}), "tasks[0].params: "),
@@ -77,6 +107,10 @@ async def test_what_is_known_only_later_is_not_looked_at(database_url: str) -> N
         call("load", "b", params={"region": "eu"}, compensation=undone, callbacks=callbacks),
         call("load", "c", result_mapping={"region": "region"}, depends_on=["b"]),
         call("report", "d", depends_on=["a"]),
+        call("report", "f", required_params=["rows"], depends_on=["a"]),
+        WorkflowTask("g", kind="noop", required_params=["rows"], depends_on=["a"]),
+        call("pay", "h", params={"method": {"number": "${{ tasks.a.result }}"}}, depends_on=["a"]),
+        call("load", "i", params={"region": "eu"}, compensation=UndoFunction("tell")),
         WorkflowTask(
             "e", kind="http", params={"url": "${{ tasks.a.result }}", "method": "GET"}, depends_on=["a"]
         ),

@@ -40,6 +40,7 @@ def test_a_task_needs_room_under_each_of_its_keys(database: Database) -> None:
     submit(database, limited(5, Limit("engine", 3), Limit("customer-1", 1), prefix="one-"))
     submit(database, limited(5, Limit("engine", 3), Limit("customer-2", 1), prefix="two-"))
     submit(database, limited(5, Limit("engine", 3), prefix="free-"))
+    submit(database, limited(5, Limit("engine", 3), Limit("customer-3", 1), prefix="three-"))
     names = [lease.name for lease in claim_limited(database, session(database))]
     assert names == ["one-0", "two-0", "free-0"]
 
