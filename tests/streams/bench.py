@@ -21,6 +21,7 @@ from engine.streams.sources import Collector, Source
 from engine.streams.subscribers import Subscribers
 from engine.streams.telling import Names, Teller
 
+Given = Mapping[str, JSON]
 QUICK = Reconnect(first_ms=1, max_ms=1, jitter=0.0)
 
 
@@ -184,3 +185,13 @@ class ClosedNetwork(OpenNetwork):
 
     async def addresses(self, host: str, port: int, /) -> list[str]:
         raise OSError(f"{host} is not a public address")
+
+
+def taking(into: list[Any]) -> dict[str, Callable[[Given], JSON]]:
+    """A function `take` that remembers the batches it got."""
+    return {"take": lambda given: into.append(given["data"])}
+
+
+async def stopped(stream: Stream, running: asyncio.Task[Any]) -> Any:
+    stream.stop()
+    return await asyncio.wait_for(running, 10)
