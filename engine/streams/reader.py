@@ -52,6 +52,7 @@ class Reader:
         # What came while no worker held the stream was not seen.
         self._lost_at: datetime | None = None if source.replayable else standing.seen_at
         self._has_been_connected = False
+        self._connected_at: float | None = None  # this connection, if it stands
         self._has_read = False
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -86,7 +87,7 @@ class Reader:
     async def _read(self) -> None:
         retries = 0
         while True:
-            began, self._has_read = time.monotonic(), False
+            self._connected_at, self._has_read = None, False
             try:
                 async with aclosing(self._source.items(self._offset)) as items:
                     async for got in items:
@@ -100,13 +101,19 @@ class Reader:
             except (Exception, asyncio.CancelledError) as error:  # a source can raise anything
                 if isinstance(error, asyncio.CancelledError) and _are_cancelled():
                     raise
-                # One that stood for a while was a good one, although it was silent.
-                stood = time.monotonic() - began > self._reconnect.max_ms / 1000
-                retries = 1 if self._has_read or stood else retries + 1
+                retries = 1 if self._was_good() else retries + 1
                 await self._lost(error, retries)
             await asyncio.sleep(delay_seconds(self._reconnect, retries))
 
+    def _was_good(self) -> bool:
+        """One that stood for a while was a good one, although it was silent. One that took as long to fail
+        was not: it would be tried for ever, whatever `max_attempts` says."""
+        if self._has_read or self._connected_at is None:
+            return self._has_read
+        return time.monotonic() - self._connected_at > self._reconnect.max_ms / 1000
+
     async def _connected(self, retries: int) -> None:
+        self._connected_at = time.monotonic()
         lost_at, self._lost_at = self._lost_at, None
         if lost_at is None:
             await self._teller.connected(retries)

@@ -22,7 +22,8 @@ from engine.streams.subscribers import Subscribers
 from engine.streams.telling import Names, Teller
 
 Given = Mapping[str, JSON]
-QUICK = Reconnect(first_ms=1, max_ms=1, jitter=0.0)
+# Every wait is short, and no connection stands long enough for the attempts to be counted from 1 again.
+QUICK = Reconnect(first_ms=1, max_ms=60_000, factor=1.0, jitter=0.0)
 
 
 def quick(**fields: Any) -> RealtimeTask:
