@@ -23,11 +23,11 @@ from engine.api.execgo.wire import AdapterRequestIn, GraphIn, McpCallIn
 from engine.api.options import ApiOptions, Services
 from engine.api.parameters import answer_parameters
 from engine.api.plugins import PluginBindingIn
-from engine.api.run_wire import LimitIn, RunIn, TokenIn
+from engine.api.run_wire import CancelIn, LimitIn, RunIn, TokenIn
 from engine.api.streams import Tail
 from engine.api.workflows import events, functions, instances, schedules, streams, workflows
 from engine.api.workflows.events import EventIn
-from engine.api.workflows.wire import CancelIn, ExecuteIn, ScheduleChangeIn, ScheduleIn, UploadIn
+from engine.api.workflows.wire import ExecuteIn, ScheduleChangeIn, ScheduleIn, UploadIn
 from engine.executors.registry import ExecutorRegistry
 from engine.model.graph import MAX_NAME
 from engine.operations.totals import Admission
@@ -99,8 +99,8 @@ def _openapi(options: ApiOptions, registry: ExecutorRegistry) -> OpenAPIConfig:
 def _body_schemas(kinds: Sequence[str]) -> dict[str, Any]:
     schemas = struct_schemas(
         [
-            *(GraphIn, McpCallIn, AdapterRequestIn),
-            *(UploadIn, ExecuteIn, CancelIn, ScheduleIn, ScheduleChangeIn),
+            *(GraphIn, McpCallIn, AdapterRequestIn, CancelIn),
+            *(UploadIn, ExecuteIn, ScheduleIn, ScheduleChangeIn),
             *(SignalIn, SkipIn, SignOffIn, EventIn),
             PluginBindingIn,
         ]

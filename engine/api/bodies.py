@@ -14,9 +14,12 @@ from litestar.exceptions import ClientException
 
 from engine.api.answers import shorten
 from engine.api.options import ApiRequest, actor_of, services_of
+from engine.api.run_wire import CancelIn
 from engine.model.json import JSON, Unstorable, check_storable
+from engine.model.outcomes import NO_REASON
 from engine.operations.submits import Key
 
+_cancel: msgspec.json.Decoder[CancelIn] = msgspec.json.Decoder(CancelIn)
 T = TypeVar("T")
 _MAX_TEXT = 200
 _THREAD_BYTES = 128 * 1024  # larger bodies are decoded and translated in a thread: the loop goes on
@@ -52,6 +55,14 @@ async def read_submit_body(request: ApiRequest) -> bytes:
 
 async def read_small_body(request: ApiRequest) -> bytes:
     return await read_body(request, services_of(request).options.body_bytes)
+
+
+async def read_reason(request: ApiRequest) -> str:
+    """Of a cancel, whose body may be missing."""
+    body = await read_small_body(request)
+    reason = decode(_cancel, body).reason if body.strip() else None
+    check_values("reason", reason)
+    return NO_REASON if reason is None else reason
 
 
 def too_large(limit: int) -> str:

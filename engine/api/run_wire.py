@@ -183,6 +183,12 @@ class LimitIn(_Strict):
     at_most: Annotated[StrictInt, Field(ge=1, le=MAX_AT_MOST)]
 
 
+class CancelIn(msgspec.Struct):
+    """`reason` is what the run, or instance, and its tasks say afterwards."""
+
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)] | None = None
+
+
 # --- answers
 
 

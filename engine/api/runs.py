@@ -11,7 +11,7 @@ from litestar import Response, delete, get, post
 from litestar.params import FromPath, FromQuery, QueryParameter
 
 from engine.api.answers import FieldError, Problem
-from engine.api.bodies import decode, idempotency_key, large_in_hand, off_loop, read_submit_body
+from engine.api.bodies import decode, idempotency_key, large_in_hand, off_loop, read_reason, read_submit_body
 from engine.api.documents import body_operation, refusals
 from engine.api.edge import text_of_segment
 from engine.api.options import ApiRequest, actor_of, services_of
@@ -240,10 +240,19 @@ async def resume_run(request: ApiRequest, run_id: FromPath[str]) -> RunOut:
     return run_out(await runs.resume(services_of(request).database, number, actor=actor_of(request)))
 
 
-@post("/api/v1/runs/{run_id:str}/cancel", summary="Stop the run", **_CONTROL)
+@post(
+    "/api/v1/runs/{run_id:str}/cancel",
+    status_code=200,
+    operation_class=body_operation("CancelIn"),
+    responses=refusals(Problem, 400, 404, 409, 413, 503),
+    summary="Stop the run",
+    tags=_TAGS,
+)
 async def cancel_run(request: ApiRequest, run_id: FromPath[str]) -> RunOut:
-    number = id_of(run_id, "run")
-    return run_out(await runs.cancel(services_of(request).database, number, actor=actor_of(request)))
+    """Running tasks are told to stop, and say `reason`; no further one starts."""
+    number, reason = id_of(run_id, "run"), await read_reason(request)
+    database = services_of(request).database
+    return run_out(await runs.cancel(database, number, reason=reason, actor=actor_of(request)))
 
 
 @post("/api/v1/runs/{run_id:str}/retry", summary="Run again what did not succeed", **_CONTROL)

@@ -18,6 +18,7 @@ from engine.client.documents import Document
 from engine.client.rest import ContractTask, Submitted
 from engine.executors.registry import ExecutorRegistry
 from engine.model.json import MAX_INT
+from engine.model.outcomes import NO_REASON
 from engine.model.records import Event, LimitUse, LogLine, Run, Task, Token, WorkerSession
 from engine.operations import limits, runs, submits, tasks, tokens, workers
 from engine.sdk.configured import executor_settings
@@ -84,8 +85,8 @@ class LocalTarget(LocalWorkflows, LocalSchedules, LocalPlugins, LocalContinuatio
     def resume(self, run_id: int) -> Run:
         return now(runs.resume(self.database, run_id))
 
-    def cancel(self, run_id: int) -> Run:
-        return now(runs.cancel(self.database, run_id))
+    def cancel(self, run_id: int, *, reason: str | None) -> Run:
+        return now(runs.cancel(self.database, run_id, reason=reason or NO_REASON))
 
     def retry(self, run_id: int) -> Run:
         return now(runs.retry(self.database, run_id))

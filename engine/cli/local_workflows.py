@@ -24,6 +24,7 @@ from engine.cli.local_answers import data_of, now
 from engine.cli.workflow_verbs import Data
 from engine.executors.registry import ExecutorRegistry
 from engine.model.json import JSON
+from engine.model.outcomes import NO_REASON
 from engine.model.records import Task, WorkflowRun
 from engine.model.states import TaskState
 from engine.operations import executions, runs, stream_state, workflows
@@ -131,8 +132,8 @@ class LocalWorkflows:
         return data_of(wire.Message("instance resumed", str(run.id)))
 
     def cancel_instance(self, instance_id: str, reason: str | None = None) -> Data:
-        given = {} if reason is None else {"reason": reason}
-        run = now(runs.cancel(self.database, self._run(instance_id).run.id, terms=TERMS, **given))
+        run_id = self._run(instance_id).run.id
+        run = now(runs.cancel(self.database, run_id, reason=reason or NO_REASON, terms=TERMS))
         return data_of(wire.Message("instance cancelled", str(run.id)))
 
     def retry_instance(self, instance_id: str) -> Data:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ import rich_click as click
 from click.exceptions import Exit
 
 from engine.cli.logs import logs_options, show_logs
-from engine.cli.options import RUN_ID
+from engine.cli.options import RUN_ID, reason_option
 from engine.cli.output import (
     duration,
     moment,
@@ -162,21 +162,31 @@ def _control(name: str, help_: str, act: Control) -> None:
     @click.argument("run_ids", metavar="RUN...", type=RUN_ID, nargs=-1, required=True)
     @with_target
     def command(target: Target, run_ids: tuple[int, ...], as_json: bool) -> None:
-        with on_each(run_ids, lambda run_id: act(target, run_id)) as changed:
-            if as_json:
-                print_json([run_document(run) for run in changed.values()])
-                return
-            for run in changed.values():
-                state = "cancelling" if run.is_cancelling and run.state not in FINAL_RUN_STATES else run.state
-                say(f"run {run.id}: {state}")
+        _act_on_each(run_ids, partial(act, target), as_json)
+
+
+def _act_on_each(run_ids: Sequence[int], act: Callable[[int], Run], as_json: bool) -> None:
+    with on_each(run_ids, act) as changed:
+        if as_json:
+            print_json([run_document(run) for run in changed.values()])
+            return
+        for run in changed.values():
+            state = "cancelling" if run.is_cancelling and run.state not in FINAL_RUN_STATES else run.state
+            say(f"run {run.id}: {state}")
 
 
 _control("pause", "Start no further attempt of these runs; running ones go on.", lambda t, i: t.pause(i))
 _control("resume", "Let paused runs go on.", lambda t, i: t.resume(i))
-_control(
-    "cancel", "Stop runs: nothing more is started, running attempts are ended.", lambda t, i: t.cancel(i)
-)
 _control("retry", "Run again what did not succeed in failed or cancelled runs.", lambda t, i: t.retry(i))
+
+
+@runs.command("cancel")
+@click.argument("run_ids", metavar="RUN...", type=RUN_ID, nargs=-1, required=True)
+@reason_option(is_required=False)
+@with_target
+def cancel(target: Target, run_ids: tuple[int, ...], reason: str | None, as_json: bool) -> None:
+    """Stop runs: nothing more is started, running attempts are ended."""
+    _act_on_each(run_ids, partial(target.cancel, reason=reason), as_json)
 
 
 @runs.command("delete")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -38,5 +37,4 @@ class Continuations:
         return self._post(run_id, "saga/sign-off", {"reason": reason})
 
     def _post(self, run_id: int, what: str, body: dict[str, Any] | None = None) -> Data:
-        encoded = None if body is None else json.dumps(body, ensure_ascii=False).encode()
-        return typed(self._transport.request("POST", f"/api/v1/runs/{run_id}/{what}", body=encoded), Data)
+        return typed(self._transport.send("POST", f"/api/v1/runs/{run_id}/{what}", body), Data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 from urllib.parse import quote
 
@@ -22,9 +21,7 @@ class Envelope:
         return typed(data_of(self._transport.get(path, **parameters)), Data)
 
     def _send_data(self, method: str, path: str, body: JSON = None, key: str | None = None) -> Data:
-        encoded = None if body is None else json.dumps(body, ensure_ascii=False).encode()
-        headers = {"idempotency-key": key} if key else None
-        return typed(data_of(self._transport.request(method, path, body=encoded, headers=headers)), Data)
+        return typed(data_of(self._transport.send(method, path, body, key)), Data)
 
 
 def data_of(answer: JSON) -> JSON:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 from urllib.parse import quote
 
@@ -40,8 +39,7 @@ class Plugins:
             "workflow_id": binding.workflow_id,
             "is_enabled": binding.is_enabled,
         }
-        body = json.dumps(document, ensure_ascii=False).encode()
-        return typed(self._transport.request("POST", BINDINGS, body=body), Binding)
+        return typed(self._transport.send("POST", BINDINGS, document), Binding)
 
     def unbind_plugin(self, binding_id: str) -> None:
         """Raises `NotFound`."""

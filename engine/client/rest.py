@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -101,8 +100,10 @@ class Client(Workflows, Schedules, Plugins, Continuations):
     def submit_graph(self, graph: JSON, *, key: str | None = None) -> Submitted:
         """Submit a graph, in either shape. With `key` it is safe to repeat within a day."""
         if is_execgo(graph):
-            return Submitted(list(field_of(self._send("POST", "/tasks", graph, key), "task_ids", list[str])))
-        answer = self._send("POST", RUNS, graph, key)
+            return Submitted(
+                list(field_of(self._transport.send("POST", "/tasks", graph, key), "task_ids", list[str]))
+            )
+        answer = self._transport.send("POST", RUNS, graph, key)
         return Submitted(
             list(field_of(answer, "task_ids", dict[str, int])),
             field_of(answer, "run_id", int),
@@ -178,8 +179,9 @@ class Client(Workflows, Schedules, Plugins, Continuations):
     def resume(self, run_id: int) -> Run:
         return self._control(run_id, "resume")
 
-    def cancel(self, run_id: int) -> Run:
-        return self._control(run_id, "cancel")
+    def cancel(self, run_id: int, *, reason: str | None = None) -> Run:
+        """`reason` is what its tasks say afterwards."""
+        return self._control(run_id, "cancel", None if reason is None else {"reason": reason})
 
     def retry(self, run_id: int) -> Run:
         return self._control(run_id, "retry")
@@ -187,8 +189,8 @@ class Client(Workflows, Schedules, Plugins, Continuations):
     def delete(self, run_id: int) -> None:
         self._transport.request("DELETE", f"{RUNS}/{run_id}")
 
-    def _control(self, run_id: int, verb: str) -> Run:
-        return _run(self._transport.request("POST", f"{RUNS}/{run_id}/{verb}"))
+    def _control(self, run_id: int, verb: str, document: JSON = None) -> Run:
+        return _run(self._transport.send("POST", f"{RUNS}/{run_id}/{verb}", document))
 
     # --- tasks of the ExecGo contract
 
@@ -225,7 +227,7 @@ class Client(Workflows, Schedules, Plugins, Continuations):
         return self._all("/api/v1/limits", "limits", LimitUse)
 
     def set_limit(self, key: str, at_most: int) -> LimitUse:
-        answer = self._send("PUT", f"/api/v1/limits/{quote(key, safe='')}", {"at_most": at_most})
+        answer = self._transport.send("PUT", f"/api/v1/limits/{quote(key, safe='')}", {"at_most": at_most})
         return typed(answer, LimitUse)
 
     def lift_limit(self, key: str) -> None:
@@ -239,7 +241,7 @@ class Client(Workflows, Schedules, Plugins, Continuations):
     def create_token(self, name: str, scopes: Sequence[str], expires_at: datetime | None = None) -> str:
         """Returns the secret, which is shown this once."""
         body = {"name": name, "scopes": list(scopes), "expires_at": expires_at}
-        return field_of(self._send("POST", "/api/v1/tokens", body), "token", str)
+        return field_of(self._transport.send("POST", "/api/v1/tokens", body), "token", str)
 
     def revoke_token(self, token_id: str) -> None:
         self._transport.request("DELETE", f"/api/v1/tokens/{quote(token_id, safe='')}")
@@ -254,11 +256,6 @@ class Client(Workflows, Schedules, Plugins, Continuations):
             if len(page) < _PAGE:
                 return found
 
-    def _send(self, method: str, path: str, body: JSON, key: str | None = None) -> JSON:
-        encoded = json.dumps(body, ensure_ascii=False, separators=(",", ":"), default=_iso).encode()
-        headers = {"idempotency-key": key} if key else None
-        return self._transport.request(method, path, body=encoded, headers=headers)
-
 
 def answers(url: str) -> bool:
     """Whether a Task Engine answers at `url` at once."""
@@ -267,12 +264,6 @@ def answers(url: str) -> bool:
             return {"status", "version", "uptime"} <= client.health().keys()
     except Exception:  # whatever is there, it is not a server of ours
         return False
-
-
-def _iso(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 def _run(document: JSON) -> Run:

@@ -6,7 +6,9 @@ Follows no redirect, so a token never travels to another host, and never shows t
 from __future__ import annotations
 
 import ipaddress
+import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -52,6 +54,12 @@ class Transport:
 
     def get(self, path: str, **parameters: Any) -> JSON:
         return self.request("GET", path, parameters=parameters)
+
+    def send(self, method: str, path: str, document: JSON = None, key: str | None = None) -> JSON:
+        """With no body if `document` is None. `key` makes it safe to send the same again."""
+        body = None if document is None else _encoded(document)
+        headers = {"idempotency-key": key} if key else None
+        return self.request(method, path, body=body, headers=headers)
 
     def text(self, path: str, media_type: str, **parameters: Any) -> str:
         """The text of an answer that is no JSON. Raises `EngineError`s."""
@@ -219,3 +227,13 @@ def _is_local(url: str) -> bool:
 
 def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
+
+
+def _encoded(document: JSON) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=_iso).encode()
+
+
+def _iso(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} is not JSON")

@@ -54,11 +54,14 @@ class Failed:
         return document
 
 
+NO_REASON = "context canceled"  # of a cancel; a text that ExecGo's clients compare with
+
+
 @dataclass(frozen=True, slots=True)
 class Cancelled:
     """The attempt ended because it was told to."""
 
-    message: str = "context canceled"
+    message: str = NO_REASON
     usage: Usage = _UNKNOWN
 
 

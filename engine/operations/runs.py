@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from engine.errors import Conflict, NotFound
+from engine.model.outcomes import NO_REASON
 from engine.model.records import Event, LogLine, Run, Task
 from engine.model.skips import Skips
 from engine.model.states import FINAL_RUN_STATES, RunState
@@ -111,7 +112,7 @@ async def cancel(
     database: Database,
     run_id: int,
     *,
-    reason: str = "context canceled",
+    reason: str = NO_REASON,
     actor: str = "local",
     terms: Terms = OURS,
 ) -> Run:

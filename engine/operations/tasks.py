@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from engine.errors import Conflict, GraphError, LeaseLost, NotFound
 from engine.model.graph import Graph, Reach, TaskSpec, plan
 from engine.model.json import JSON, Unstorable, check_storable, is_storable, storable_text
-from engine.model.outcomes import Cancelled, Failed, Outcome, Succeeded, decide
+from engine.model.outcomes import NO_REASON, Cancelled, Failed, Outcome, Succeeded, decide
 from engine.model.records import Attempt, Lease, Task
 from engine.model.states import FINAL_TASK_STATES
 from engine.model.sub_tasks import SubTask
@@ -280,9 +280,7 @@ async def attempts(database: Database, task_id: int) -> list[Attempt]:
     return await database.read(queries.list_attempts, task_id)
 
 
-async def cancel(
-    database: Database, task_id: int, *, reason: str = "context canceled", actor: str = "local"
-) -> Task:
+async def cancel(database: Database, task_id: int, *, reason: str = NO_REASON, actor: str = "local") -> Task:
     """Cancel one task: at once if it has not started, otherwise its worker is told to stop it."""
     return await database.run(_cancel, task_id, reason, actor=actor)
 

@@ -38,8 +38,8 @@ def _register(tx: Transaction, registration: Registration) -> int:
     )
 
 
-async def orders(database: Database, session_id: int) -> dict[int, tuple[str, bool]]:
-    """What a session still holds: task id → (token, whether it is to stop)."""
+async def orders(database: Database, session_id: int) -> dict[int, tuple[str, str | None]]:
+    """What a session still holds: task id → (token, why it is to stop, None if it is not)."""
     return await database.read(workers.orders, session_id)
 
 

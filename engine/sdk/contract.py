@@ -14,6 +14,7 @@ from engine.functions.handlers import HANDLERS
 from engine.functions.loading import load_functions
 from engine.functions.registry import FunctionRegistry
 from engine.model.json import JSON
+from engine.model.outcomes import NO_REASON
 from engine.model.plugins import Binding
 from engine.model.records import WorkflowRun
 from engine.model.similar import near
@@ -48,7 +49,7 @@ class WorkflowEngine(Engine):
     async def resume_instance(self, instance_id: int) -> None:
         await self.resume(instance_id)
 
-    async def cancel_instance(self, instance_id: int, reason: str = "context canceled") -> None:
+    async def cancel_instance(self, instance_id: int, reason: str = NO_REASON) -> None:
         await self.cancel(instance_id, reason=reason)
 
     async def get_instance(self, instance_id: int) -> WorkflowRun:

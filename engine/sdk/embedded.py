@@ -18,6 +18,7 @@ from engine.executors.realtime import RealtimeExecutor
 from engine.executors.registry import ExecutorRegistry
 from engine.functions.registry import FunctionRegistry
 from engine.model.graph import Graph
+from engine.model.outcomes import NO_REASON
 from engine.model.plugins import KIND as PLUGIN
 from engine.model.plugins import Binding
 from engine.model.records import Event, LogLine, Run, SavedWorkflow, Task
@@ -285,7 +286,7 @@ class Engine(Workflows, Plugins):
     async def resume(self, run_id: int, *, actor: str = "local") -> Run:
         return await runs.resume(self._database, run_id, actor=actor)
 
-    async def cancel(self, run_id: int, *, reason: str = "context canceled", actor: str = "local") -> Run:
+    async def cancel(self, run_id: int, *, reason: str = NO_REASON, actor: str = "local") -> Run:
         """After this returns no further task of the run starts; running attempts are told to stop."""
         return await runs.cancel(self._database, run_id, reason=reason, actor=actor)
 

@@ -176,7 +176,7 @@ def _finish(dialect: Dialect, kind: Move) -> sa.Update:
     read = partial(moved, dialect, token=sa.Text())
     if kind is Move.SUCCEED:
         rows = read(branch=sa.Text())
-        values: dict[str, Any] = {"branch": rows.c.branch}
+        values: dict[str, Any] = {"branch": rows.c.branch, "reason": sa.null()}  # it was asked to stop
     else:
         counts = {"failures": sa.Integer(), "crashes": sa.Integer()}
         if kind in _RETRIES:

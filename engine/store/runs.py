@@ -57,7 +57,7 @@ def cancel(tx: Transaction, run_id: int, reason: str) -> list[int]:
     changes = [Change(run_id, "run.cancelling", detail={"reason": reason})]
     for state in (TaskState.BLOCKED, TaskState.AVAILABLE, TaskState.HELD):
         changes += end_unstarted(tx, Move.CANCEL, state, dict.fromkeys(_ids_in(tx, run_id, state), reason))
-    running = ask_to_stop(tx, _ids_in(tx, run_id, TaskState.RUNNING))
+    running = ask_to_stop(tx, _ids_in(tx, run_id, TaskState.RUNNING), reason)
     [tally] = lock_tallies(tx, [run_id])  # last: claims hold task rows while they wait for the run's
     tally.is_cancelling = True
     write_tallies(tx, [tally])
@@ -65,17 +65,18 @@ def cancel(tx: Transaction, run_id: int, reason: str) -> list[int]:
     return running
 
 
-def ask_to_stop(tx: Transaction, task_ids: Sequence[int]) -> list[int]:
+def ask_to_stop(tx: Transaction, task_ids: Sequence[int], reason: str) -> list[int]:
     """Mark running tasks for cancellation; their worker sees it at its next look. Returns those marked."""
     tx.wakes.add(CONTROL)
-    return list(tx.execute(_ask_to_stop(tx.dialect), {"ids": tx.dialect.array(task_ids)}).scalars())
+    marked = {"ids": tx.dialect.array(task_ids), "reason": reason}
+    return list(tx.execute(_ask_to_stop(tx.dialect), marked).scalars())
 
 
 @statement
 def _ask_to_stop(dialect: Dialect) -> sa.Update:
     return (
         sa.update(task_state)
-        .values(is_cancelling=sa.true())
+        .values(is_cancelling=sa.true(), reason=sa.bindparam("reason", type_=sa.Text))
         .where(dialect.is_any(task_state.c.task_id, "ids"), is_still(task_state.c.state, TaskState.RUNNING))
         .returning(task_state.c.task_id)
     )
@@ -89,7 +90,7 @@ def cancel_task(tx: Transaction, run_id: int, task_id: int, reason: str) -> Task
         ).scalar_one()
     )
     if state is TaskState.RUNNING:
-        ask_to_stop(tx, [task_id])
+        ask_to_stop(tx, [task_id], reason)
     elif state not in FINAL_TASK_STATES:
         changes = end_unstarted(tx, Move.CANCEL, state, {task_id: reason})
         changes += release_dependents(tx, {task_id: TaskState.CANCELLED}, _paused_set(tx, run_id))

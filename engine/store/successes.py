@@ -88,7 +88,9 @@ class _Ended:
         measured = {name: attempt.c[name].type for name in ("result", "cpu_ms", "max_rss_kib")}
         rows = moved(dialect, token=sa.Text(), branch=sa.Text(), **measured)
         kept = (task_state.c.session_id, task_state.c.started_at, *(rows.c[name] for name in measured))
-        self.finished = end_running(dialect, Move.SUCCEED, rows, kept, branch=rows.c.branch).cte("finished")
+        self.finished = end_running(
+            dialect, Move.SUCCEED, rows, kept, branch=rows.c.branch, reason=sa.null()
+        ).cte("finished")
         self.parts: list[sa.CTE] = [self._attempts(dialect)]
         self.claimed = claimed
         self.released = self._release(dialect) if releases else None

@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from engine.model.outcomes import NO_REASON
 from engine.model.records import Lease, WorkerSession
 from engine.model.states import TaskState
 from engine.store.database import Transaction
@@ -100,17 +101,19 @@ def forget(tx: Transaction, seconds: float) -> int:
     return tx.execute(old).rowcount
 
 
-def orders(tx: Transaction, session_id: int) -> dict[int, tuple[str, bool]]:
-    """What a session still holds: task id → (token, whether it is to stop)."""
+def orders(tx: Transaction, session_id: int) -> dict[int, tuple[str, str | None]]:
+    """What a session still holds: task id → (token, why it is to stop, None if it is not)."""
     rows = tx.execute(_orders(tx.dialect), {"session": session_id})
-    return {row.task_id: (row.token, row.is_cancelling) for row in rows}
+    return {
+        row.task_id: (row.token, (row.reason or NO_REASON) if row.is_cancelling else None) for row in rows
+    }
 
 
 @statement
 def _orders(dialect: Dialect) -> sa.Select[Any]:
-    return sa.select(task_state.c.task_id, task_state.c.token, task_state.c.is_cancelling).where(
-        task_state.c.session_id == sa.bindparam("session", type_=Id),
-        state_is(task_state.c.state, TaskState.RUNNING),
+    row = task_state.c
+    return sa.select(row.task_id, row.token, row.is_cancelling, row.reason).where(
+        row.session_id == sa.bindparam("session", type_=Id), state_is(row.state, TaskState.RUNNING)
     )
 
 

@@ -42,6 +42,7 @@ class Attempt:
         self._around = around
         self._log: AttemptLog = around.book.open(lease)
         self._stop: Stop | None = None
+        self._reason = ""
         self._cancelled = Interruption()
         self._handle: asyncio.Task[Any] | None = None
 
@@ -61,7 +62,7 @@ class Attempt:
         match self._stop:
             # What an executor makes of being interrupted is not the task's own failure.
             case Stop.CANCEL if isinstance(outcome, Failed):
-                return Cancelled()
+                return Cancelled(self._reason)
             case Stop.RELEASE | Stop.LOST if isinstance(outcome, Failed):
                 return Released()
             case _:
@@ -71,10 +72,11 @@ class Attempt:
     def is_stopping(self) -> bool:
         return self._stop is not None
 
-    def stop(self, why: Stop) -> None:
-        """Interrupt the attempt; `run` returns as soon as the executor has cleaned up."""
+    def stop(self, why: Stop, reason: str = "") -> None:
+        """Interrupt the attempt; `run` returns as soon as the executor has cleaned up. `reason` is for
+        `Stop.CANCEL`."""
         if self._stop is None:
-            self._stop = why
+            self._stop, self._reason = why, reason
             self._cancelled.set()
             if self._handle is not None:
                 self._handle.cancel()

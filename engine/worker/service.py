@@ -325,11 +325,11 @@ class Worker:
         for task_id, attempt in asked.items():
             if self._attempts.get(task_id) is not attempt or attempt.lease.session_id != session_id:
                 continue  # it ended meanwhile, or is stopped already with its lost session
-            token, is_cancelling = orders.get(task_id, ("", False))
+            token, why = orders.get(task_id, ("", None))
             if token != attempt.lease.token:
                 attempt.stop(Stop.LOST)
-            elif is_cancelling:
-                attempt.stop(Stop.CANCEL)
+            elif why is not None:
+                attempt.stop(Stop.CANCEL, why)
         held = {task_id: token for task_id, (token, _) in orders.items()}
         known = self._attempts.keys() | self._finisher.task_ids
         self._take(await self._claimer.recover(held, known))

@@ -40,7 +40,8 @@ _HIDDEN = {"/schema", "/schema/openapi.json"}
 # They ask for something without a body.
 BARE = ("/pause", "/resume", "/cancel", "/retry", "/enable", "/disable", "/trigger")
 WITH_BODY = ("post", "patch", "put")
-CANCEL = "/api/v1/instances/{instance_id}/cancel"  # takes a reason
+# These take a reason.
+CANCELS = ("/api/v1/instances/{instance_id}/cancel", "/api/v1/runs/{run_id}/cancel")
 
 
 @pytest.mark.anyio
@@ -51,7 +52,7 @@ async def test_every_route_is_documented(service: Service) -> None:
     for path, item in document["paths"].items():
         for method, operation in item.items():
             assert operation["summary"], (method, path)
-            takes_body = method in WITH_BODY and (path == CANCEL or not path.endswith(BARE))
+            takes_body = method in WITH_BODY and (path in CANCELS or not path.endswith(BARE))
             assert ("requestBody" in operation) == takes_body, (method, path)
 
 

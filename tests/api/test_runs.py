@@ -103,6 +103,18 @@ async def test_failed_run_is_retried(service: Service) -> None:
     assert len(shown["attempts"]) == 2
 
 
+async def test_tasks_of_a_cancelled_run_say_what_for(service: Service) -> None:
+    run_id = await submit(service, *named("a"))
+    path = f"/api/v1/runs/{run_id}"
+    for wrong in (b"{", b'{"reason": ""}', b'{"reason": 1}', b'{"reason": "a\\u0000"}'):
+        assert (await service.client.post(f"{path}/cancel", content=wrong)).status_code == 400
+    assert (await service.client.get(path)).json()["run"]["state"] == "pending"
+    cancelled = await service.client.post(f"{path}/cancel", json={"reason": "wrong day"})
+    assert cancelled.json()["state"] == "cancelled"
+    [task] = (await service.client.get(f"{path}/tasks")).json()["tasks"]
+    assert task["reason"] == "wrong day"
+
+
 async def test_pause_resume_cancel_delete(service: Service) -> None:
     run_id = await submit(service, *named("a"))
     path = f"/api/v1/runs/{run_id}"

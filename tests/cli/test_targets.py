@@ -195,9 +195,11 @@ def test_a_run_is_paused_resumed_cancelled_and_retried(
     run = str(on("task", "submit", "graph.yaml")["run_id"])
     assert on("runs", "pause", run)[0]["state"] == "paused"
     assert on("runs", "resume", run)[0]["state"] in ("pending", "running")
-    assert on("runs", "cancel", run)[0]["is_cancelling"]
+    assert on("runs", "cancel", run, "--reason", "wrong day")[0]["is_cancelling"]
     assert call("runs", "watch", run, *target).exit_code == 1
-    assert on("runs", "show", run)["run"]["state"] == "cancelled"
+    shown = on("runs", "show", run)
+    assert shown["run"]["state"] == "cancelled"
+    assert {task["reason"] for task in shown["tasks"]} == {"wrong day"}
     Path("go").touch()
     assert on("runs", "retry", run)[0]["id"] == int(run)
     assert call("runs", "watch", run, *target).exit_code == 0

@@ -102,9 +102,11 @@ def test_cancel_ends_what_has_not_started_and_stops_what_runs(database: Database
 
 def test_a_task_that_succeeds_in_spite_of_a_cancel_keeps_its_result(database: Database) -> None:
     accepted, leases = running(database, "a")
-    do(runs.cancel(database, accepted.run_id))
+    do(runs.cancel(database, accepted.run_id, reason="enough"))
+    assert task_of(database, accepted.run_id, "a").reason == "enough"
     finish(database, (leases["a"], Succeeded(1)))
     assert states(database, accepted.run_id) == {"a": "succeeded"}
+    assert task_of(database, accepted.run_id, "a").reason is None
     assert run_of(database, accepted.run_id).state == "cancelled"
     # Nothing is left to do: the retry gives the run the verdict that its tasks deserve.
     assert do(runs.retry(database, accepted.run_id)).state == "succeeded"

@@ -348,8 +348,8 @@ def test_cancelling_a_task_that_has_not_started_skips_what_needs_it(database: Da
 def test_cancelling_a_running_task_tells_its_worker(database: Database) -> None:
     accepted, leases = running(database, "a -> b")
     assert do(tasks.cancel(database, accepted.task_ids["a"])).state == "running"
-    [(token, is_cancelling)] = do(workers.orders(database, leases["a"].session_id)).values()
-    assert (token, is_cancelling) == (leases["a"].token, True)
+    orders = do(workers.orders(database, leases["a"].session_id))
+    assert list(orders.values()) == [(leases["a"].token, "context canceled")]
     assert finish(database, (leases["a"], Cancelled())) == []
     assert states(database, accepted.run_id) == {"a": "cancelled", "b": "skipped"}
 

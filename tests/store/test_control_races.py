@@ -113,7 +113,7 @@ def test_cancel_waits_for_a_claim_under_way_and_tells_it_to_stop(meeting: Meetin
     [lease] = taking.result()
     assert stopping.result().is_cancelling
     assert states(database, accepted.run_id) == {"a": "running", "b": "cancelled", "c": "cancelled"}
-    assert do(workers.orders(database, one)) == {lease.task_id: (lease.token, True)}
+    assert do(workers.orders(database, one)) == {lease.task_id: (lease.token, "context canceled")}
 
 
 def test_nothing_is_claimed_while_a_cancel_commits(meeting: Meeting) -> None:

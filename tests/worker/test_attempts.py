@@ -91,9 +91,12 @@ async def test_running_task_is_told_to_stop_when_it_is_cancelled(database: Datab
     async with working(database, patient):
         task_id = await submit_one(database, "patient")
         await begun.wait()
-        await tasks.cancel(database, task_id)
-        assert (await ended(database, task_id)).state == "cancelled"
+        await tasks.cancel(database, task_id, reason="wrong day")
+        task = await ended(database, task_id)
     assert told.is_set()
+    assert (task.state, task.reason) == ("cancelled", "wrong day")
+    assert task.last is not None and task.last.error is not None
+    assert (task.last.error["code"], task.last.error["message"]) == ("cancelled", "wrong day")
 
 
 @pytest.mark.parametrize(

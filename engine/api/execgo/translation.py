@@ -15,6 +15,7 @@ from engine.api.execgo.wire import AttemptError, Envelope, HandleOut, Step, Task
 from engine.errors import UnknownKind
 from engine.executors.registry import ExecutorRegistry
 from engine.model.graph import Dependency, Graph, TaskSpec, check_count
+from engine.model.outcomes import NO_REASON
 from engine.model.plugins import KIND as PLUGIN
 from engine.model.records import Attempt, Task
 from engine.model.retry import RetryPolicy
@@ -242,7 +243,7 @@ def envelope_of(task: Task) -> Envelope:
     if last is not None:
         _show_attempt(envelope, last)
     if task.state is TaskState.CANCELLED:
-        envelope.error = AttemptError("cancelled", "context canceled", source="scheduler")
+        envelope.error = AttemptError("cancelled", NO_REASON, source="scheduler")
     elif task.state is TaskState.FAILED:
         envelope.error = error_of(last)
     return envelope

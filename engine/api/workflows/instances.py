@@ -9,7 +9,7 @@ from litestar import get, post
 from litestar.params import FromPath, FromQuery
 
 from engine.api.answers import EnvelopeBody
-from engine.api.bodies import check_values, decode, read_small_body
+from engine.api.bodies import decode, read_reason, read_small_body
 from engine.api.documents import body_operation, refusals
 from engine.api.options import ApiRequest, actor_of, services_of
 from engine.api.run_translation import id_of, log_line_out
@@ -24,7 +24,6 @@ from engine.api.workflows.translation import (
     task_instance_of,
 )
 from engine.api.workflows.wire import (
-    CancelIn,
     Envelope,
     ExecuteIn,
     InstanceDetail,
@@ -44,7 +43,6 @@ from engine.store.database import Database
 
 _TAGS = ["Instances"]
 _PAGE = 5_000
-_cancel: msgspec.json.Decoder[CancelIn] = msgspec.json.Decoder(CancelIn)
 _changes: msgspec.json.Decoder[ExecuteIn] = msgspec.json.Decoder(ExecuteIn)
 
 
@@ -173,11 +171,9 @@ async def resume_instance(request: ApiRequest, instance_id: FromPath[str]) -> En
 async def cancel_instance(request: ApiRequest, instance_id: FromPath[str]) -> Envelope[Message]:
     """Running tasks are told to stop; no further one starts. The instance says `reason` as its error."""
     number = await _own(request, instance_id)
-    body = await read_small_body(request)
-    given = decode(_cancel, body).reason if body.strip() else None
-    check_values("reason", given)
-    said = {} if given is None else {"reason": given}
-    await runs.cancel(services_of(request).database, number, actor=actor_of(request), terms=TERMS, **said)
+    reason = await read_reason(request)
+    database = services_of(request).database
+    await runs.cancel(database, number, reason=reason, actor=actor_of(request), terms=TERMS)
     return ok(Message("instance cancelled", str(number)))
 
 

@@ -66,12 +66,6 @@ class ExecuteIn(msgspec.Struct):
     params: dict[str, Any] | None = None
 
 
-class CancelIn(msgspec.Struct):
-    """`reason` is what the instance and its tasks say afterwards."""
-
-    reason: Annotated[str, Meta(min_length=1, max_length=1_000)] | None = None
-
-
 ScheduleName = Annotated[str, Meta(examples=["orders on weekdays"])]
 Expression = Annotated[str, Meta(description="six fields, seconds first", examples=["0 30 8 * * MON-FRI"])]
 Zone = Annotated[str, Meta(description="IANA name", examples=["Europe/Berlin"])]
