@@ -15,6 +15,7 @@ from engine.functions.signature import Signature, invalid
 from engine.model.graph import DEFAULT_QUEUE, TaskSpec, check_name, priority_level
 from engine.model.json import JSON
 from engine.model.retry import Backoff, RetryPolicy
+from engine.model.run_defaults import FunctionOptions
 from engine.model.workflows import FUNCTION
 
 
@@ -55,6 +56,15 @@ class Options:
             raise ConfigError(str(error)) from None
         timeout_ms = None if timeout is None else _milliseconds(timeout, "timeout", least=1)
         return cls(retry or _retry(retries, retry_delay), timeout_ms, queue, level)
+
+    def said(self) -> FunctionOptions:
+        """Those that are not as they are when nothing is said."""
+        return FunctionOptions(
+            timeout_ms=self.timeout_ms,
+            retry=None if self.retry == RetryPolicy() else self.retry,
+            queue=None if self.queue == DEFAULT_QUEUE else self.queue,
+            priority=self.priority or None,
+        )
 
     def but(self, **given: Any) -> Options:
         """These, except where `given` has words of `@task`: any about retrying replaces all about it."""

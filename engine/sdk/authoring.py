@@ -301,8 +301,9 @@ def _listed(after: Any) -> Iterable[Any]:
 
 def _task(call: Call) -> WorkflowTask:
     """Where a call becomes what is saved."""
-    options = call.options
+    options, own = call.options, call.function.options
     retry_count, interval_ms = _retrying(options.retry, call.name)
+    silent = Options()  # both of them: the engine may have a word of its own
     return WorkflowTask(
         name=call.name,
         description=call.function.description,
@@ -312,10 +313,10 @@ def _task(call: Call) -> WorkflowTask:
         rule=call.rule,
         condition=call.when,
         timeout_ms=options.timeout_ms,
-        retry_count=retry_count,
+        retry_count=None if silent.retry == options.retry == own.retry else retry_count,
         retry_interval_ms=interval_ms,
-        queue=options.queue,
-        priority=options.priority,
+        queue=None if silent.queue == options.queue == own.queue else options.queue,
+        priority=None if silent.priority == options.priority == own.priority else options.priority,
         required_params=call.function.required,
         compensation=None if call.compensate is None else UndoFunction(*call.compensate),
     )

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import engine
+from engine.definitions import from_yaml
 from engine.errors import RetryAfter
 from engine.executors.function import FunctionExecutor
 from engine.executors.registry import ExecutorRegistry
@@ -132,6 +133,16 @@ async def test_retries_and_sub_tasks_are_those_of_any_task() -> None:
         tasks = await ended(e, engine.graph([third_time.spec(), split.spec()]))
     assert result(tasks["third_time"]) == 3
     assert [result(tasks[f"square-{n}"]) for n in (2, 3)] == [4, 9]
+
+
+async def test_what_the_decorator_says_holds_for_a_function_that_is_called_by_name() -> None:
+    flow = from_yaml(
+        "workflows: {definitions: [{workflow_id: w, tasks: [{task_id: a, func_key: third_time}]}]}"
+    )
+    async with engine.Engine("sqlite://", functions=[third_time]) as e:
+        run = await e.wait((await e.execute(flow)).run_id, timeout=30)
+        [done] = await e.tasks(run.id)
+    assert (run.state, done.attempt, done.last and done.last.result) == ("succeeded", 3, 3)
 
 
 async def test_wrong_parameters_are_refused_at_submit() -> None:
