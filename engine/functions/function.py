@@ -19,6 +19,7 @@ from engine.model.graph import DEFAULT_QUEUE, TaskSpec, check_name, priority_lev
 from engine.model.json import JSON
 from engine.model.retry import Backoff, RetryPolicy
 from engine.model.run_defaults import FunctionOptions
+from engine.model.specs import to_spec
 from engine.model.workflows import FUNCTION
 
 
@@ -185,17 +186,20 @@ class Function:
     def spec(
         self, params: Mapping[str, JSON] | None = None, name: str | None = None, **fields: Any
     ) -> TaskSpec:
-        """A task that calls it. `fields` of `TaskSpec` replace what its options say."""
+        """A task that calls it. `fields` of `TaskSpec`, in the forms that `to_spec` takes, replace what its
+        options say. Raises `GraphError`."""
         options = self.options
-        given = {
-            "retry": options.retry,
-            "timeout_ms": options.timeout_ms,
-            "queue": options.queue,
-            "priority": options.priority,
-            **fields,
-        }
-        return TaskSpec(
-            name or self.name, FUNCTION, {"function": self.name, "params": dict(params or {})}, **given
+        return to_spec(
+            {
+                "name": name or self.name,
+                "kind": FUNCTION,
+                "params": {"function": self.name, "params": dict(params or {})},
+                "retry": options.retry,
+                "timeout_ms": options.timeout_ms,
+                "queue": options.queue,
+                "priority": options.priority,
+                **fields,
+            }
         )
 
     def _accepted(self, params: Mapping[str, JSON], offered: Collection[str] = ()) -> Mapping[str, JSON]:

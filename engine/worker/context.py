@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, field
 
+from engine.errors import GraphError
 from engine.executors.base import Executor, Interruption, TaskContext
 from engine.executors.registry import ExecutorRegistry
 from engine.expressions.evaluator import Evaluator
@@ -20,7 +21,7 @@ from engine.store.database import Database
 from engine.worker.durable import DatabaseSteps, Insist
 from engine.worker.logbook import AttemptLog, Logbook
 from engine.worker.streaming import DatabaseStream, Publisher
-from engine.worker.sub_tasks import SubTasks
+from engine.worker.sub_tasks import SubTasks, refuse_references
 
 
 @dataclass(slots=True)
@@ -38,7 +39,7 @@ class Surroundings:
 class AttemptContext(TaskContext):
     """Made for every attempt, so it holds little: what is asked for is made then."""
 
-    __slots__ = ("_around", "_insist", "_left", "_log", "_upstream", "_waits", "limit", "sub_tasks")
+    __slots__ = ("_added", "_around", "_insist", "_left", "_log", "_upstream", "_waits", "limit", "sub_tasks")
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class AttemptContext(TaskContext):
         self.limit: asyncio.Timeout | None = None  # what ends the attempt at `deadline`
         self._left: float | None = None  # of its time, while it waits
         self._waits = 0
+        self._added: set[str] | None = None  # names of the tasks that this attempt has added
         # Hardly any attempt has some; nothing is made and asked for those that cannot.
         self.sub_tasks = SubTasks(around.database, lease, insist) if lease.attempt > 1 else None
 
@@ -74,11 +76,23 @@ class AttemptContext(TaskContext):
         return ids
 
     async def _spawn(self, specs: Sequence[TaskSpec], *, awaited: bool) -> list[int]:
-        # Safe to repeat: names that this task added before are returned as they are.
+        names, added = {spec.name for spec in specs}, self._added or set()
+        if again := names & added:
+            raise GraphError(
+                f'duplicate task id: "{min(again)}", which this attempt has added already: give each task a '
+                "name of its own"
+            )
+        refuse_references(specs)
+        self._added = added | names
+        # Safe to repeat: names that an earlier attempt of this task added are returned as they are.
         database, actor = self._around.database, self._around.actor
-        ids: list[int] = await self._insist(
-            lambda: tasks.spawn(database, self.lease, specs, actor=actor, awaited=awaited)
-        )
+        try:
+            ids: list[int] = await self._insist(
+                lambda: tasks.spawn(database, self.lease, specs, actor=actor, awaited=awaited)
+            )
+        except BaseException:
+            self._added -= names
+            raise
         return ids
 
     async def report(self, document: JSON) -> None:

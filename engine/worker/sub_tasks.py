@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import reduce
+from operator import getitem
+
+from engine.errors import GraphError, path_text
+from engine.model.graph import TaskSpec
 from engine.model.inputs import Inputs
 from engine.model.json import MAX_DEPTH, Unstorable
 from engine.model.outcomes import Awaiting, Outcome, Succeeded
+from engine.model.placeholders import Reference, references
 from engine.model.records import Lease
 from engine.model.sub_tasks import Returned, summed_up
 from engine.operations import steps, tasks
@@ -54,3 +61,19 @@ class SubTasks:
         if self.are_awaited:
             return True
         return bool(await self._insist(lambda: tasks.sub_tasks(self._database, self._lease)))
+
+
+def refuse_references(specs: Iterable[TaskSpec]) -> None:
+    """Nothing would be put in for a reference, as is done for tasks of a workflow. Raises `GraphError`.
+
+    Only a text that is nothing else is one: longer texts may quote them, as messages of errors do.
+    """
+    for spec in specs:
+        for path, found in references(spec.params):
+            if not isinstance(found, Reference) or reduce(getitem, path, spec.params) != found.text:
+                continue
+            if found.task is not None or found.is_declared:
+                raise GraphError(
+                    f'task "{spec.name}": {path_text(("params", *path))}: {found.text}: tasks that are added '
+                    "while others run take values, not references"
+                )

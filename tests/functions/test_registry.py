@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from engine.errors import ConfigError, UnknownFunction
+from engine.errors import ConfigError, GraphError, UnknownFunction
 from engine.functions.decorator import task
 from engine.functions.function import Function, How, Options
 from engine.functions.loading import load_functions
 from engine.functions.registry import FunctionRegistry
-from engine.model.graph import TaskSpec
+from engine.model.graph import Dependency, Rule, TaskSpec
 from engine.model.retry import Backoff, RetryPolicy
 
 
@@ -57,6 +57,15 @@ def test_the_decorator_keeps_the_function_callable_and_recognisable() -> None:
     assert (extract.__name__, extract.__doc__, extract.name) == ("extract", "Fetch a day.", "extract")
     assert asyncio.run(notify()) is None  # type: ignore[func-returns-value]
     assert "test_registry.py" in repr(extract)
+
+
+def test_a_spec_takes_the_forms_that_a_graph_takes() -> None:
+    made = extract.spec({"day": "x"}, depends_on=["a", Dependency("b")], rule="all_done", priority="high")
+    assert made.depends_on == (Dependency("a"), Dependency("b"))
+    assert (made.rule, made.priority) == (Rule.ALL_DONE, 10)
+    for wrong in ({"depends_on": "a"}, {"timeout": 5}):
+        with pytest.raises(GraphError, match="task 'extract': "):
+            extract.spec({"day": "x"}, **wrong)
 
 
 def test_how_a_function_runs_follows_from_what_it_is() -> None:

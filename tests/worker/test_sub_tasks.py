@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from engine.errors import GraphError
 from engine.executors.base import TaskContext
 from engine.model.graph import Graph, TaskSpec
 from engine.model.json import MAX_DEPTH
@@ -307,34 +306,6 @@ async def test_a_failure_counts_again_when_it_is_not_tolerated_any_more(database
         await runs.retry(database, accepted.run_id)
         await until(lambda: _run_is(database, accepted.run_id, "failed"))
     assert rows(database, "SELECT failed, awaited FROM run")[0] == (1, 0)
-
-
-async def test_a_retry_may_add_more(database: Database) -> None:
-    async def grows(context: TaskContext, params: Any) -> Outcome:
-        names = ["x", "y", "z"][: context.lease.attempt + 1]
-        ids = await context.add_sub_tasks([TaskSpec(name, "fine") for name in names])
-        return Failed("once") if context.lease.attempt == 1 else Succeeded({"ids": ids})
-
-    async with working(database, grows):
-        graph = Graph((TaskSpec("one", "grows", retry=RETRY),))
-        [task_id] = (await submits.submit(database, graph)).task_ids.values()
-        task = await ended(database, task_id)
-    assert task.last is not None and isinstance(task.last.result, dict)
-    told = task.last.result["subtask_results"]
-    assert [entry["task_name"] for entry in told] == ["x", "y", "z"]
-    assert [int(entry["task_id"]) for entry in told] == task.last.result["ids"]
-
-
-async def test_what_is_added_later_cannot_depend_on_what_was_added_before(database: Database) -> None:
-    async def chains(context: TaskContext, params: Any) -> Outcome:
-        await context.add_sub_tasks([TaskSpec("x", "fine")])
-        with pytest.raises(GraphError, match='"y" depends on "x", which an earlier call added'):
-            await context.add_sub_tasks([spec("x", kind="fine"), spec("y", "x", kind="fine")])
-        return Succeeded()
-
-    async with working(database, chains):
-        accepted = await submits.submit(database, Graph((TaskSpec("one", "chains"),)))
-        assert (await ended(database, accepted.task_ids["one"])).state == "succeeded"
 
 
 async def test_a_result_as_deep_as_it_may_be_waits_all_the_same(database: Database) -> None:
