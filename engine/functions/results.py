@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -16,11 +16,14 @@ from engine.model.json import JSON, Unstorable, check_storable
 def to_json(value: Any, what: str = "the result") -> JSON:
     """`value` as JSON that can be stored: dataclasses and models as objects, sets as lists, times as text.
 
-    Raises `PermanentError` that says where something is no JSON: another try would return the same.
+    Keys become text, as long as that keeps them apart. Raises `PermanentError` that says where something is
+    no JSON: another try would return the same.
     """
     try:
         document = to_jsonable_python(value, inf_nan_mode="constants")
         check_storable(document)
+        if document != value:  # what is JSON already, as most is, need not be looked through
+            _refuse_lossy_keys(value)
     except PydanticSerializationError:
         path, culprit = _culprit(value, "")
         raise PermanentError(
@@ -29,6 +32,33 @@ def to_json(value: Any, what: str = "the result") -> JSON:
     except (Unstorable, ValueError) as error:  # ValueError: bytes that are no text, a value within itself
         raise PermanentError(f"{what} cannot be made into JSON: {error}") from None
     return document
+
+
+def _refuse_lossy_keys(value: Any) -> None:
+    """Of dictionaries in plain containers and dataclasses: models have their own way. Raises `Unstorable`."""
+    parts: Iterable[Any] = ()
+    if isinstance(value, dict):
+        if not all(type(key) is str for key in value):
+            _refuse_lossy(value)
+        parts = value.values()
+    elif isinstance(value, list | tuple | set | frozenset):
+        parts = value
+    elif dataclasses.is_dataclass(value):
+        parts = (part for _, part in _parts(value))
+    for part in parts:
+        if type(part) not in _SCALARS:
+            _refuse_lossy_keys(part)
+
+
+def _refuse_lossy(value: Mapping[Any, Any]) -> None:
+    for key in value:
+        if key is None or isinstance(key, tuple):
+            raise Unstorable(f"object key {key!r:.80}; keys must be text")
+    if len(to_jsonable_python(dict.fromkeys(value))) < len(value):
+        raise Unstorable(f"object keys that are the same as text: {', '.join(map(repr, value)):.200}")
+
+
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
 def _culprit(value: Any, path: str) -> tuple[str, Any]:

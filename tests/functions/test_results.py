@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,8 @@ class Point:
         (Path("/a/b"), "/a/b"),
         (Colour.RED, 3),
         (Text("t"), "t"),
+        ({date(2026, 1, 2): 1, UUID(int=1): 2}, {"2026-01-02": 1, str(UUID(int=1)): 2}),
+        ({Text("t"): {Colour.RED: 1, "red": 2}}, {"t": {"3": 1, "red": 2}}),
     ],
 )
 def test_values_become_json(value: Any, expected: Any) -> None:
@@ -66,6 +68,10 @@ def test_values_become_json(value: Any, expected: Any) -> None:
         ({"n": 2**70}, "outside 64 bits"),
         ("\x00", "NUL"),
         (b"\xff", "invalid utf-8"),
+        ({1: "a", "1": "b"}, "the same as text: 1, '1'$"),
+        ([Point(1, {True: 1, "true": 2})], "the same as text: True, 'true'$"),
+        ({"a": {None: 3}}, "object key None; keys must be text"),
+        (({(1, 2): 4},), r"object key \(1, 2\); keys must be text"),
     ],
 )
 def test_what_is_no_json_is_told_with_its_place(value: Any, message: str) -> None:
