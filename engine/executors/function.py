@@ -297,13 +297,15 @@ class _Hop:
         self._ports = ports
         self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         self._calls: dict[Future[Any], str] = {}
+        self._noting = threading.Lock()  # a call that is under way is among `_calls`
 
     def __call__(self, port: str, *arguments: Any) -> Any:
         loop = self._loop
         if loop is None:
             raise AttemptInterrupted("the attempt is over")
-        call = asyncio.run_coroutine_threadsafe(self._ports.ask(port, *arguments), loop)
-        self._calls[call] = port
+        with self._noting:
+            call = asyncio.run_coroutine_threadsafe(self._ports.ask(port, *arguments), loop)
+            self._calls[call] = port
         if self._loop is None:  # it ended meanwhile, and has not seen this call
             call.cancel()
         try:
@@ -315,7 +317,9 @@ class _Hop:
 
     def interrupt(self, ports: Container[str]) -> None:
         """End the calls of these that are under way."""
-        for call, port in list(self._calls.items()):
+        with self._noting:
+            under_way = list(self._calls.items())
+        for call, port in under_way:
             if port in ports:
                 call.cancel()
 

@@ -127,6 +127,30 @@ async def test_a_cancelled_thread_that_sleeps_durably_is_woken(make: Make, world
     assert failure(await handle).code == "interrupted"
 
 
+async def test_a_thread_that_is_cancelled_while_it_begins_to_sleep_is_woken(
+    make: Make, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule, contexts = asyncio.run_coroutine_threadsafe, []
+
+    def late(*arguments: Any) -> Any:
+        call = schedule(*arguments)
+        while not contexts[0].cancelled:  # the loop is at it, and we are not back yet
+            time.sleep(0.001)
+        return call
+
+    def sleeps(ctx: SyncContext) -> None:
+        contexts.append(ctx)
+        ctx.sleep(3600)
+
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", late)
+    context = make_context(world)
+    handle = asyncio.create_task(make(sleeps).execute(context, asking("sleeps")))
+    await eventually(lambda: "sleep-1" in world.steps._wake_at)
+    context.cancelled.set()
+    handle.cancel()
+    assert failure(await handle).code == "interrupted"
+
+
 async def test_a_cancelled_thread_that_goes_on_is_given_up(make: Make, world: World, tmp_path: Path) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
