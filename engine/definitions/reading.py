@@ -7,7 +7,7 @@ document an id that appears twice is an error.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
@@ -53,13 +53,14 @@ def from_yaml(
 def read_files(
     texts: Mapping[str, str], *, checks: Checks = NO_CHECKS, environment: Mapping[str, str] | None = None
 ) -> list[Workflow]:
-    """`read_workflows` of several files, by name: a job in one is known in all."""
+    """`read_workflows` of several files, by name: a job in one is known in all. Empty documents are none."""
     reading = _Reading(checks, list(texts))
     parts = [
         part
         for source, text in texts.items()
         for document in parse(text)
-        if (part := reading.open(_Part(document, source), environment or {})) is not None
+        if not document.is_empty
+        and (part := reading.open(_Part(document, source), environment or {})) is not None
     ]
     jobs: dict[str, Job] = {}
     for part in parts:
@@ -82,6 +83,7 @@ class _Part:
 
     document: Document
     source: str
+    noted: dict[Path, bool] = field(default_factory=dict)  # by path: whether all below is meant
 
     def items(self, name: str) -> list[JSON]:
         found = self.document.value["workflows"].get(name)
@@ -100,7 +102,6 @@ class _Reading:
     def __init__(self, checks: Checks, sources: list[str]) -> None:
         self.faults: list[Fault] = []
         self._checks = checks
-        self._noted: dict[tuple[int, Path], bool] = {}  # by document and path: whether all below is meant
         self._sources = sources
 
     def open(self, part: _Part, environment: Mapping[str, str]) -> _Part | None:
@@ -228,11 +229,10 @@ class _Reading:
     def note(
         self, part: _Part, path: Path, message: str, place: Place | None = None, *, is_whole: bool = True
     ) -> None:
-        of = id(part.document)
-        above = any(self._noted.get((of, path[:end])) for end in range(1, len(path)))
-        if above or (of, path) in self._noted:
+        above = any(part.noted.get(path[:end]) for end in range(1, len(path)))
+        if above or path in part.noted:
             return
-        self._noted[of, path] = is_whole
+        part.noted[path] = is_whole
         shown = path[1:] if path[:1] == ("workflows",) and len(path) > 1 else path
         self.faults.append(Fault(shown, message, part.source, place or part.document.place(path)))
 

@@ -75,15 +75,18 @@ def _model_in(hint: Any) -> type[BaseModel] | None:
 
 
 def _without(value: JSON, path: Path) -> JSON:
-    """A copy without the innermost key of an object on the way of `path`; nothing is left if it has none."""
+    """A copy without the innermost key of an object on the way of `path`; nothing if it is wrong as a whole.
+
+    The key may have gone already, with another mistake in the same list.
+    """
+    if not path:
+        return {}
     keys = [
         depth
         for depth, step in enumerate(path)
         if isinstance(step, str) and _has_key(value, path[:depth], step)
     ]
-    if not keys:
-        return {}
-    return _removed(value, path[: keys[-1] + 1])
+    return _removed(value, path[: keys[-1] + 1]) if keys else value
 
 
 def _has_key(value: JSON, path: Path, key: str) -> bool:

@@ -34,6 +34,7 @@ Place = tuple[int, int]  # line and column, from 1
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")  # one character, as JSON escapes it
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _MAX_DIGITS = 70
 _WORDS: dict[str, JSON] = {
@@ -55,6 +56,11 @@ class Document:
     texts: dict[Path, bool] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     is_broken: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing, as behind a last `---`."""
+        return self.value is None and not self.faults
 
     def place(self, path: Path) -> Place | None:
         """Of the nearest node that there is at or above `path`."""
@@ -148,7 +154,7 @@ class _Builder:
                 self._open.pop()
             case ScalarEvent():
                 self._check_plain(event)
-                self._scalar(event, event.value if event.style is not None else self._value(event))
+                self._scalar(event, self._value(event) if event.style is None else _joined(event.value))
 
     def _start(self, event: Any) -> None:
         self._check_plain(event)
@@ -223,6 +229,10 @@ class _Builder:
         self._document.faults.append(Fault(self._path(), message, place=_place(mark)))
         if len(self._document.faults) > MAX_FAULTS:
             raise _Stop
+
+
+def _joined(text: str) -> str:
+    return _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
 
 
 def _place(mark: Any) -> Place | None:

@@ -62,6 +62,7 @@ DOCUMENTS = [
     ("5", "workflows (line 1, column 1)", "expected a mapping with jobs and definitions, got an integer 5"),
     ("tasks: []", "workflows (line 1, column 1)", "expected a mapping with jobs and definitions, got null"),
     ("workflows: {}", "", "definitions: at least one is required"),
+    ("---\n---\n", "", "definitions: at least one is required"),
     (
         "workflows: {jobs: [], definitions: {}}",
         "definitions (line 1, column 36)",
@@ -137,6 +138,7 @@ DEFINITIONS = [
     ),
     ("cron: 61 0 0 * * *", ".cron (line 4, column 11)", "'61 0 0 * * *': "),
     ("cron: '@daily'\ntimezone: Mars", ".timezone (line 5, column 15)", "unknown time zone 'Mars'"),
+    (r'description: "\ude00\ud83d"', ".description (line 4, column 18)", "text contains a lone surrogate"),
     ("timezone: UTC", ".timezone (line 4, column 15)", "has no meaning without cron"),
     (
         "params: {n: {type: integer, default: x}}",
@@ -359,6 +361,25 @@ def test_faults_name_their_file() -> None:
         "while parsing a flow node",
     ]
     assert [fault.source for fault in caught.value.faults] == ["a.yaml", "b.yaml"]
+
+
+def test_two_mistakes_in_one_list_are_two_faults() -> None:
+    callbacks = (
+        "callbacks: [{state: sucess, func_key: price_orders}, {state: fialed, func_key: price_orders}]"
+    )
+    assert refusal(in_task(f"func_key: load_orders\n{callbacks}")).splitlines() == [
+        "definitions[0].tasks[0].callbacks[0].state (line 8, column 27): "
+        "expected success, failed or timeout, got text 'sucess'",
+        "definitions[0].tasks[0].callbacks[1].state (line 8, column 68): "
+        "expected success, failed or timeout, got text 'fialed'",
+    ]
+
+
+def test_every_file_that_is_wrong_is_named() -> None:
+    names = [f"{number}.yaml" for number in range(100)]
+    with pytest.raises(WorkflowError) as caught:
+        read_files(dict.fromkeys(names, "5"))
+    assert [fault.source for fault in caught.value.faults] == names[:MAX_FAULTS]
 
 
 def test_a_condition_is_checked_and_may_read_what_is_upstream_only() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from engine.definitions import from_yaml, read_files, read_workflows
@@ -243,6 +245,11 @@ def test_json_is_yaml() -> None:
     assert from_yaml(text).tasks == (WorkflowTask("a", function="f"),)
 
 
+def test_json_escapes_a_character_as_two() -> None:
+    document = {"workflows": {"definitions": [{"workflow_id": "\U0001f600", "labels": {"\U0001f600": "a"}}]}}
+    assert from_yaml(json.dumps(document)) == Workflow("\U0001f600", labels={"\U0001f600": "a"})
+
+
 def test_a_task_s_own_words_go_before_those_of_its_job() -> None:
     text = """
 workflows:
@@ -275,6 +282,11 @@ workflows:
     assert [workflow.name for workflow in read_workflows(text)] == ["a", "b", "c"]
     with pytest.raises(WorkflowError, match="definitions: one is expected, got 3"):
         from_yaml(text)
+
+
+def test_documents_without_content_are_none() -> None:
+    text = "---\n# head\n---\nworkflows: {definitions: [{workflow_id: a}]}\n---\n"
+    assert from_yaml(text) == Workflow("a")
 
 
 def test_the_first_of_an_id_wins_over_those_of_later_files() -> None:
