@@ -30,6 +30,7 @@ from engine.model.similar import near
 from engine.model.workflow_edges import Tasks, Upstream
 from engine.model.workflow_graph import REALTIME
 from engine.model.workflows import FUNCTION, Mode, UndoFunction, Workflow, WorkflowTask
+from engine.model.zones import zone_named
 
 MAX_RETRIES = 999
 MAX_TEXT = 10_000  # characters of a description or a condition
@@ -152,9 +153,11 @@ def _schedule(workflow: Workflow) -> Iterator[Fault]:
             yield Fault(("timezone",), "has no meaning without cron")
         return
     try:
-        Cron.parse(workflow.cron, zone=workflow.timezone or "UTC")
+        Cron.parse(workflow.cron)
     except InvalidCron as error:
         yield Fault(("cron",), f"{workflow.cron[:80]!r}: {error}")
+    try:
+        zone_named(workflow.timezone or "UTC")
     except InvalidZone as error:
         yield Fault(("timezone",), str(error))
 
@@ -203,11 +206,12 @@ def _ordinary(task: WorkflowTask, checks: Checks) -> Iterator[Fault]:
         yield from _name(("result_mapping", target), source, "field name")
     if task.kind != FUNCTION and (task.required_params or task.result_mapping):
         yield from _arguments(task.params)
-    if task.kind != FUNCTION or task.function is not None:
+    if task.kind != FUNCTION or (task.function is not None and _is_known(task.function, checks)):
         yield from _performable(("params",), task.kind, _performed(task), checks)
     if task.compensation is not None:
         yield from _json(("compensation", "params"), task.compensation.params)
-        yield from _performable(("compensation", "params"), FUNCTION, _undone(task.compensation), checks)
+        if _is_known(task.compensation.function, checks):
+            yield from _performable(("compensation", "params"), FUNCTION, _undone(task.compensation), checks)
     for index, callback in enumerate(task.callbacks):
         yield from _text(("callbacks", index, "description"), callback.description)
 
@@ -229,8 +233,7 @@ def _realtime(task: RealtimeTask, checks: Checks) -> Iterator[Fault]:
     yield from _stream(task)
     if checks.params is None or any(_each_task(task, NO_CHECKS)):  # who performs it would say the same again
         return
-    known = checks.functions
-    is_known = known is None or all(name in known for _, name in _functions(task))
+    is_known = all(_is_known(name, checks) for _, name in _functions(task))
     if is_known and (problem := checks.params(REALTIME, shapes.to_json(task))):
         yield Fault((), problem)
 
@@ -318,8 +321,12 @@ def _functions(task: WorkflowTask | RealtimeTask) -> Iterator[tuple[Path, str]]:
 
 def _function(path: Path, name: str, checks: Checks) -> Iterator[Fault]:
     yield from _name(path, name, "function name")
-    if name.strip() and checks.functions is not None and name not in checks.functions:
+    if name.strip() and checks.functions is not None and not _is_known(name, checks):
         yield Fault(path, f'unknown function "{name[:80]}"{near(name, checks.functions)}')
+
+
+def _is_known(function: str, checks: Checks) -> bool:
+    return checks.functions is None or function in checks.functions
 
 
 # --- what tasks say about others

@@ -169,6 +169,14 @@ def test_a_document_of_a_newer_release_is_refused_clearly(document: Any, message
             Workflow("w", transactional=True, sub_task_error_tolerance=0.1),
             ["transactional: needs sub_task_error_tolerance 0"],
         ),
+        (
+            Workflow("w", cron="x", timezone="Mars"),
+            [
+                "cron: 'x': cron expression has 1 fields (accepted: six, second minute hour day month "
+                "weekday, or five without the second)",
+                "timezone: unknown time zone 'Mars' (accepted: IANA names such as UTC or Europe/Berlin)",
+            ],
+        ),
         (Workflow("w", cron="x"), None),
         (Workflow("w", cron="0 0 30 2 *"), None),
         (
@@ -389,6 +397,20 @@ def test_what_only_the_program_knows() -> None:
     assert told(workflow, Checks(functions={"load"}, kinds={"http"})) == [
         'tasks[0].function: unknown function "loda"; did you mean "load"?',
         'tasks[1].kind: unknown kind "htp"; did you mean "http"?',
+    ]
+
+
+def test_an_unknown_function_is_told_once() -> None:
+    """Whoever performs functions would say it of the parameters again."""
+    undone = UndoFunction("undo")
+    workflow = Workflow(
+        "w", tasks=[task("a", function="loda"), task("b", function="load", compensation=undone)]
+    )
+    checks = Checks(functions={"load"}, params=lambda kind, params: f"no {params['function']}")
+    assert told(workflow, checks) == [
+        'tasks[0].function: unknown function "loda"; did you mean "load"?',
+        'tasks[1].compensation.function: unknown function "undo" (known: load)',
+        "tasks[1].params: no load",
     ]
 
 
