@@ -12,7 +12,7 @@ from engine.client.documents import read_text
 from engine.definitions import named_in, read_files
 from engine.errors import Fault, InvalidInput, WorkflowError, path_text
 from engine.executors.registry import ExecutorRegistry
-from engine.expressions.checks import tasks_read_by
+from engine.expressions.checks import reads_of
 from engine.model.workflow_rules import Checks
 from engine.model.workflows import Workflow
 
@@ -45,8 +45,8 @@ def checked(texts: Mapping[str, str], checks: Checks) -> list[Workflow]:
 def checks_without_database(kinds: ExecutorRegistry | None = None) -> Checks:
     """Everything but the names of functions, which a database knows; and kinds, unless they are given."""
     if kinds is None:
-        return Checks(condition=tasks_read_by)
-    return Checks(kinds=kinds.kinds(), condition=tasks_read_by, params=kinds.problem)
+        return Checks(condition=reads_of)
+    return Checks(kinds=kinds.kinds(), condition=reads_of, params=kinds.problem)
 
 
 def _located(fault: Fault) -> str:

@@ -8,7 +8,8 @@ from functools import lru_cache
 from cel_expr_python import cel
 
 from engine.errors import InvalidExpression
-from engine.expressions.syntax import Syntax, invalid, parse, syntax_error
+from engine.expressions.syntax import PARAMS, TASKS, Syntax, invalid, parse, syntax_error
+from engine.model.workflow_references import Reads
 
 _STANDARD = frozenset({cel.Type.BOOL.name(), cel.Type.DYN.name()})
 
@@ -33,10 +34,17 @@ def references(text: str) -> frozenset[str]:
     return parse(text).tasks
 
 
-def tasks_read_by(condition: str) -> frozenset[str]:
-    """The tasks that the condition of a workflow's task reads. Raises `InvalidExpression`."""
-    check(condition, names=("params", "tasks"), is_condition=True)
-    return references(condition)
+def reads_of(condition: str) -> Reads:
+    """What the condition of a workflow's task reads. Raises `InvalidExpression`."""
+    try:
+        check(condition, names=(PARAMS, TASKS), is_condition=True)
+    except InvalidExpression as error:
+        if "at: '$" not in error.reason:
+            raise
+        advice = "; here names stand without ${…}, as in params.day and tasks.load.result"
+        raise InvalidExpression(error.reason + advice, error.line, error.column) from None
+    syntax = parse(condition)
+    return Reads(syntax.tasks, syntax.needed_params)
 
 
 def _has_small_types(syntax: Syntax) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ _STEP = re.compile(
     r"""\.([^\W\d][\w-]*)|\[\s*([0-9]{1,9})\s*\]|\[\s*("(?:[^"\\]|\\.)*"|'[^']*')\s*\]""", re.DOTALL
 )
 _END = re.compile(r"\s*\}\}")
-
+_BRACED = re.compile(r"(?<!\$)\$\{\s*([^{}]+?)\s*\}")
 
 OPEN = "${…}"  # stands for any value that is known later
 
@@ -118,13 +118,22 @@ def parse(text: str) -> Parts:
     return tuple(part for part in parts if part != "")
 
 
-def references(value: JSON) -> Iterator[tuple[Path, Reference | BadPlaceholder]]:
-    """Every reference in the texts of `value` with its path, and the error of what is none."""
+def references(
+    value: JSON, declared: Collection[str] = ()
+) -> Iterator[tuple[Path, Reference | BadPlaceholder]]:
+    """Every reference in the texts of `value` with its path, and the error of what is none.
+
+    `${a b}` is an error if that parameter is `declared`: text would be left that looks like it.
+    """
     for path, text in _texts(value, ()):
         try:
             yield from ((path, part) for part in parse(text) if isinstance(part, Reference))
         except BadPlaceholder as error:
             yield path, error
+        for found in _BRACED.finditer(text):
+            if found[1] in declared and not _START.match(found[0]):
+                named = json.dumps(found[1], ensure_ascii=False)
+                yield path, BadPlaceholder(f"{found[0]}: write ${{{{ params[{named}] }}}}")
 
 
 def resolve(value: JSON, *, params: Mapping[str, JSON], results: Mapping[str, JSON]) -> JSON:

@@ -13,22 +13,22 @@ from engine.errors import (
     Fault,
     GraphError,
     InvalidCron,
-    InvalidInput,
     InvalidZone,
     WorkflowError,
 )
-from engine.model import shapes, workflow_edges
+from engine.model import shapes, workflow_edges, workflow_references
 from engine.model.cron import Cron
 from engine.model.durations import MAX_MS, MAX_TIMEOUT_MS
 from engine.model.graph import MAX_AT_MOST, MAX_LIMITS, MAX_PRIORITY, MAX_TASKS, MIN_PRIORITY, check_name
 from engine.model.json import JSON, Unstorable, check_storable
 from engine.model.parameters import Param, accepts
-from engine.model.placeholders import OPEN, BadPlaceholder, Path, Reference, references
+from engine.model.placeholders import OPEN, Path
 from engine.model.realtime import RealtimeMode, RealtimeTask
 from engine.model.sagas import OFFERED
 from engine.model.similar import near
-from engine.model.workflow_edges import Tasks, Upstream
+from engine.model.workflow_edges import Tasks
 from engine.model.workflow_graph import REALTIME
+from engine.model.workflow_references import Condition
 from engine.model.workflows import FUNCTION, Mode, UndoFunction, Workflow, WorkflowTask
 from engine.model.zones import zone_named
 
@@ -46,20 +46,19 @@ MAX_BUFFER = 10_000_000
 class Checks:
     """What only the surrounding program can tell. What is None is not checked.
 
-    `condition(text)` raises `ValueError` or `InvalidInput` for CEL that is wrong, and returns the tasks that
-    it reads: they have to be upstream. `params(kind, params)` says what is wrong with a task's parameters, as
-    far as that can be told while they hold placeholders.
+    `condition(text)` raises `ValueError` or `InvalidInput` for CEL that is wrong, and returns what it reads:
+    tasks have to be upstream, parameters have to be the task's own. `params(kind, params)` says what is wrong
+    with a task's parameters, as far as that can be told while they hold placeholders.
     """
 
     functions: Collection[str] | None = None
     kinds: Collection[str] | None = None
-    condition: Callable[[str], Collection[str]] | None = None
+    condition: Condition | None = None
     params: Callable[[str, JSON], str | None] | None = None
     max_timeout_ms: int = MAX_TIMEOUT_MS
 
 
 NO_CHECKS = Checks()
-Reading = tuple[str, str, Fault]  # a task, another that it reads, and the fault if that is not upstream
 
 
 def check(workflow: Workflow, checks: Checks = NO_CHECKS) -> None:
@@ -90,7 +89,8 @@ def faults(workflow: Workflow, checks: Checks = NO_CHECKS) -> list[Fault]:
     upstream = workflow_edges.direct(tasks)
     # No more than are told: each of a million unknown names would be compared with all that are known.
     found += islice(workflow_edges.faults(tasks, upstream), MAX_FAULTS + 1)
-    found += islice(_references(workflow, tasks, upstream, checks), MAX_FAULTS + 1)
+    read = workflow_references.faults(workflow.params, tasks, upstream, checks.condition)
+    found += islice(read, MAX_FAULTS + 1)
     return found
 
 
@@ -329,67 +329,7 @@ def _is_known(function: str, checks: Checks) -> bool:
     return checks.functions is None or function in checks.functions
 
 
-# --- what tasks say about others
-
-
-def _references(workflow: Workflow, tasks: Tasks, upstream: Upstream, checks: Checks) -> Iterator[Fault]:
-    read: list[Reading] = []
-    for path, task in tasks:
-        for place, reference in _of_task(task):
-            where = (*path, *place)
-            if isinstance(reference, BadPlaceholder):
-                yield Fault(where, str(reference))
-            elif reference.task is None:
-                if reference.is_declared and reference.param not in workflow.params:
-                    known = near(str(reference.param), workflow.params)
-                    yield Fault(where, f"{reference.text}: the workflow declares no such parameter{known}")
-            elif not isinstance(task, WorkflowTask) or place[0] != "params":
-                yield Fault(where, f"{reference.text}: results of tasks are not available here")
-            else:
-                read.append((task.name, reference.task, Fault(where, reference.text)))
-        if isinstance(task, WorkflowTask) and task.condition and checks.condition is not None:
-            where = (*path, "condition")
-            try:
-                read += ((task.name, other, Fault(where, "")) for other in checks.condition(task.condition))
-            except (ValueError, InvalidInput) as error:
-                yield Fault(where, str(error))
-    yield from _not_upstream(upstream, read)
-
-
-def _not_upstream(upstream: Upstream, read: list[Reading]) -> Iterator[Fault]:
-    known = [(task, other, fault) for task, other, fault in read if other in upstream]
-    for _, other, fault in read:
-        if other not in upstream:
-            yield _telling(fault, f"there is no task {_quoted(other)}{near(other, upstream)}")
-    pairs = workflow_edges.upstream_pairs(upstream, {(task, other) for task, other, _ in known})
-    if pairs is not None:
-        for task, other, fault in known:
-            if (task, other) not in pairs:
-                yield _telling(fault, f"{_quoted(other)} is not upstream of {_quoted(task)}")
-
-
-def _telling(fault: Fault, message: str) -> Fault:
-    return fault._replace(message=": ".join(filter(None, (fault.message, message))))
-
-
-def _of_task(task: WorkflowTask | RealtimeTask) -> Iterator[tuple[Path, Reference | BadPlaceholder]]:
-    texts: dict[Path, JSON] = {("params",): task.params}
-    if isinstance(task, WorkflowTask):
-        texts["limits",] = [*task.limits]
-        if task.compensation is not None:
-            texts["compensation", "params"] = task.compensation.params
-    for start, value in texts.items():
-        try:
-            yield from (((*start, *place), reference) for place, reference in references(value))
-        except BadPlaceholder as error:
-            yield start, error
-
-
 # --- values
-
-
-def _quoted(name: str) -> str:
-    return f'"{name[:80]}"'
 
 
 def _name(path: Path, name: str, what: str) -> Iterator[Fault]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from engine.errors import Conflict, NotFound
-from engine.expressions.checks import tasks_read_by
+from engine.expressions.checks import reads_of
 from engine.model.json import JSON
 from engine.model.records import SavedWorkflow, WorkflowRun
 from engine.model.workflow_graph import REALTIME
@@ -39,7 +39,7 @@ async def checks(database: Database, kinds: Kinds | None = None, *, are_all: boo
     known = None if kinds is None or not are_all else {*kinds.kinds(), FUNCTION, REALTIME}
     names = await functions.names(database)
     problem = None if kinds is None else kinds.problem
-    return Checks(functions=names, kinds=known, condition=tasks_read_by, params=problem)
+    return Checks(functions=names, kinds=known, condition=reads_of, params=problem)
 
 
 async def save(

@@ -25,20 +25,31 @@ async def prepare(lease: Lease, upstream: Upstream, evaluator: Evaluator) -> JSO
     try:
         read = parse(inputs.condition).tasks if inputs.condition else frozenset[str]()
         results = await upstream(sorted({*inputs.tasks, *read}))
-        if inputs.condition and not await _holds(inputs.condition, lease, inputs, results, evaluator):
+        params, lack = _applied(inputs, lease.params, results)
+        if inputs.condition and not await _holds(inputs.condition, params, inputs, results, evaluator):
             return Declined(f"condition does not hold: {inputs.condition}")
-        return apply(inputs, lease.params, results)
+        if lack is not None:
+            raise lack
+        return params
     except (ExpressionError, InvalidExpression) as error:
         return Failed(f"condition: {error}", code="condition_failed", source="scheduler", is_permanent=True)
     except InvalidInput as error:
         return Failed(str(error), code="invalid_params", source="scheduler", is_permanent=True)
 
 
+def _applied(inputs: Inputs, params: JSON, results: Mapping[str, JSON]) -> tuple[JSON, InvalidInput | None]:
+    """The parameters to run with, or those there are and why: a condition that does not hold goes first."""
+    try:
+        return apply(inputs, params, results), None
+    except InvalidInput as error:
+        return params, error
+
+
 async def _holds(
-    text: str, lease: Lease, inputs: Inputs, results: Mapping[str, JSON], evaluator: Evaluator
+    text: str, params: JSON, inputs: Inputs, results: Mapping[str, JSON], evaluator: Evaluator
 ) -> bool:
     tasks: dict[str, Any] = {name: {"result": result} for name, result in results.items()}
-    own = lease.params
+    own = params
     for step in inputs.at:
         own = own.get(step) if isinstance(own, Mapping) else None
     bare = {name: (own or {}).get(name) for name in inputs.names}

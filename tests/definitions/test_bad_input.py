@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from engine.definitions import read_files, read_workflows
 from engine.errors import MAX_FAULTS, WorkflowError
+from engine.model.workflow_references import Reads
 from engine.model.workflow_rules import Checks
 from tests.definitions.test_reading import SAMPLE
 
@@ -393,10 +394,10 @@ def test_a_condition_is_checked_and_may_read_what_is_upstream_only() -> None:
         - {task_id: f, kind: http, condition: "1 +"}
     """)
 
-    def condition(text: str) -> list[str]:
+    def condition(text: str) -> Reads:
         if not text.startswith("reads "):
             raise ValueError("syntax error at 1:4")
-        return [text.removeprefix("reads ")]
+        return Reads([text.removeprefix("reads ")])
 
     assert refusal(text, Checks(condition=condition)) == (
         'definitions[0].tasks[3].condition (line 8, column 43): "a" is not upstream of "d"\n'

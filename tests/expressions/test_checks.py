@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engine.errors import InvalidExpression, InvalidInput
-from engine.expressions.checks import check, references, tasks_read_by
+from engine.expressions.checks import check, reads_of, references
+from engine.expressions.child import Failed, evaluate
 from engine.expressions.evaluator import pick
 from engine.expressions.syntax import MAX_CHARACTERS, MAX_NODES, parse
 from engine.model.json import JSON
+from engine.model.workflow_references import Reads
 
 NAMES = ("params", "tasks")
 
@@ -154,7 +160,69 @@ def test_only_what_is_referred_to_is_picked(text: str, expected: JSON) -> None:
 
 
 def test_a_condition_of_a_workflow_reads_tasks_and_is_true_or_false() -> None:
-    assert tasks_read_by("tasks.load.result.rows > params.least") == {"load"}
+    assert reads_of("tasks.load.result.rows > params.least") == Reads({"load"}, {"least"})
     for wrong in ("env.HOME == 'x'", "1 + 1", "tasks.load.result >"):
         with pytest.raises(InvalidExpression):
-            tasks_read_by(wrong)
+            reads_of(wrong)
+
+
+def test_a_placeholder_in_a_condition_is_told_how_to_write_it() -> None:
+    with pytest.raises(InvalidExpression) as caught:
+        reads_of("1 == 1 && ${p} == 1")
+    assert str(caught.value) == (
+        "line 1, column 11: Syntax error: token recognition error at: '$'; "
+        "here names stand without ${…}, as in params.day and tasks.load.result"
+    )
+    with pytest.raises(InvalidExpression, match=r"'\$'$"):
+        check("${p} == 1", names=("event",))
+
+
+@pytest.mark.parametrize(
+    ("text", "needed"),
+    [
+        ("params.p == 1", {"p"}),
+        ('size(params["a b"].c) > params.p.q[0]', {"a b", "p"}),
+        ("!params.p && (tasks.a.result && params.q)", {"p", "q"}),
+        ("params.p ? params.q : params.r", {"p"}),
+        ("params.p.all(x, x > params.q)", {"p"}),
+        ('[1, params.p] == [] && {"k": params.q} == {}', {"p", "q"}),
+        ("has(params.p.q)", {"p"}),
+        ("tasks.a.result[params.p]", {"p"}),
+        # asked for, or not needed for the whole to be true
+        ("has(params.p)", set()),
+        ("has(params.p) && params.p == 1", set()),
+        ('"p" in params && params.p == 1', set()),
+        ("params.p == 1 || tasks.a.result", set()),
+        ("!(params.p && params.q)", set()),
+        ("(params.p && params.q) == false", set()),
+        ("[].all(x, params.p)", set()),
+        ("[{'p': true}].all(params, params.p)", set()),
+    ],
+)
+def test_parameters_without_which_a_condition_never_holds(text: str, needed: set[str]) -> None:
+    assert reads_of(text).params == needed
+
+
+_values = st.sampled_from(
+    ["params.p", "params.q", "true", "false", "has(params.p)", "has(params.q.x)", '"q" in params']
+)
+_conditions = st.recursive(
+    _values,
+    lambda inner: (
+        st.builds("({} && {})".format, inner, inner)
+        | st.builds("({} || {})".format, inner, inner)
+        | st.builds("(!{})".format, inner)
+        | st.builds("({} == {})".format, inner, inner)
+        | st.builds("({} ? {} : {})".format, inner, inner, inner)
+        | st.builds("[{}].all(x, {})".format, inner, inner)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(_conditions, st.sampled_from([{}, {"p": True}, {"p": False}, {"q": True}, {"q": {"x": True}}]))
+def test_without_what_it_needs_a_condition_is_never_true(text: str, params: dict[str, JSON]) -> None:
+    if parse(text).needed_params - params.keys():
+        with suppress(Failed):
+            assert evaluate(text, {"params": params}) is not True

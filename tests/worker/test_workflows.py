@@ -14,6 +14,7 @@ from engine.executors.base import TaskContext
 from engine.model.graph import Limit
 from engine.model.outcomes import Failed, Outcome, Succeeded
 from engine.model.workflow_graph import graph_of
+from engine.model.workflows import Workflow, WorkflowTask
 from engine.operations import runs, steps, submits, tasks
 from engine.store.database import Database
 from tests.factories import rows, spec
@@ -94,6 +95,36 @@ async def test_what_cannot_be_put_together_fails_for_good(
     assert task.last is not None and task.last.error is not None
     assert (task.state, task.attempt, task.last.error["code"]) == ("failed", 1, code)
     assert message in task.last.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("params", "condition", "state"),
+    [
+        ({"rows": "${{ tasks.load.result.rows }}"}, "params.rows == 3", "succeeded"),
+        ({"rows": "${{ tasks.load.result.rows }}"}, "params.rows == 4", "skipped"),
+        ({}, "params.mapped == 3", "succeeded"),
+        ({"x": "${{ tasks.load.result.none }}"}, "has(tasks.load.result.none)", "skipped"),
+        ({"x": "${{ tasks.load.result.none }}"}, "true", "failed"),
+    ],
+)
+async def test_a_condition_reads_the_parameters_that_the_task_gets(
+    database: Database, params: dict[str, Any], condition: str, state: str
+) -> None:
+    async def load(context: TaskContext, params: Any) -> Outcome:
+        return Succeeded({"rows": 3})
+
+    task = WorkflowTask(
+        "next",
+        kind="load",
+        params=params,
+        depends_on=["load"],
+        condition=condition,
+        result_mapping={"mapped": "rows"},
+    )
+    graph = graph_of(Workflow("w", tasks=[WorkflowTask("load", kind="load"), task]))
+    async with working(database, load):
+        accepted = await submits.submit(database, graph)
+        assert (await ended(database, accepted.task_ids["next"])).state == state
 
 
 # --- limits
