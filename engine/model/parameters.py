@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from typing import assert_never
 
-from engine.errors import ParamsError, path_text
+from engine.errors import MAX_FAULTS, ParamsError, path_text
 from engine.model import shapes
 from engine.model.json import JSON
+from engine.model.similar import near
 
 
 class ParamType(StrEnum):
@@ -38,9 +40,9 @@ class Param:
 
 
 def accepts(param: Param, value: JSON) -> bool:
-    """Whether `value` has the declared type. Null is fine for what may be left out."""
+    """Whether `value` has the declared type. Null is of none, but it is what there is without a default."""
     if value is None:
-        return param.type is ParamType.ANY or not param.required
+        return param.type is ParamType.ANY or not (param.required or param.default is not None)
     match param.type:
         case ParamType.ANY:
             return True
@@ -60,10 +62,13 @@ def accepts(param: Param, value: JSON) -> bool:
             assert_never(param.type)
 
 
-def effective(declared: Mapping[str, Param], given: Mapping[str, JSON]) -> dict[str, JSON]:
-    """Values by name: those of the execution, then the defaults. Names that nobody declared are kept.
+def effective(
+    declared: Mapping[str, Param], given: Mapping[str, JSON], referenced: Iterable[str] | None = None
+) -> dict[str, JSON]:
+    """Values by name: those of the execution, then the defaults.
 
-    Raises `ParamsError` that tells all that is missing or of a wrong type.
+    With `referenced`, the names that tasks refer to, no others are accepted beside those declared. If nothing
+    is declared, or `referenced` is None, all are kept. Raises `ParamsError` that tells all that is wrong.
     """
     missing = [name for name, param in declared.items() if param.required and name not in given]
     wrong = [
@@ -73,6 +78,16 @@ def effective(declared: Mapping[str, Param], given: Mapping[str, JSON]) -> dict[
     ]
     if missing:
         wrong.insert(0, f"missing parameters: {', '.join(missing)}")
+    if declared and referenced is not None and not given.keys() <= declared.keys():
+        wrong += _unknown(given, {*declared, *referenced})
     if wrong:
         raise ParamsError("\n".join(wrong))
     return {**{name: param.default for name, param in declared.items()}, **given}
+
+
+def _unknown(given: Iterable[str], known: Collection[str]) -> list[str]:
+    unknown = islice((name for name in given if name not in known), MAX_FAULTS)
+    return [
+        f"{path_text(('params', name))}: the workflow has no such parameter{near(name, known)}"
+        for name in unknown
+    ]

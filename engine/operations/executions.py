@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from engine.errors import Conflict, NotFound
+from engine.model import parameters
 from engine.model.callbacks import Named, named
+from engine.model.graph import Graph
 from engine.model.json import JSON
 from engine.model.records import SavedWorkflow, WorkflowVersion
 from engine.model.run_defaults import FunctionOptions, RunDefaults
 from engine.model.workflow_graph import graph_of, workflow_key
+from engine.model.workflow_references import param_names
 from engine.model.workflows import Workflow, functions_named
 from engine.operations import submits
 from engine.operations.submits import Accepted, Key, Submission
@@ -81,12 +84,23 @@ def prepare(
     if not saved.is_enabled:
         raise Conflict(f"workflow {saved.name!r} is disabled; enable it before executing it")
     workflow = Workflow.from_json(saved.definition)
-    effective = workflow.effective_params(params)
-    key = workflow_key(saved.id)
-    graph = graph_of(workflow, effective, defaults=defaults, options=found.options, concurrency_key=key)
+    effective, graph = bind(workflow, params, workflow_key(saved.id), defaults, found.options)
     told = {"workflow_id": saved.id}
     checked = submits.check(replace(graph, tasks=tuple(replace(task, client=told) for task in graph.tasks)))
     return Start(saved, effective, Submission(checked, actor, None, idempotency), named(workflow), rerun_of)
+
+
+def bind(
+    workflow: Workflow,
+    params: Mapping[str, JSON],
+    key: str,
+    defaults: RunDefaults,
+    options: Mapping[str, FunctionOptions] | None = None,
+) -> tuple[dict[str, JSON], Graph]:
+    """The parameters of a run, and its graph with them put in. Raises `ParamsError`."""
+    effective = parameters.effective(workflow.params, params, param_names(workflow))
+    graph = graph_of(workflow, effective, defaults=defaults, options=options, concurrency_key=key)
+    return effective, graph
 
 
 def start_within(tx: Transaction, start: Start) -> Accepted:

@@ -9,11 +9,20 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
-from engine.errors import Conflict, EngineError, NotFound, StoreUnavailable
+from engine.errors import (
+    Conflict,
+    EngineError,
+    Fault,
+    NotFound,
+    ParamsError,
+    StoreUnavailable,
+    WorkflowError,
+)
 from engine.model.cron import Cron
 from engine.model.json import JSON
 from engine.model.records import SavedWorkflow
 from engine.model.schedules import Due, Overlap, ScheduleSpec, due
+from engine.model.workflow_graph import workflow_key
 from engine.model.workflows import Workflow
 from engine.operations import executions, runs
 from engine.operations.executions import find
@@ -128,12 +137,16 @@ def _delete(tx: Transaction, key: str) -> str:
 
 
 def follow(tx: Transaction, saved: SavedWorkflow, workflow: Workflow) -> None:
-    """Keep the schedule that a workflow's definition asks for, named like the workflow; forget it with it."""
+    """Keep the schedule that a workflow's definition asks for, named like the workflow; forget it with it.
+
+    Raises `WorkflowError` if none of its runs could start.
+    """
     found = store.find(tx, own_id(saved.id), locked=True)
     if workflow.cron is None:
         if found is not None:
             store.delete(tx, [found.id])
         return
+    _refuse_failing(tx, saved, workflow, None if found is None else found.params)
     spec = _zoned(tx, ScheduleSpec(saved.name, workflow.cron, workflow.timezone))
     if found is not None:
         kept = replace(
@@ -143,6 +156,15 @@ def follow(tx: Transaction, saved: SavedWorkflow, workflow: Workflow) -> None:
     else:
         now = store.now(tx)
         store.insert(tx, own_id(saved.id), saved.id, spec, now, _cron(spec, now).next(now))
+
+
+def _refuse_failing(tx: Transaction, saved: SavedWorkflow, workflow: Workflow, params: JSON) -> None:
+    try:
+        executions.bind(workflow, params or {}, workflow_key(saved.id), tx.run_defaults)
+    except ParamsError as error:
+        advice = "give defaults, or leave cron out and make a schedule with params"
+        told = "; ".join(str(error).splitlines())
+        raise WorkflowError([Fault(("cron",), f"its runs would fail: {told} ({advice})")]) from None
 
 
 def own_id(workflow_id: str) -> str:

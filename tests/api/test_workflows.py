@@ -248,7 +248,7 @@ async def test_what_did_not_succeed_runs_again_and_results_are_kept(service: Ser
 
 
 async def test_a_rerun_knows_the_run_before_it_and_may_change_parameters(service: Service) -> None:
-    await upload(service)
+    await upload(service, ORDERS.replace("params: {region: eu}", "params: {region: eu, day: 0}"))
     first = await execute(service, params={"region": "us", "day": 1})
     answer = await service.client.post(f"/api/v1/instances/{first}/rerun", json={"params": {"day": 2}})
     second = (await data(answer))["instance_id"]
@@ -269,6 +269,7 @@ async def test_execute_refuses_what_does_not_fit_and_starts_nothing(service: Ser
 
     assert "missing parameters: region" in await attempt()
     assert "expected string, got" in await attempt(params={"region": 5})
+    assert 'did you mean "region"?' in await attempt(params={"region": "us", "regoin": "us"})
     refused(await service.client.post("/api/v1/workflows/none/execute"), 404)
     refused(await service.client.post("/api/v1/workflows/orders/execute", content=b"["), 400)
     assert (await data(await service.client.get("/api/v1/instances")))["total"] == 0

@@ -290,7 +290,9 @@ def test_parameters_are_json_where_they_can_be_read_as_json(on: On) -> None:
         "workflow",
         "upload",
         "-",
-        text=other("any", ORDERS.replace("{region: eu, day", "{day")).replace("${region}", ""),
+        text=other(
+            "any", ORDERS.replace("params: {region: eu, day: {type: integer, default: 1}}", "")
+        ).replace("${region}", ""),
     )
     values = {
         "n": "3",
@@ -304,8 +306,7 @@ def test_parameters_are_json_where_they_can_be_read_as_json(on: On) -> None:
     }
     given = [word for name, text in values.items() for word in ("--params", f"{name}={text}")]
     assert params_of(on, *given) == {
-        **{"n": 3, "t": True, "s": "eu", "q": "3", "o": {"a": [1]}, "e": "", "x": "a=b", "f": "NaN"},
-        "day": 1,
+        **{"n": 3, "t": True, "s": "eu", "q": "3", "o": {"a": [1]}, "e": "", "x": "a=b", "f": "NaN"}
     }
     Path("day.yaml").write_text("day: 5\nwho: me\n")
     assert params_of(on, "--params-file", "day.yaml", "-p", "who=you") == {"day": 5, "who": "you"}

@@ -90,3 +90,9 @@ def test_a_limit_that_makes_no_sense_is_refused(limit: int) -> None:
 def test_a_wrong_expression_is_refused_at_once() -> None:
     with pytest.raises(InvalidInput, match="61"):
         ScheduleSpec("s", "61 * * * *")
+
+
+def test_params_of_a_schedule_can_be_stored() -> None:
+    for wrong in ({"q": object()}, {1: "x"}, {"q": float("nan")}):
+        with pytest.raises(InvalidInput, match="params of a schedule cannot be stored: "):
+            ScheduleSpec("s", "@hourly", params=wrong)

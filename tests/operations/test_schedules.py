@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.errors import Conflict, InvalidInput, NotFound
+from engine.errors import Conflict, InvalidInput, NotFound, ParamsError, WorkflowError
 from engine.model.parameters import Param
 from engine.model.schedules import CatchUp, Overlap, ScheduleSpec
 from engine.model.workflows import Workflow, WorkflowTask
@@ -242,3 +242,28 @@ def test_schedules_are_listed_by_whether_they_are_paused(database: Database) -> 
     do(schedules.pause(database, "other"))
     assert [found.name for found in do(schedules.list_schedules(database, is_paused=True))[1]] == ["other"]
     assert [found.name for found in do(schedules.list_schedules(database, is_paused=False))[1]] == ["hourly"]
+
+
+# --- runs that could never start
+
+
+def test_a_cron_whose_runs_would_fail_is_refused_with_its_workflow(database: Database) -> None:
+    day = {"day": Param(required=True)}
+    with pytest.raises(WorkflowError) as caught:
+        saved(database, cron="@daily", params=day)
+    assert str(caught.value) == (
+        "cron: its runs would fail: missing parameters: day "
+        "(give defaults, or leave cron out and make a schedule with params)"
+    )
+    saved(database, cron="@daily")
+    do(schedules.change(database, "nightly", {"params": {"day": "monday"}}))
+    saved(database, cron="@daily", params=day)
+    with pytest.raises(WorkflowError, match=r"params\.day: the workflow has no such parameter"):
+        saved(database, cron="@daily", params={"region": "eu"})
+
+
+def test_a_schedule_with_a_misspelt_parameter_is_refused(database: Database) -> None:
+    saved(database, params={"region": "eu"})
+    for params in ({"Region": "us"}, {"regoin": "us"}):
+        with pytest.raises(ParamsError, match='did you mean "region"'):
+            do(schedules.create(database, "nightly", ScheduleSpec("hourly", "@hourly", params=params)))
