@@ -255,12 +255,36 @@ def test_a_workflow_inside_another_adds_its_tasks() -> None:
         (lambda rows: [*rows], "cannot go through it"),
         (lambda rows: bool(rows.ready), "cannot ask whether it is true"),
         (lambda rows: len(rows), "cannot count it"),
+        (lambda rows: rows.region == "eu", "cannot compare it (`.options(when=…)` does"),
+        (lambda rows: "eu" != rows.region, "cannot compare it"),
+        (lambda rows: rows.count > 3, "cannot compare it"),
+        (lambda rows: rows.region in ("eu", "us"), "cannot compare it"),
+        (lambda rows: rows.region in {"eu", "us"}, "cannot look it up"),
+        (lambda rows: {"eu": 1}.get(rows.region), "cannot look it up"),
+        (lambda rows: "eu" in rows, "cannot ask what it holds"),
+        (lambda rows: rows.count + 1, "cannot calculate with it"),
+        (lambda rows: 1 - rows.count, "cannot calculate with it"),
+        (lambda rows: range(rows.count), "cannot calculate with it"),
         (lambda rows: rows[-1], "positions in a result count from 0"),
         (lambda rows: rows[1.5], "is a text or a position, got float"),
     ],
 )
 def test_a_result_cannot_be_looked_into(use: Callable[[Any], Any], message: str) -> None:
     assert message in refused(lambda: use(extract("2026-01-01")))  # type: ignore[arg-type]
+
+
+def test_a_parameter_cannot_be_matched() -> None:
+    @workflow
+    def chooses(region: str) -> None:
+        match region:
+            case "eu":
+                audit()
+            case _:
+                extract(date(2026, 1, 1))
+
+    with pytest.raises(GraphError, match=r"params\.region is only known when the workflow runs"):
+        chooses.definition()
+    assert [each.name for each in chooses("eu").tasks] == ["audit"]
 
 
 def test_a_handle_says_what_it_stands_for() -> None:
