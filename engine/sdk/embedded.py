@@ -55,7 +55,8 @@ class Engine(Workflows, Plugins):
     other processes notice what is submitted here when they next poll. Methods may be called from the loop
     that opened it.
 
-    Opening raises `ConfigError` (URL, executor, a file in use), `StoreUnavailable`, `SchemaMismatch`.
+    Opening raises `ConfigError` (URL, executor, a file in use), `StoreUnavailable`, `SchemaMismatch`, and
+    `Conflict` while it is open. Once closed it can be opened again.
     """
 
     def __init__(
@@ -96,13 +97,18 @@ class Engine(Workflows, Plugins):
         self._run_defaults = run_defaults or RunDefaults()
         self._pool_size = pool_size
         self._kinds: Kinds | None = None
+        self._is_in_use = False  # from the beginning of opening to the end of closing
         self._opened: tuple[Database, Watch] | None = None
         self._stack = AsyncExitStack()
 
     # --- life
 
     async def __aenter__(self) -> Self:
+        if self._is_in_use:
+            raise Conflict("the engine is already open")
         async with AsyncExitStack() as stack:
+            self._is_in_use = True
+            stack.callback(self._release)
             database = await asyncio.to_thread(self._open)
             stack.push_async_callback(asyncio.to_thread, database.close)
             watch = Watch(database)
@@ -214,6 +220,9 @@ class Engine(Workflows, Plugins):
 
     def _forget(self) -> None:
         self._opened = None
+
+    def _release(self) -> None:
+        self._is_in_use = False
 
     @property
     def _parts(self) -> tuple[Database, Watch]:

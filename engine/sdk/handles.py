@@ -62,7 +62,9 @@ class Handle:
     __contains__ = _refusing(f"ask what it holds ({_WHEN})")
     __hash__ = _refusing(f"look it up, or put it into a set ({_WHEN})")
     __add__ = __sub__ = __mul__ = __truediv__ = __floordiv__ = __mod__ = __pow__ = _refusing(_CALCULATE)
-    __radd__ = __rsub__ = __rmul__ = __rtruediv__ = __rfloordiv__ = __rmod__ = __rpow__ = _refusing(_CALCULATE)
+    __radd__ = __rsub__ = __rmul__ = __rtruediv__ = __rfloordiv__ = __rmod__ = __rpow__ = _refusing(
+        _CALCULATE
+    )
     __neg__ = __abs__ = __round__ = __int__ = __float__ = __index__ = _refusing(_CALCULATE)
 
 
