@@ -128,8 +128,8 @@ class SyncEngine:
         if threading.current_thread() is self._thread:
             call.close()
             raise Conflict(
-                "a task on the engine's own event loop cannot wait for it: make the task a plain `def`, which "
-                "has a thread of its own, or await the methods of an engine.Engine"
+                "a task on the engine's own event loop cannot wait for it: make the task a plain `def`, "
+                "which has a thread of its own, or await the methods of an engine.Engine"
             )
         answer = asyncio.run_coroutine_threadsafe(call, self._loop)
         try:

@@ -36,7 +36,7 @@ from engine.store import migrate
 from engine.store.database import Database
 from engine.store.dialects import parse_url
 from engine.telemetry import emit
-from engine.worker.options import WorkerOptions
+from engine.worker.options import WorkerOptions, check_count, queue_names
 from engine.worker.service import Worker
 
 DEFAULT_URL = "sqlite:///task-engine.db"
@@ -55,8 +55,9 @@ class Engine(Workflows, Plugins):
     other processes notice what is submitted here when they next poll. Methods may be called from the loop
     that opened it.
 
-    Opening raises `ConfigError` (URL, executor, a file in use), `StoreUnavailable`, `SchemaMismatch`, and
-    `Conflict` while it is open. Once closed it can be opened again.
+    Raises `ConfigError` for settings that cannot work. Opening raises `ConfigError` (URL, executor, a file in
+    use), `StoreUnavailable`, `SchemaMismatch`, and `Conflict` while it is open. It can be opened again
+    once it is closed.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class Engine(Workflows, Plugins):
         run_defaults: RunDefaults | None = None,
         pool_size: int = 4,
     ) -> None:
+        check_count("workers", workers, least=0)
+        check_count("pool_size", pool_size, least=1)
         self._url = url
         self._workers = workers
         self._executors = tuple(executors)
@@ -88,7 +91,7 @@ class Engine(Workflows, Plugins):
         self._bindings = bindings_of(plugin_bindings)
         self._unbound = self._bindings
         self._registry = registry
-        self._options = options or WorkerOptions(concurrency=concurrency, queues=tuple(queues))
+        self._options = options or WorkerOptions(concurrency=concurrency, queues=queue_names(queues))
         self._executor_settings = replace(
             executor_settings or ExecutorSettings(), threads=self._options.concurrency * max(workers, 1)
         )

@@ -11,7 +11,6 @@ from engine.errors import GraphError
 from engine.model.json import JSON
 from engine.model.placeholders import Reference, parse
 
-
 _WHEN = "`.options(when=…)` does, at the right time"
 _CALCULATE = "calculate with it (a task can, or `.options(when=…)`)"
 

@@ -256,7 +256,7 @@ def test_a_workflow_inside_another_adds_its_tasks() -> None:
         (lambda rows: bool(rows.ready), "cannot ask whether it is true"),
         (lambda rows: len(rows), "cannot count it"),
         (lambda rows: rows.region == "eu", "cannot compare it (`.options(when=…)` does"),
-        (lambda rows: "eu" != rows.region, "cannot compare it"),
+        (lambda rows: rows.region != "eu", "cannot compare it"),
         (lambda rows: rows.count > 3, "cannot compare it"),
         (lambda rows: rows.region in ("eu", "us"), "cannot compare it"),
         (lambda rows: rows.region in {"eu", "us"}, "cannot look it up"),

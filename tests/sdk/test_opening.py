@@ -84,3 +84,48 @@ def test_a_task_on_the_loop_of_a_blocking_engine_cannot_wait_for_it() -> None:
             "asks": "refused",
             "waits": 1,
         }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"concurrency": 0}, "concurrency is an integer, 1 or more, got 0"),
+        ({"concurrency": True}, "concurrency is an integer, 1 or more, got True"),
+        ({"concurrency": "4"}, "concurrency is an integer, 1 or more, got '4'"),
+        ({"queues": "gpu"}, "queues is a list of names, empty for every queue, got 'gpu'"),
+        ({"queues": [3]}, r"queues is a list of names, empty for every queue, got \[3\]"),
+        ({"queues": 3}, "queues is a list of names, empty for every queue, got 3"),
+        ({"queues": [""]}, "queues is a list of names"),
+    ],
+)
+def test_a_worker_that_could_not_work_is_refused(options: dict[str, Any], message: str) -> None:
+    for made in (engine.Engine, engine.SyncEngine, engine.WorkerOptions):
+        with pytest.raises(ConfigError, match=message):
+            made(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"poll_seconds": 0}, "poll_seconds is a number of seconds, more than 0, got 0"),
+        ({"lease_seconds": -1.0}, "lease_seconds is a number of seconds, more than 0, got -1.0"),
+        ({"sweep_seconds": float("nan")}, "sweep_seconds is a number of seconds, more than 0, got nan"),
+        ({"retention_seconds": float("inf")}, "retention_seconds is a number of seconds"),
+        ({"grace_seconds": -0.1}, "grace_seconds is a number of seconds, 0 or more, got -0.1"),
+        ({"beat_seconds": "5s"}, "beat_seconds is a number of seconds, more than 0, got '5s'"),
+        ({"lease_seconds": 9}, r"beat_seconds is at most half of lease_seconds \(9\), got 5"),
+    ],
+)
+def test_times_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        engine.WorkerOptions(**options)
+
+
+@pytest.mark.parametrize("option", [{"workers": -1}, {"workers": 1.5}, {"pool_size": 0}])
+def test_an_engine_counts_its_parts(option: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(option))} is an integer, . or more"):
+        engine.Engine("sqlite://", **option)
+
+
+def test_options_may_list_queues() -> None:
+    assert engine.WorkerOptions(queues=["a", "b"]).queues == ("a", "b")  # type: ignore[arg-type]
