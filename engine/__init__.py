@@ -110,10 +110,12 @@ def load_when_used(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` of a package that exports names of other modules, and modules of its own.
 
-    `homes` lists the names by the module that has them. Nothing is imported before it is asked for.
+    `homes` lists the names by the module that has them. Nothing is imported before it is asked for. The names
+    are its `__all__` as well, set where checkers of types, which could not tell them, do not look.
     """
     home_of = {name: home for home, names in homes.items() for name in names}
     own = vars(sys.modules[package])
+    own["__all__"] = [*modules, *home_of]
 
     def load(name: str) -> Any:
         if name in modules:
