@@ -11,7 +11,7 @@ from itertools import takewhile
 from engine.errors import InvalidInput
 from engine.model.cron import Cron
 from engine.model.graph import check_name
-from engine.model.json import JSON
+from engine.model.json import JSON, Unstorable, check_storable
 
 ON_TIME = timedelta(seconds=60)  # a time that is looked at later than this was missed
 MAX_CATCH_UP = 1_000
@@ -56,6 +56,10 @@ class ScheduleSpec:
         Cron.parse(self.expression, self.zone or "UTC")
         if not isinstance(self.params, Mapping | None):
             raise InvalidInput("params of a schedule are an object with their names as keys")
+        try:
+            check_storable(self.params)
+        except Unstorable as error:
+            raise InvalidInput(f"params of a schedule cannot be stored: {error}") from None
         self._choose("overlap", Overlap)
         self._choose("catch_up", CatchUp)
         if not 1 <= self.catch_up_limit <= MAX_CATCH_UP:
