@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -101,8 +102,8 @@ class Function:
             made = Options.of(**options)
         except (GraphError, ConfigError) as error:
             raise ConfigError(f"{where}: {error}") from None
-        if isinstance(required, str):
-            raise ConfigError(f"{where}: required is a list of names, got the text {required!r}")
+        if isinstance(required, str) or not isinstance(required, Iterable):
+            raise ConfigError(f"{where}: required is a list of names, got {required!r:.80}")
         return cls(
             name=name,
             call=call,
@@ -243,7 +244,8 @@ def _retry(retries: int, delay: float | timedelta | None) -> RetryPolicy:
 
 def _milliseconds(value: float | timedelta, what: str, least: int) -> int:
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not seconds * 1000 >= least:
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool) and math.isfinite(seconds)
+    if not is_number or seconds * 1000 < least:
         raise ConfigError(
             f"{what} is a number of seconds or a timedelta, at least {least} ms, got {value!r:.80}"
         )

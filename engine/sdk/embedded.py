@@ -23,11 +23,13 @@ from engine.model.plugins import KIND as PLUGIN
 from engine.model.plugins import Binding
 from engine.model.records import Event, LogLine, Run, SavedWorkflow, Task
 from engine.model.run_defaults import RunDefaults
+from engine.model.states import RunState, TaskState
 from engine.operations import functions as registrations
 from engine.operations import runs
 from engine.operations.submits import Accepted
 from engine.sdk.checks import Kinds
 from engine.sdk.opening import store_errors
+from engine.sdk.pages import check_page, check_states
 from engine.sdk.plugins import BindingLike, Plugins, bind, bindings_of, check_bindings, registry_of
 from engine.sdk.requests import SubmitMany, SubmitOne
 from engine.sdk.waiting import Watch
@@ -267,22 +269,33 @@ class Engine(Workflows, Plugins):
     async def list_runs(
         self, *, state: str | None = None, name: str | None = None, before: int | None = None, limit: int = 50
     ) -> list[Run]:
-        """Newest first; read on with `before` = id of the last one."""
+        """Newest first, 50 unless `limit` says otherwise; read on with `before` = id of the last one."""
+        check_page(limit)
+        check_states([state], RunState)
         return await runs.list_runs(self._database, state=state, name=name, before=before, limit=limit)
 
     async def tasks(
         self, run_id: int, *, state: str | None = None, after: int | None = None, limit: int = 1000
     ) -> list[Task]:
-        """Tasks of a run in the order of submission; read on with `after` = id of the last one."""
+        """Tasks of a run in the order of submission, the first 1000 unless `limit` says otherwise; read on
+        with `after` = id of the last one.
+        """
+        check_page(limit)
+        check_states([state], TaskState)
         return await runs.tasks(self._database, run_id, state=state, after=after, limit=limit)
 
     async def events(self, run_id: int, *, after: int = 0, limit: int = 1000) -> list[Event]:
-        """What happened, in order; read on with `after` = number of the last one."""
+        """What happened, in order, the first 1000 unless `limit` says otherwise; read on with `after` =
+        number of the last one.
+        """
+        check_page(limit)
         return await runs.events(self._database, run_id, after=after, limit=limit)
 
     async def logs(
         self, run_id: int, *, task_name: str | None = None, limit: int = 1000, offset: int = 0
     ) -> list[LogLine]:
+        """In order, the first 1000 lines unless `limit` says otherwise."""
+        check_page(limit, offset)
         return await runs.logs(self._database, run_id, task_name=task_name, limit=limit, offset=offset)
 
     async def wait(self, run_id: int, timeout: float | None = None) -> Run:
