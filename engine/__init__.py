@@ -97,6 +97,7 @@ if TYPE_CHECKING:
     from engine.sdk.contract import WorkflowEngine as WorkflowEngine
     from engine.sdk.embedded import Engine as Engine
     from engine.sdk.graphs import graph as graph
+    from engine.sdk.recording import add_task as add_task
     from engine.sdk.submit import execute as execute
     from engine.sdk.submit import submit as submit
     from engine.sdk.submit import submit_many as submit_many
@@ -241,6 +242,7 @@ _HOMES = {
     ),
     "engine.sdk.embedded": ("Engine",),
     "engine.sdk.graphs": ("graph",),
+    "engine.sdk.recording": ("add_task",),
     "engine.sdk.submit": (
         "execute",
         "submit",

@@ -13,9 +13,10 @@ from typing import Any
 from engine.errors import ConfigError, GraphError, InvalidArguments
 from engine.functions.context import BaseContext
 from engine.functions.signature import Signature, invalid
-from engine.model.graph import DEFAULT_QUEUE, TaskSpec, check_name, priority_level
+from engine.model.graph import DEFAULT_QUEUE, MAX_AT_MOST, Limit, TaskSpec, check_name, priority_level
 from engine.model.json import JSON
 from engine.model.retry import Backoff, RetryPolicy
+from engine.model.similar import near
 from engine.model.workflows import FUNCTION
 
 
@@ -34,6 +35,7 @@ class Options:
     timeout_ms: int | None = None
     queue: str = DEFAULT_QUEUE
     priority: int = 0
+    limits: tuple[Limit, ...] = ()
 
     @classmethod
     def of(
@@ -45,6 +47,7 @@ class Options:
         timeout: float | timedelta | None = None,
         queue: str = DEFAULT_QUEUE,
         priority: int | str = 0,
+        limits: Mapping[str, int] | None = None,
     ) -> Options:
         """From the words of `@task`. Raises `ConfigError`."""
         if retry is not None and (retries or retry_delay is not None):
@@ -52,10 +55,11 @@ class Options:
         try:
             check_name(queue, "queue")
             level = priority_level(priority)
+            held = _limits(limits or {})
         except GraphError as error:
             raise ConfigError(str(error)) from None
         timeout_ms = None if timeout is None else _milliseconds(timeout, "timeout", least=1)
-        return cls(retry or _retry(retries, retry_delay), timeout_ms, queue, level)
+        return cls(retry or _retry(retries, retry_delay), timeout_ms, queue, level, held)
 
     def but(self, **given: Any) -> Options:
         """These, except where `given` has words of `@task`: any about retrying replaces all about it."""
@@ -65,6 +69,7 @@ class Options:
             timeout_ms=changed.timeout_ms if "timeout" in given else self.timeout_ms,
             queue=changed.queue if "queue" in given else self.queue,
             priority=changed.priority if "priority" in given else self.priority,
+            limits=changed.limits if "limits" in given else self.limits,
         )
 
 
@@ -97,6 +102,7 @@ class Function:
             raise ConfigError(f"a task is made of a function, got {type(call).__name__}")
         name = name or str(getattr(call, "__name__", type(call).__name__))
         where = f'function "{name}" ({origin(call)})'
+        check_words(where, options, _WORDS)
         try:
             check_name(name, "its name")
             made = Options.of(**options)
@@ -179,6 +185,7 @@ class Function:
             "timeout_ms": options.timeout_ms,
             "queue": options.queue,
             "priority": options.priority,
+            "limits": options.limits,
             **fields,
         }
         return TaskSpec(
@@ -229,6 +236,26 @@ def _require_importable(call: Callable[..., Any], where: str) -> None:
             f"{where}: to run in a process it must be a function at the top of a module, so that the "
             "process can import it"
         )
+
+
+_WORDS = (*inspect.signature(Options.of).parameters, "name", "run_in", "required", "description")
+
+
+def check_words(where: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raises `ConfigError` for an option that is none."""
+    for word in given:
+        if word not in known:
+            raise ConfigError(f"{where}: there is no option {word!r}{near(word, known)}")
+
+
+def _limits(given: Mapping[str, int]) -> tuple[Limit, ...]:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"limits are numbers by name, as in {{'gpu': 2}}, got {given!r:.80}")
+    for key, at_most in given.items():
+        check_name(key, "limit")
+        if not isinstance(at_most, int) or isinstance(at_most, bool) or not 1 <= at_most <= MAX_AT_MOST:
+            raise ConfigError(f"limit {key!r} is an integer from 1 to {MAX_AT_MOST}, got {at_most!r:.80}")
+    return tuple(Limit(key, at_most) for key, at_most in given.items())
 
 
 def _retry(retries: int, delay: float | timedelta | None) -> RetryPolicy:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine.errors import ConfigError, GraphError
+from engine.errors import GraphError
 from engine.functions.context import Context
 from engine.functions.decorator import task
 from engine.model.graph import Rule
@@ -18,6 +18,7 @@ from engine.model.retry import Backoff, RetryPolicy
 from engine.model.workflow_rules import check
 from engine.model.workflows import UndoFunction, Workflow, WorkflowTask
 from engine.sdk.authoring import workflow
+from engine.sdk.recording import add_task
 
 
 @task
@@ -298,10 +299,20 @@ def test_a_handle_says_what_it_stands_for() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (lambda: transform(), "task \"transform\": missing a required argument: 'rows'"),
+        (lambda: transform(), 'task "transform": invalid params of function "transform": rows: missing'),
         (lambda: transform([], 3), 'task "transform": too many positional arguments'),
         (lambda: transform([3]), 'invalid params of function "transform": rows.0: Input should be'),
-        (lambda: audit.options(rule="maybe")(), "'maybe' is not a valid Rule"),
+        (lambda: audit.options(rule="maybe")(), "rule 'maybe' is not one of all_success, all_done"),
+        (lambda: audit.options(limits={"k": 0})(), "limit 'k' is an integer from 1 to"),
+        (lambda: audit.options(limits="k")(), "limits are numbers by name"),
+        (lambda: audit.options(callbacks=["audit"])(), "callbacks lists engine.Callback, or (state, task)"),
+        (lambda: audit.options(callbacks=[("fail", audit)])(), "callbacks[0].state: expected one of success"),
+        (lambda: audit.options(required="rows")(), "required_params: expected a list, got text 'rows'"),
+        (lambda: transform.options(result_mapping={"row": "r"})([]), 'row: unknown; did you mean "rows"'),
+        (lambda: add_task(WorkflowTask("a", params={"x": object()})), "params cannot be made into JSON"),
+        (lambda: add_task(WorkflowTask("a", depends_on=["gone"])), 'there is no task "gone" before it'),
+        (lambda: add_task(audit), "add_task takes a WorkflowTask or a RealtimeTask, got <task audit"),
+        (lambda: [add_task(WorkflowTask("a", kind="noop")) for _ in "xy"], 'two tasks of the name "a"'),
         (lambda: audit.options(after=["gone"])(), 'there is no task "gone" before it'),
         (lambda: audit.options(after=[3])(), "after lists results of calls"),
         (lambda: audit.options(when="${{ tasks.gone.result }}")(), 'there is no task "gone" before it'),
@@ -326,7 +337,7 @@ def test_a_result_of_another_workflow_is_refused() -> None:
 
 def test_what_a_workflow_cannot_keep_is_refused() -> None:
     retry = RetryPolicy(max_attempts=3, factor=3.0)
-    with pytest.raises(ConfigError, match='task "audit": a workflow keeps retries and retry_delay'):
+    with pytest.raises(GraphError, match='task "audit": a workflow keeps retries and retry_delay'):
         workflow(lambda: audit.options(retry=retry)())()
     fixed = RetryPolicy(max_attempts=3, backoff=Backoff.FIXED, initial_ms=7)
     [kept] = workflow(lambda: audit.options(retry=fixed)())().tasks
