@@ -50,6 +50,13 @@ class Handle:
     def __str__(self) -> str:
         return f"${{{{ {self._path} }}}}"
 
+    def __format__(self, form: str) -> str:
+        if form:
+            raise GraphError(
+                f"{self._path} is only known when the workflow runs; a task can write it as {form}"
+            )
+        return str(self)
+
     def __repr__(self) -> str:
         return f"<result {self._path}>"
 

@@ -266,6 +266,10 @@ def test_a_workflow_inside_another_adds_its_tasks() -> None:
         (lambda rows: rows.count + 1, "cannot calculate with it"),
         (lambda rows: 1 - rows.count, "cannot calculate with it"),
         (lambda rows: range(rows.count), "cannot calculate with it"),
+        (
+            lambda rows: f"{rows.count:.2f}",
+            "is only known when the workflow runs; a task can write it as .2f",
+        ),
         (lambda rows: rows[-1], "positions in a result count from 0"),
         (lambda rows: rows[1.5], "is a text or a position, got float"),
     ],
