@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, JsonValue, model_validator
 
 from engine.model.durations import format_ms, parse_ms
-from engine.model.graph import DEFAULT_QUEUE, MAX_PRIORITY, MIN_PRIORITY, Rule, priority_level
+from engine.model.graph import MAX_PRIORITY, MIN_PRIORITY, Rule, priority_level
 from engine.model.parameters import ParamType
 from engine.model.realtime import CollectorMode, Pressure, Protocol, RealtimeMode, RealtimeType
 from engine.model.shapes import echo
@@ -110,6 +110,17 @@ class JobIn(_Strict):
 _ANY_OF: list[JsonValue] = [{"required": [key]} for key in ("job_id", "func_key", "kind")]
 
 
+Level = Annotated[
+    int,
+    BeforeValidator(
+        _priority,
+        json_schema_input_type=Annotated[int, Field(ge=MIN_PRIORITY, le=MAX_PRIORITY)]
+        | Literal["low", "medium", "high", "urgent"],
+    ),
+]
+_UNLESS = "what the function says that is called, unless it is given"
+
+
 class TaskIn(_Strict):
     """Names a job, a function or another kind."""
 
@@ -125,17 +136,10 @@ class TaskIn(_Strict):
     rule: Annotated[Rule, _WORD] = Rule.ALL_SUCCESS
     condition: str | None = Field(None, description="CEL; the task is skipped unless it holds")
     timeout: Duration | None = Field(None, description="per attempt; 0s is the engine's default")
-    retry_count: Annotated[int, Field(ge=0, le=MAX_RETRIES)] = 0
+    retry_count: Annotated[int, Field(ge=0, le=MAX_RETRIES)] | None = Field(None, description=_UNLESS)
     retry_interval: Duration | None = Field(None, description="without it 1s, 2s, 4s …")
-    queue: str = DEFAULT_QUEUE
-    priority: Annotated[
-        int,
-        BeforeValidator(
-            _priority,
-            json_schema_input_type=Annotated[int, Field(ge=MIN_PRIORITY, le=MAX_PRIORITY)]
-            | Literal["low", "medium", "high", "urgent"],
-        ),
-    ] = 0
+    queue: str | None = Field(None, description=_UNLESS)
+    priority: Level | None = Field(None, description=_UNLESS)
     limits: Annotated[dict[str, int], BeforeValidator(_few)] = Field(
         {}, description="at most so many tasks that name the key run at once"
     )

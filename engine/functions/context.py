@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar, cast
 
-from engine.errors import AttemptInterrupted, Conflict, NotFound
+from engine.errors import AttemptInterrupted, Conflict, NotFound, PermanentError
 from engine.functions.given import Given
 from engine.functions.results import to_json
 from engine.model.graph import TaskSpec
@@ -21,6 +22,8 @@ from engine.model.outcomes import Outcome
 T = TypeVar("T")
 Write = Callable[[str, str], None]  # (stream, text)
 Ask = Callable[..., Any]  # (port, *arguments): see `Ports.ask`
+
+MAX_SECONDS = 1_000 * 365 * 86_400  # of a sleep or a wait: databases store times up to the year 9999
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class BaseContext(Given):
         self._services = {} if services is None else services
         self._logger: logging.Logger | None = None
         self._sleeps = 0
+        self._taken: dict[tuple[str, str], object] = {}  # names of steps and sleeps of this attempt
 
     def get_all_upstream_results(self) -> dict[str, JSON]:
         if self._upstream is None:
@@ -127,6 +131,24 @@ class BaseContext(Given):
         self._sleeps += name is None
         return name or f"sleep-{self._sleeps}"
 
+    @contextmanager
+    def _once(self, what: str, name: str) -> Iterator[None]:
+        """Take a name for this attempt. It is free again if what it stands for is not done.
+
+        Raises `PermanentError`: a second one would get what the first one has left.
+        """
+        key, token = (what, name), object()
+        if self._taken.setdefault(key, token) is not token:  # of threads, one is the first
+            raise PermanentError(
+                f"{what} {name!r} was taken already in this attempt: give each its own name, "
+                f"e.g. f{f'{name} {{i}}'!r}"
+            )
+        try:
+            yield
+        except BaseException:
+            del self._taken[key]
+            raise
+
 
 class AwaitableStopping(Stopping, Protocol):
     async def wait(self) -> None: ...
@@ -165,20 +187,24 @@ class Context(BaseContext):
         """What `call` returns, as JSON. Once it has, no later attempt calls it again.
 
         `call` may be `async`. If we die after it has returned and before that is saved, it is called again.
+        Each step of an attempt has its own name; one that has raised may be tried again.
         """
-        saved = await self._ask("step_result", name)
-        if saved is not None:
-            return saved.result
-        result = call(*args, **kwargs)
-        if inspect.isawaitable(result):
-            result = await result
-        result = to_json(result, f"the result of step {name!r}")
-        await self._ask("save_step", name, result)
-        return result
+        with self._once("step", name):
+            saved = await self._ask("step_result", name)
+            if saved is not None:
+                return saved.result
+            result = call(*args, **kwargs)
+            if inspect.isawaitable(result):
+                result = await result
+            result = to_json(result, f"the result of step {name!r}")
+            await self._ask("save_step", name, result)
+            return result
 
     async def sleep(self, seconds: float | timedelta, name: str | None = None) -> None:
-        """Sleep once: a later attempt sleeps only for what is left."""
-        await self._ask("sleep_until", self._sleep_name(name), _seconds(seconds))
+        """Sleep once: a later attempt sleeps only for what is left. Names are as those of steps."""
+        name, left = self._sleep_name(name), _seconds(seconds)
+        with self._once("sleep", name):
+            await self._ask("sleep_until", name, left)
 
     async def wait_for_signal(self, name: str, timeout: float | timedelta | None = None) -> JSON:
         """The payload of the next signal. Raises `TimeoutError` after `timeout` seconds."""
@@ -230,16 +256,19 @@ class SyncContext(BaseContext):
 
     def step(self, name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> JSON:
         """As `Context.step`."""
-        saved = self._ask("step_result", name)
-        if saved is not None:
-            return saved.result
-        result = to_json(call(*args, **kwargs), f"the result of step {name!r}")
-        self._ask("save_step", name, result)
-        return result
+        with self._once("step", name):
+            saved = self._ask("step_result", name)
+            if saved is not None:
+                return saved.result
+            result = to_json(call(*args, **kwargs), f"the result of step {name!r}")
+            self._ask("save_step", name, result)
+            return result
 
     def sleep(self, seconds: float | timedelta, name: str | None = None) -> None:
         """As `Context.sleep`."""
-        self._ask("sleep_until", self._sleep_name(name), _seconds(seconds))
+        name, left = self._sleep_name(name), _seconds(seconds)
+        with self._once("sleep", name):
+            self._ask("sleep_until", name, left)
 
     def wait_for_signal(self, name: str, timeout: float | timedelta | None = None) -> JSON:
         """As `Context.wait_for_signal`."""
@@ -264,4 +293,7 @@ class _LogHandler(logging.Handler):
 
 
 def _seconds(value: float | timedelta) -> float:
-    return value.total_seconds() if isinstance(value, timedelta) else float(value)
+    seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    if not -MAX_SECONDS <= seconds <= MAX_SECONDS:  # nan as well
+        raise PermanentError(f"a sleep or a wait is at most {MAX_SECONDS} seconds long, got {seconds:g}")
+    return seconds

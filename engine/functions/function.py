@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from engine.errors import ConfigError, GraphError, InvalidArguments
 from engine.functions.context import BaseContext
-from engine.functions.signature import Signature, invalid
+from engine.functions.signature import Signature, invalid, plain
 from engine.model.graph import DEFAULT_QUEUE, MAX_AT_MOST, Limit, TaskSpec, check_name, priority_level
 from engine.model.json import JSON
 from engine.model.retry import Backoff, RetryPolicy
+from engine.model.run_defaults import FunctionOptions
 from engine.model.similar import near
 from engine.model.workflows import FUNCTION
 
@@ -61,6 +65,15 @@ class Options:
         timeout_ms = None if timeout is None else _milliseconds(timeout, "timeout", least=1)
         return cls(retry or _retry(retries, retry_delay), timeout_ms, queue, level, held)
 
+    def said(self) -> FunctionOptions:
+        """Those that are not as they are when nothing is said."""
+        return FunctionOptions(
+            timeout_ms=self.timeout_ms,
+            retry=None if self.retry == RetryPolicy() else self.retry,
+            queue=None if self.queue == DEFAULT_QUEUE else self.queue,
+            priority=self.priority or None,
+        )
+
     def but(self, **given: Any) -> Options:
         """These, except where `given` has words of `@task`: any about retrying replaces all about it."""
         changed = Options.of(**given)
@@ -100,7 +113,8 @@ class Function:
         """`options` are those of `Options.of`. Raises `ConfigError`."""
         if not callable(call):
             raise ConfigError(f"a task is made of a function, got {type(call).__name__}")
-        name = name or str(getattr(call, "__name__", type(call).__name__))
+        written = call if hasattr(call, "__name__") else plain(call)  # a `partial` has none
+        name = name or str(getattr(written, "__name__", type(written).__name__))
         where = f'function "{name}" ({origin(call)})'
         check_words(where, options, _WORDS)
         try:
@@ -116,7 +130,7 @@ class Function:
             how=_how(call, run_in, where),
             signature=Signature.of(call, where),
             origin=origin(call),
-            description=inspect.getdoc(call) or "" if description is None else description,
+            description=inspect.getdoc(written) or "" if description is None else description,
             required=tuple(required),
             options=made,
         )
@@ -202,14 +216,14 @@ class Function:
 
 def origin(call: Callable[..., Any]) -> str:
     """`package.module.name, file:line`, as far as it can be told."""
-    plain = inspect.unwrap(call)
-    name = f"{getattr(plain, '__module__', '?')}.{getattr(plain, '__qualname__', type(plain).__name__)}"
-    code = getattr(plain, "__code__", None)
+    written = plain(call)
+    name = f"{getattr(written, '__module__', '?')}.{getattr(written, '__qualname__', type(written).__name__)}"
+    code = getattr(written, "__code__", None)
     return f"{name}, {code.co_filename}:{code.co_firstlineno}" if code else name
 
 
 def _how(call: Callable[..., Any], run_in: str | None, where: str) -> How:
-    called = call if inspect.isroutine(call) else getattr(call, "__call__", call)  # noqa: B004 - of an object
+    called = _called(call)
     if inspect.isasyncgenfunction(called) and run_in in (None, How.STREAM):
         return How.STREAM
     if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
@@ -229,13 +243,29 @@ def _how(call: Callable[..., Any], run_in: str | None, where: str) -> How:
     return How.THREAD
 
 
+def _called(call: Callable[..., Any]) -> Callable[..., Any]:
+    if isinstance(call, partial):
+        return _called(call.func)
+    return call if inspect.isroutine(call) else getattr(call, "__call__", call)  # noqa: B004 - of an object
+
+
 def _require_importable(call: Callable[..., Any], where: str) -> None:
-    name = getattr(call, "__qualname__", "<object>")
-    if "<" in name:
+    # Whatever name it was given later, its code knows where it was written.
+    written = getattr(getattr(plain(call), "__code__", None), "co_qualname", "")
+    is_bound = inspect.ismethod(call) and not isinstance(call.__self__, type)
+    if isinstance(call, partial) or is_bound or "<" in written + getattr(call, "__qualname__", "<object>"):
         raise ConfigError(
             f"{where}: to run in a process it must be a function at the top of a module, so that the "
-            "process can import it"
+            "process can import it (a decorator keeps to that with functools.wraps)"
         )
+    program = sys.modules.get("__main__")
+    if call.__module__ == "__main__" and getattr(program, "__spec__", None) is None:
+        file = getattr(program, "__file__", None)
+        if file is None or not os.path.exists(file):
+            raise ConfigError(
+                f"{where}: to run in a process it must be in a file, so that the process can import it; this "
+                "program was typed in"
+            )
 
 
 _WORDS = (*inspect.signature(Options.of).parameters, "name", "run_in", "required", "description")

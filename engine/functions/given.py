@@ -83,9 +83,11 @@ class Given:
     # --- results of sub-tasks, which the task that added them carries
 
     def get_sub_task_results(self, task: str | None = None) -> list[SubTaskResult]:
-        """Of one direct dependency, or of all."""
+        """Of one direct dependency, or of all; also of one that failed because of them."""
         upstream = self.get_all_upstream_results()
-        return sub_task_results(upstream.values() if task is None else [upstream.get(task)])
+        failed = upstream.failed if isinstance(upstream, Results) else {}
+        every = {**upstream, **failed}
+        return sub_task_results(every.values() if task is None else [every.get(task)])
 
     def get_successful_sub_task_results(self, task: str | None = None) -> list[SubTaskResult]:
         return [each for each in self.get_sub_task_results(task) if each.has_succeeded]

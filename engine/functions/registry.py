@@ -59,6 +59,7 @@ class FunctionRegistry:
                 "run_in": function.how.value,
                 "origin": function.origin,
                 "params": function.schema(),
+                "options": function.options.said().to_json() or None,
             }
             for function in self
         ]

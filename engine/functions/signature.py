@@ -6,10 +6,13 @@ import difflib
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NotRequired, get_args, get_type_hints
+from functools import partial
+from types import SimpleNamespace
+from typing import Annotated, Any, NotRequired, get_args, get_origin, get_type_hints
 
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails, PydanticSerializationError, to_jsonable_python
+from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticSerializationError, to_json, to_jsonable_python
 from typing_extensions import TypedDict
 
 from engine.errors import ConfigError, InvalidArguments
@@ -48,7 +51,7 @@ class Signature:
         }
         extra = next((name for name, each in parameters.items() if each.kind is each.VAR_KEYWORD), None)
         takes_any = extra is not None or (context is not None and not named)
-        types = {name: hints.get(name, Any) for name in named}
+        types = {name: _typed(hints.get(name, Any), each.default) for name, each in named.items()}
         return cls(
             context=context,
             names=tuple(named),
@@ -65,7 +68,7 @@ class Signature:
         Raises `InvalidArguments`.
         """
         try:
-            filled = self.adapter.validate_python(dict(params))
+            filled = self._validated(dict(params))
         except ValidationError as error:
             problems = [self._problem(each) for each in error.errors(include_url=False)]
             raise invalid(problems) from None
@@ -84,7 +87,7 @@ class Signature:
             unknown = [name for name in come if name not in self.names]
             found += ({"path": name, "message": f"unknown{_near(name, self.names)}"} for name in unknown)
         try:
-            self.adapter.validate_python(known)
+            self._validated(known)
         except ValidationError as error:
             found += (
                 self._problem(each)
@@ -92,6 +95,18 @@ class Signature:
                 if each["type"] != "missing" or each["loc"] not in {(name,) for name in (*come, *later)}
             )
         return found
+
+    def _validated(self, params: dict[str, JSON]) -> dict[str, Any]:
+        try:
+            return self.adapter.validate_python(params)
+        except ValidationError as error:
+            try:
+                document = to_json(params)
+            except ValueError:  # no JSON: whoever stores it says so
+                raise error from None
+        # Only here do strict types take a text for a date, a list for a set. Not at first: it is slower, and
+        # chooses otherwise between the types of a union.
+        return self.adapter.validate_json(document)
 
     def schema(self) -> dict[str, Any]:
         """JSON Schema of the parameters."""
@@ -120,6 +135,12 @@ def invalid(problems: list[dict[str, str]], intro: str = "invalid params") -> In
     return InvalidArguments(f"{intro}: {'; '.join([*told, *more])}", tuple(problems))
 
 
+def plain(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as it was written, below decorators and `partial`."""
+    inner = inspect.unwrap(call)
+    return plain(inner.func) if isinstance(inner, partial) else inner
+
+
 def _near(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name[:100], known, n=1)
     if close:
@@ -130,7 +151,7 @@ def _near(name: str, known: Iterable[str]) -> str:
 def _read(call: Callable[..., Any], where: str) -> tuple[Mapping[str, inspect.Parameter], dict[str, Any]]:
     try:
         parameters = inspect.signature(call).parameters
-        hints = get_type_hints(inspect.unwrap(call) if inspect.isroutine(call) else type(call).__call__)
+        hints = _hints(plain(call))
     except (NameError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{where}: its signature cannot be read: {error}; annotations must be names that are known at "
@@ -142,6 +163,16 @@ def _read(call: Callable[..., Any], where: str) -> tuple[Mapping[str, inspect.Pa
     return parameters, hints
 
 
+def _hints(call: Callable[..., Any]) -> dict[str, Any]:
+    """Of its arguments. What it returns may have a type that only type checkers know."""
+    function = call if inspect.isroutine(call) else type(call).__call__
+    written = getattr(function, "__annotations__", {})
+    arguments = {name: hint for name, hint in written.items() if name != "return"}
+    type_params = getattr(function, "__type_params__", ())
+    holder = SimpleNamespace(__annotations__=arguments, __wrapped__=function, __type_params__=type_params)
+    return get_type_hints(holder, include_extras=True)
+
+
 def _context(parameters: Mapping[str, inspect.Parameter], hints: Mapping[str, Any], where: str) -> str | None:
     found = [name for name in parameters if _is_context(name, hints.get(name, _NONE))]
     if len(found) > 1:
@@ -150,31 +181,61 @@ def _context(parameters: Mapping[str, inspect.Parameter], hints: Mapping[str, An
 
 
 def _is_context(name: str, hint: Any) -> bool:
-    if hint is _NONE:
-        return name in CONTEXT_NAMES
-    return any(isinstance(kind, type) and issubclass(kind, BaseContext) for kind in (hint, *get_args(hint)))
+    return name in CONTEXT_NAMES if hint is _NONE else _holds_context(hint)
+
+
+def _holds_context(hint: Any) -> bool:
+    """Also `Annotated[Context | None, …]`."""
+    if isinstance(hint, type) and issubclass(hint, BaseContext):
+        return True
+    return any(map(_holds_context, get_args(hint)))
 
 
 _NONE = object()
+
+
+def _typed(hint: Any, default: Any) -> Any:
+    """With what `Field(…)` says, be it in the annotation or instead of a default."""
+    if isinstance(default, FieldInfo):
+        return Annotated[hint, default]
+    if default is not inspect.Parameter.empty and not FieldInfo.from_annotation(hint).is_required():
+        return Annotated[hint, Field(default=default)]  # the nearer one counts
+    return hint
 
 
 def _adapter(
     types: Mapping[str, Any], named: Mapping[str, inspect.Parameter], extra: Any, where: str
 ) -> TypeAdapter[dict[str, Any]]:
     # A TypedDict, since a model could not have arguments called `copy` or `_x`.
-    optional = {name for name, parameter in named.items() if parameter.default is not parameter.empty}
-    fields = {name: NotRequired[kind] if name in optional else kind for name, kind in types.items()}
+    fields = {
+        name: NotRequired[kind] if _is_optional(kind, named[name].default) else kind
+        for name, kind in types.items()
+    }
     more = {} if extra is None else {"extra_items": extra}
     make: Any = TypedDict
     arguments = make("Arguments", fields, **more)
     if extra is None:
         arguments.__pydantic_config__ = ConfigDict(extra="forbid")
+    for name, kind in types.items():
+        _refuse_alias(name, kind, where)
     try:
         return TypeAdapter(arguments)
     except PydanticUserError as error:  # of a type that JSON cannot give
         for name, kind in types.items():
             _require_json(name, kind, where)
         raise ConfigError(f"{where}: {error.message.splitlines()[0]}") from None
+
+
+def _is_optional(kind: Any, default: Any) -> bool:
+    if default is inspect.Parameter.empty or isinstance(default, FieldInfo):
+        return not FieldInfo.from_annotation(kind).is_required()
+    return True
+
+
+def _refuse_alias(name: str, kind: Any, where: str) -> None:
+    alias = FieldInfo.from_annotation(kind).validation_alias
+    if alias is not None:
+        raise ConfigError(f"{where}: argument {name} has an alias, {alias!r}; it is given by its own name")
 
 
 def _require_json(name: str, kind: Any, where: str) -> None:
@@ -192,12 +253,14 @@ def _shown(annotation: Any, hint: Any) -> str:
         return "any JSON"
     if isinstance(annotation, str):  # `from __future__ import annotations`
         return annotation
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
 
 
 def _defaults(named: Mapping[str, inspect.Parameter]) -> Iterable[tuple[str, JSON]]:
     for name, parameter in named.items():
-        if parameter.default is not parameter.empty:
+        if parameter.default is not parameter.empty and not isinstance(parameter.default, FieldInfo):
             try:
                 yield name, to_jsonable_python(parameter.default)
             except (PydanticSerializationError, ValueError):

@@ -35,12 +35,13 @@ class Reach(StrEnum):
 
 
 class Rule(StrEnum):
-    """When a task settles, given how its upstream tasks ended."""
+    """When a task settles, given how its upstream tasks ended. One that was skipped because of a failure
+    counts as failed."""
 
     ALL_SUCCESS = "all_success"  # run when every upstream succeeded; skip as soon as one did not
     ALL_DONE = "all_done"  # run when every upstream is final, whatever happened to them
     ONE_FAILED = "one_failed"  # run as soon as one upstream failed; skip if all ended without a failure
-    NONE_FAILED = "none_failed"  # run when every upstream is final and none failed; skipped ones are fine
+    NONE_FAILED = "none_failed"  # run when every upstream is final and none failed; others may be skipped
     ALWAYS = "always"  # another name for all_done; reads better on clean-up tasks
 
 

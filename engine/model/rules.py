@@ -11,8 +11,9 @@ from engine.model.states import Move
 def settle(rule: Rule, *, waiting_on: int, failed_on: int, skipped_on: int) -> Move | None:
     """The move that is due, or None while the task has to wait.
 
-    `waiting_on` upstreams are not final yet; `failed_on` failed; `skipped_on` were skipped or cancelled,
-    or succeeded on a branch that the edge's condition does not take.
+    `waiting_on` upstreams are not final yet; `failed_on` failed, or were skipped below one that did;
+    `skipped_on` were skipped for another reason or cancelled, or succeeded on a branch that the edge's
+    condition does not take.
     """
     match rule:
         case Rule.ALL_SUCCESS:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
+
+from engine.model.retry import RetryPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,3 +22,31 @@ class RunDefaults:
     retry_delay_ms: int = 1_000
     max_retry_delay_ms: int = 5_000
     timezone: str = "UTC"
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionOptions:
+    """What a function says about tasks that call it; None where it says nothing."""
+
+    timeout_ms: int | None = None
+    retry: RetryPolicy | None = None
+    queue: str | None = None
+    priority: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        retry = None if self.retry is None else self.retry.to_json()
+        every = {
+            "timeout_ms": self.timeout_ms,
+            "retry": retry,
+            "queue": self.queue,
+            "priority": self.priority,
+        }
+        return {name: value for name, value in every.items() if value is not None}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        retry = document.get("retry")
+        return cls(**{**document, "retry": None if retry is None else RetryPolicy.from_json(retry)})
+
+
+NO_OPTIONS = FunctionOptions()

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from engine.model.json import JSON
 
 
-class Results(dict[str, JSON]):
-    """By task name, in the order of submission. `names` are those of the tasks by id, as text."""
+class Result(NamedTuple):
+    """Of a task that is over."""
 
-    def __init__(self, found: Iterable[tuple[int, str, JSON]] = ()) -> None:
+    task_id: int
+    name: str
+    result: JSON
+    has_succeeded: bool = True
+
+
+class Results(dict[str, JSON]):
+    """Of those that succeeded, by task name, in the order of submission. `names` are those of the tasks by
+    id, as text; `failed` what others have nevertheless: a sum of their sub-tasks."""
+
+    def __init__(self, found: Iterable[Result] = ()) -> None:
         rows = list(found)
-        super().__init__((name, result) for _, name, result in rows)
-        self.names = {str(task_id): name for task_id, name, _ in rows}
+        super().__init__((row.name, row.result) for row in rows if row.has_succeeded)
+        self.failed = {row.name: row.result for row in rows if not row.has_succeeded}
+        self.names = {str(row.task_id): row.name for row in rows}

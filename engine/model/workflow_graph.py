@@ -9,20 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.errors import Fault, ParamsError, WorkflowError, path_text
 from engine.model import shapes
-from engine.model.graph import Compensation, Dependency, Graph, Limit, TaskSpec
+from engine.model.graph import DEFAULT_QUEUE, Compensation, Dependency, Graph, Limit, TaskSpec
 from engine.model.inputs import Inputs
 from engine.model.json import JSON
 from engine.model.placeholders import BadPlaceholder, Bound, Path, Pending, bind, missing_text, text_of
 from engine.model.realtime import RealtimeMode, RealtimeTask
 from engine.model.retry import Backoff, RetryPolicy
-from engine.model.run_defaults import RunDefaults
+from engine.model.run_defaults import NO_OPTIONS, FunctionOptions, RunDefaults
 from engine.model.workflows import FUNCTION, Workflow, WorkflowTask
 
 REALTIME = "realtime"
+T = TypeVar("T")
 _NO_FAULT = 2**31 - 1  # crashes: what runs for months meets many, and goes on with another worker each time
 _DEFAULTS = RunDefaults()
 
@@ -32,17 +33,19 @@ def graph_of(
     params: Mapping[str, JSON] | None = None,
     *,
     defaults: RunDefaults = _DEFAULTS,
+    options: Mapping[str, FunctionOptions] | None = None,
     concurrency_key: str | None = None,
 ) -> Graph:
-    """The graph of a valid workflow; `params` are the effective ones. A workflow without tasks has an empty
-    graph, which `model.graph.plan` refuses: such a run has nothing to do.
+    """The graph of a valid workflow; `params` are the effective ones, `options` those of its functions by
+    name. A workflow without tasks has an empty graph, which `model.graph.plan` refuses: such a run has
+    nothing to do.
 
     If the workflow has a `max_concurrent_task`, every task carries it as the limit `concurrency_key`. Raises
     `ParamsError` that tells all parameters that are missing, each with its first place.
     """
     most = workflow.max_concurrent_task
     own = () if concurrency_key is None or most is None else (Limit(concurrency_key, most),)
-    return _Translation(params or {}, defaults, own).graph(workflow)
+    return _Translation(params or {}, defaults, options or {}, own).graph(workflow)
 
 
 def workflow_key(workflow_id: str) -> str:
@@ -59,8 +62,22 @@ def bounded(spec: TaskSpec, timeout_ms: int | None) -> TaskSpec:
     return replace(spec, timeout_ms=timeout_ms) if spec.timeout_ms is None else spec
 
 
-def retry_policy(count: int, interval_ms: int | None, defaults: RunDefaults = _DEFAULTS) -> RetryPolicy:
-    """`count` attempts more, each after the same wait or after 1 s, 2 s, 4 s … (contract section 5.2)."""
+def retry_policy(
+    count: int | None,
+    interval_ms: int | None,
+    defaults: RunDefaults = _DEFAULTS,
+    own: RetryPolicy | None = None,
+) -> RetryPolicy:
+    """`count` attempts more, each after the same wait or after 1 s, 2 s, 4 s … (contract section 5.2).
+
+    Without a count it is as `own`, what the function says, and as the engine has it without that.
+    """
+    if count is None and own is not None:
+        if interval_ms is None and own != RetryPolicy(max_attempts=own.max_attempts):
+            return own
+        count = own.max_attempts - 1
+    if count is None:
+        count = defaults.retry_count
     if not count:
         return RetryPolicy()
     if interval_ms is not None:
@@ -77,10 +94,12 @@ class _Translation:
         self,
         params: Mapping[str, JSON],
         defaults: RunDefaults,
+        options: Mapping[str, FunctionOptions],
         limits: tuple[Limit, ...],
     ) -> None:
         self._params = params
         self._defaults = defaults
+        self._options = options
         self._limits = limits
         self._tolerance = 0.0
         self._missing: dict[str, str] = {}
@@ -117,24 +136,26 @@ class _Translation:
     def _spec(self, path: Path, task: WorkflowTask) -> TaskSpec:
         bound = self._bound((*path, "params"), task.params)
         calls = task.kind == FUNCTION
-        timeout_ms = self._defaults.timeout_ms if task.timeout_ms is None else task.timeout_ms
-        retry = retry_policy(
-            task.retry_count or self._defaults.retry_count, task.retry_interval_ms, self._defaults
-        )
+        own = self._own(task.function)
+        timeout_ms = _first(task.timeout_ms, own.timeout_ms, self._defaults.timeout_ms)
+        retry = retry_policy(task.retry_count, task.retry_interval_ms, self._defaults, own.retry)
         return TaskSpec(
             name=task.name,
             kind=task.kind,
             params=_call(task.function, bound.value) if calls else bound.value,
             depends_on=tuple(map(Dependency, task.depends_on)),
             rule=task.rule,
-            queue=task.queue,
-            priority=task.priority,
+            queue=_first(task.queue, own.queue, DEFAULT_QUEUE),
+            priority=_first(task.priority, own.priority, 0),
             timeout_ms=timeout_ms,
             retry=retry,
             inputs=self._inputs(task, bound, ("params",) if calls else ()).to_json(),
             compensation=self._compensation(path, task, timeout_ms, retry),
             limits=self._limits_of(path, task),
         )
+
+    def _own(self, function: str | None) -> FunctionOptions:
+        return NO_OPTIONS if function is None else self._options.get(function, NO_OPTIONS)
 
     def _inputs(self, task: WorkflowTask, bound: Bound, at: Path) -> Inputs:
         looks = bool(task.required_params or task.result_mapping)
@@ -159,7 +180,11 @@ class _Translation:
         if undo is None:
             return None
         bound = self._bound((*path, "compensation", "params"), undo.params)
-        return Compensation(FUNCTION, _call(undo.function, bound.value), timeout_ms, retry)
+        own = self._own(undo.function)
+        if own.retry is not None:
+            retry = retry_policy(None, None, self._defaults, own.retry)
+        call = _call(undo.function, bound.value)
+        return Compensation(FUNCTION, call, _first(own.timeout_ms, timeout_ms), retry)
 
     def _realtime_spec(self, path: Path, task: RealtimeTask) -> TaskSpec:
         bound = self._bound((*path, "params"), task.params)
@@ -176,6 +201,11 @@ class _Translation:
             limits=self._limits,
         )
         return bounded(spec, self._defaults.timeout_ms)
+
+
+def _first(*given: T | None) -> T:
+    """The first that is not None; the last one never is."""
+    return next(value for value in given if value is not None)
 
 
 def _call(function: str | None, params: JSON) -> dict[str, Any]:

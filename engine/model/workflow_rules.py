@@ -167,7 +167,8 @@ def _each_task(task: WorkflowTask | RealtimeTask, checks: Checks) -> Iterator[Fa
     yield from _text(("description",), task.description)
     yield from _json(("params",), task.params)
     yield from _timeout(task.timeout_ms, checks.max_timeout_ms)
-    yield from _range(("retry_count",), task.retry_count, 0, MAX_RETRIES)
+    if task.retry_count is not None:
+        yield from _range(("retry_count",), task.retry_count, 0, MAX_RETRIES)
     for path, name in _functions(task):
         yield from _function(path, name, checks)
     if isinstance(task, RealtimeTask):
@@ -184,8 +185,10 @@ def _ordinary(task: WorkflowTask, checks: Checks) -> Iterator[Fault]:
             yield Fault(("condition",), "is blank")
     if task.retry_interval_ms is not None:
         yield from _range(("retry_interval_ms",), task.retry_interval_ms, 0, MAX_MS)
-    yield from _range(("priority",), task.priority, MIN_PRIORITY, MAX_PRIORITY)
-    yield from _name(("queue",), task.queue, "queue")
+    if task.priority is not None:
+        yield from _range(("priority",), task.priority, MIN_PRIORITY, MAX_PRIORITY)
+    if task.queue is not None:
+        yield from _name(("queue",), task.queue, "queue")
     if len(task.limits) >= MAX_LIMITS:  # one is the workflow's own
         yield Fault(("limits",), f"has {len(task.limits)} limits, at most {MAX_LIMITS - 1} are possible")
     for key, at_most in task.limits.items():

@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.errors import Fault, WorkflowError
 from engine.model import parameters, shapes
-from engine.model.graph import DEFAULT_QUEUE, PRIORITY_LEVELS, Priority, Rule
+from engine.model.graph import PRIORITY_LEVELS, Priority, Rule
 from engine.model.json import JSON
 from engine.model.parameters import Param
 from engine.model.realtime import RealtimeTask
@@ -65,11 +65,12 @@ class WorkflowTask:
     depends_on: Sequence[str] = ()
     rule: Rule = Rule.ALL_SUCCESS
     condition: str | None = None  # CEL; the task is skipped unless it holds
-    timeout_ms: int | None = None  # None: the engine's default
-    retry_count: int = 0  # attempts besides the first
-    retry_interval_ms: int | None = None  # None: 1 s, 2 s, 4 s …
-    queue: str = DEFAULT_QUEUE
-    priority: int = 0
+    # If one of these is None, it is what the function that is called says, or else the engine.
+    timeout_ms: int | None = None
+    retry_count: int | None = None  # attempts besides the first
+    retry_interval_ms: int | None = None  # of the engine: 1 s, 2 s, 4 s …
+    queue: str | None = None
+    priority: int | None = None
     limits: Mapping[str, int] = field(default_factory=dict)  # at most so many tasks of a key run at once
     required_params: Sequence[str] = ()
     result_mapping: Mapping[str, str] = field(default_factory=dict)  # parameter -> field of a result
@@ -133,3 +134,10 @@ class Workflow:
         if workflow is None:
             raise WorkflowError(faults)
         return workflow
+
+
+def functions_named(definition: JSON) -> set[str]:
+    """What the tasks of a stored definition and their compensations call."""
+    tasks = definition.get("tasks", []) if isinstance(definition, Mapping) else []
+    calls = (call for task in tasks for call in (task, task.get("compensation") or {}))
+    return {call["function"] for call in calls if call.get("function")}

@@ -10,12 +10,12 @@ from engine.errors import Conflict, InvalidInput, NotFound
 from engine.model.callbacks import Named, named
 from engine.model.json import JSON
 from engine.model.records import SavedWorkflow, WorkflowVersion
-from engine.model.run_defaults import RunDefaults
+from engine.model.run_defaults import FunctionOptions, RunDefaults
 from engine.model.workflow_graph import graph_of, workflow_key
-from engine.model.workflows import Workflow
+from engine.model.workflows import Workflow, functions_named
 from engine.operations import submits
 from engine.operations.submits import Accepted, Key, Submission
-from engine.store import plugins, relays
+from engine.store import functions, plugins, relays
 from engine.store import workflows as store
 from engine.store.database import Database, Transaction
 
@@ -34,9 +34,8 @@ async def execute(
 
     Raises `NotFound`, `Conflict` if it is disabled, and `InvalidInput` for parameters that do not fit.
     """
-    saved = await database.read(to_start, key, version)
     start = prepare(
-        saved,
+        await database.read(to_start, key, version),
         params or {},
         actor=actor,
         defaults=database.run_defaults,
@@ -44,6 +43,14 @@ async def execute(
         rerun_of=rerun_of,
     )
     return await database.run(start_within, start, actor=actor)
+
+
+@dataclass(frozen=True, slots=True)
+class Startable:
+    """A version, and what its functions say about tasks that call them now."""
+
+    saved: WorkflowVersion
+    options: Mapping[str, FunctionOptions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,7 @@ class Start:
 
 
 def prepare(
-    saved: WorkflowVersion,
+    found: Startable,
     params: Mapping[str, JSON],
     *,
     actor: str,
@@ -70,11 +77,13 @@ def prepare(
 
     `defaults` hold for tasks that say nothing themselves: those of the database or of the transaction.
     """
+    saved = found.saved
     if not saved.is_enabled:
         raise Conflict(f"workflow {saved.name!r} is disabled; enable it before executing it")
     workflow = Workflow.from_json(saved.definition)
     effective = workflow.effective_params(params)
-    graph = graph_of(workflow, effective, defaults=defaults, concurrency_key=workflow_key(saved.id))
+    key = workflow_key(saved.id)
+    graph = graph_of(workflow, effective, defaults=defaults, options=found.options, concurrency_key=key)
     told = {"workflow_id": saved.id}
     checked = submits.check(replace(graph, tasks=tuple(replace(task, client=told) for task in graph.tasks)))
     return Start(saved, effective, Submission(checked, actor, None, idempotency), named(workflow), rerun_of)
@@ -114,9 +123,11 @@ def find(tx: Transaction, key: str, version: int | None = None) -> SavedWorkflow
     return store.find(tx, _text(key), version) or _missing(key, version)
 
 
-def to_start(tx: Transaction, key: str, version: int | None = None) -> WorkflowVersion:
+def to_start(tx: Transaction, key: str, version: int | None = None) -> Startable:
     """As `find`, also on a connection that is not ours."""
-    return store.find_version(tx, _text(key), version) or _missing(key, version)
+    saved = store.find_version(tx, _text(key), version) or _missing(key, version)
+    names = functions_named(saved.definition)
+    return Startable(saved, functions.options(tx, names) if names else {})
 
 
 def _text(key: str) -> str:

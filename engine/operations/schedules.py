@@ -38,7 +38,7 @@ async def create(database: Database, workflow: str, spec: ScheduleSpec, *, actor
 
 def _create(tx: Transaction, workflow: str, spec: ScheduleSpec) -> Schedule:
     saved, spec = find(tx, workflow), _zoned(tx, spec)
-    _prepare(tx, saved, spec.params, ACTOR)  # it fails here rather than at night
+    _prepare(tx, saved.id, spec.params, ACTOR)  # it fails here rather than at night
     schedule_id, now = f"sch-{secrets.token_hex(6)}", store.now(tx)
     store.insert(tx, schedule_id, saved.id, spec, now, _cron(spec, now).next(now))
     return _get(tx, schedule_id)
@@ -79,7 +79,7 @@ def _change(tx: Transaction, key: str, changes: Mapping[str, Any], is_paused: bo
     if changes:
         spec = replace(_spec(found), **changes)
         if "params" in changes:
-            _prepare(tx, find(tx, found.workflow_id), spec.params, ACTOR)
+            _prepare(tx, found.workflow_id, spec.params, ACTOR)
         _update(tx, found.id, spec)
     if is_paused is not None:
         (_pause if is_paused else _resume)(tx, found.id)
@@ -231,7 +231,7 @@ async def trigger(database: Database, key: str, *, actor: str = "local") -> Acce
 
 def _trigger(tx: Transaction, key: str) -> Accepted:
     found = _get(tx, key, locked=True)
-    start = _prepare(tx, find(tx, found.workflow_id), found.params, tx.actor)
+    start = _prepare(tx, found.workflow_id, found.params, tx.actor)
     accepted = executions.start_within(tx, start)
     moment = store.now(tx)
     if not store.decide(tx, found.id, moment, "started", f"triggered by {tx.actor}"):
@@ -303,7 +303,7 @@ def _fire_one(tx: Transaction, found: Schedule, nominal: datetime, started: int)
 def _start(tx: Transaction, found: Schedule, nominal: datetime) -> int:
     """Start the run of a nominal time; what keeps it from starting is noted with both."""
     try:
-        start = _prepare(tx, find(tx, found.workflow_id), found.params, ACTOR)
+        start = _prepare(tx, found.workflow_id, found.params, ACTOR)
     except EngineError as error:
         store.revise(tx, found.id, nominal, "failed", detail=str(error)[:_MAX_ERROR])
         store.set_(tx, found.id, error=str(error)[:_MAX_ERROR])
@@ -314,5 +314,6 @@ def _start(tx: Transaction, found: Schedule, nominal: datetime) -> int:
     return 1
 
 
-def _prepare(tx: Transaction, saved: SavedWorkflow, params: JSON, actor: str) -> executions.Start:
-    return executions.prepare(saved, params or {}, actor=actor, defaults=tx.run_defaults)
+def _prepare(tx: Transaction, workflow_id: str, params: JSON, actor: str) -> executions.Start:
+    found = executions.to_start(tx, workflow_id)
+    return executions.prepare(found, params or {}, actor=actor, defaults=tx.run_defaults)

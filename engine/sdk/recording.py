@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.errors import ConfigError, EngineError, GraphError
 from engine.functions.decorator import TaskFunction, recorder
-from engine.functions.function import Function
+from engine.functions.function import Function, Options
 from engine.functions.results import to_json
 from engine.model.graph import Rule
 from engine.model.json import JSON
@@ -96,7 +96,8 @@ class Builder:
     ) -> WorkflowTask:
         arguments = {key: to_json(self._plain(value), f"argument {key}") for key, value in given.items()}
         when = options.get("when")
-        how = function.options.but(**{key: options[key] for key in _OF_TASKS if key in options})
+        own, silent = function.options, Options()  # both silent: the engine may have a word of its own
+        how = own.but(**{key: options[key] for key in _OF_TASKS if key in options})
         retry_count, interval_ms = _retrying(how.retry)
         task = WorkflowTask(
             name=name,
@@ -107,10 +108,10 @@ class Builder:
             rule=_rule(options.get("rule", Rule.ALL_SUCCESS)),
             condition=None if when is None else self._condition(when, arguments),
             timeout_ms=how.timeout_ms,
-            retry_count=retry_count,
+            retry_count=None if silent.retry == how.retry == own.retry else retry_count,
             retry_interval_ms=interval_ms,
-            queue=how.queue,
-            priority=how.priority,
+            queue=None if silent.queue == how.queue == own.queue else how.queue,
+            priority=None if silent.priority == how.priority == own.priority else how.priority,
             limits={limit.key: limit.at_most for limit in how.limits},
             required_params=options.get("required", function.required),
             result_mapping=options.get("result_mapping", {}),

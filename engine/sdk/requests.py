@@ -77,10 +77,10 @@ class ExecuteOne:
         return self.key is not None
 
     def __call__(self, tx: Transaction) -> Accepted:
-        saved = executions.to_start(tx, self.workflow, self.version)
-        once = None if self.key is None else execution_key(self.key, saved.id, self.params)
+        found = executions.to_start(tx, self.workflow, self.version)
+        once = None if self.key is None else execution_key(self.key, found.saved.id, self.params)
         start = executions.prepare(
-            saved, self.params, actor=tx.actor, defaults=self.defaults, idempotency=once
+            found, self.params, actor=tx.actor, defaults=self.defaults, idempotency=once
         )
         return executions.start_within(tx, start)
 

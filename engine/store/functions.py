@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from engine.model.json import JSON
+from engine.model.run_defaults import FunctionOptions
 from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.schema import attempt, function, task_state, worker_function, worker_session
@@ -22,7 +24,7 @@ from engine.store.statement import (
     statement,
 )
 
-_COLUMNS = ("name", "description", "origin", "schema")
+_COLUMNS = ("name", "description", "origin", "schema", "options")
 _SHOWN = 20  # workers of one function that are named
 MOST_COUNTED = 12  # releases of one task: by then it waits as long as it ever will
 
@@ -35,6 +37,7 @@ class KnownFunction:
     description: str
     origin: str  # module:qualified.name
     schema: JSON  # JSON Schema of its parameters
+    options: JSON  # of tasks that call it: see `model.run_defaults`
     registered_at: datetime
     worker_count: int
     workers: tuple[str, ...]  # their names, the first ones
@@ -46,7 +49,13 @@ def register(tx: Transaction, described: Sequence[Mapping[str, Any]], session_id
     With `session_id` it is this worker session that has code for them, and for no others.
     """
     rows = [
-        [item["name"], item["description"], item["origin"], json_text(item["params"])]
+        [
+            item["name"],
+            item["description"],
+            item["origin"],
+            json_text(item["params"]),
+            json_text(item.get("options")),
+        ]
         for item in sorted(described, key=lambda item: str(item["name"]))
     ]
     if rows:
@@ -72,6 +81,16 @@ def _register(dialect: Dialect) -> Any:
 
 def names(tx: Transaction) -> list[str]:
     return list(tx.execute(sa.select(function.c.name).order_by(function.c.name)).scalars())
+
+
+def options(tx: Transaction, names: Collection[str]) -> dict[str, FunctionOptions]:
+    """What those of `names` say that say something; also on a connection that is not ours."""
+    text = sa.cast(function.c.options, sa.Text).label("options")
+    query = sa.select(function.c.name, text).where(
+        function.c.name.in_(sorted(names)), function.c.options.is_not(None)
+    )
+    found = {row.name: msgspec.json.decode(row.options) for row in tx.execute(query)}
+    return {name: FunctionOptions.from_json(document) for name, document in found.items()}
 
 
 def list_functions(

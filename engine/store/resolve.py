@@ -18,7 +18,8 @@ from engine.store.moves import end_unstarted, make_available
 from engine.store.schema import Id, edge, is_still, state_is, task, task_state
 from engine.store.statement import chunks, document, statement
 
-Settled = Mapping[int, TaskState]  # task id → its final state
+# Task id → the final state that it counts as: what was skipped below a failure counts as failed, like that.
+Settled = Mapping[int, TaskState]
 _WORDS = {
     TaskState.FAILED: "failed",
     TaskState.CANCELLED: "cancelled",
@@ -39,25 +40,24 @@ def release_dependents(tx: Transaction, settled: Settled, paused: set[int]) -> I
         unblocked, held, skipped = _count_off(tx, settled, paused)
         changes.append(make_available(tx, Move.UNBLOCK, TaskState.BLOCKED, unblocked))
         changes.append(make_available(tx, Move.UNBLOCK_HELD, TaskState.BLOCKED, held))
-        wave = skip(tx, skipped) if skipped else []
+        wave, settled = skip(tx, skipped)
         changes.append(wave)
-        settled = {change.task_id: TaskState.SKIPPED for change in wave if change.task_id is not None}
     return chain.from_iterable(changes)
 
 
-def _count_off(tx: Transaction, settled: Settled, paused: set[int]) -> tuple[list[int], list[int], list[int]]:
-    """Returns the ids of the tasks that are to be available now, held and skipped."""
+def _count_off(tx: Transaction, settled: Settled, paused: set[int]) -> tuple[list[int], list[int], Settled]:
+    """Returns the ids of the tasks that are to be available now, held, and those that are to be skipped."""
     unblocked: set[int] = set()  # some are decided more than once: by upstreams of several chunks
     held: set[int] = set()
-    skipped: set[int] = set()
+    skipped: dict[int, TaskState] = {}
     for chunk in chunks(settled.items()):
         for row in tx.execute(_count_down(tx.dialect), {"settled": document(chunk)}):
             due = verdict(row)
             if due is Move.UNBLOCK:
                 (held if row.run_id in paused else unblocked).add(row.task_id)
             elif due is Move.SKIP:
-                skipped.add(row.task_id)
-    return sorted(unblocked), sorted(held), sorted(skipped)
+                skipped[row.task_id] = skipped_as(row)
+    return sorted(unblocked), sorted(held), skipped
 
 
 def verdict(row: Any) -> Move | None:
@@ -70,6 +70,11 @@ def verdict(row: Any) -> Move | None:
         failed_on=row.failed_on,
         skipped_on=row.skipped_on,
     )
+
+
+def skipped_as(row: Any) -> TaskState:
+    """What a task counts as that is skipped with these counts of upstreams."""
+    return TaskState.FAILED if row.failed_on else TaskState.SKIPPED
 
 
 @statement
@@ -116,10 +121,22 @@ def _count_down(dialect: Dialect) -> sa.Update:
     )
 
 
-def skip(tx: Transaction, task_ids: Sequence[int]) -> list[Change]:
+def skip(tx: Transaction, skipped: Settled) -> tuple[list[Change], Settled]:
     """Skip blocked tasks and every task below them that is decided by that. Returns all changes."""
+    changes: list[Change] = []
+    settled: dict[int, TaskState] = {}
+    for counted_as in (TaskState.FAILED, TaskState.SKIPPED):  # what stands below both stands below a failure
+        ids = sorted(each for each in skipped.keys() - settled if skipped[each] is counted_as)
+        wave = _skip(tx, ids, counted_as) if ids else []
+        changes += wave
+        settled |= {change.task_id: counted_as for change in wave if change.task_id is not None}
+    return changes, settled
+
+
+def _skip(tx: Transaction, task_ids: Sequence[int], counted_as: TaskState) -> list[Change]:
     reasons = _reasons(tx, task_ids)
-    region = set(tx.execute(_region(tx.dialect), {"ids": tx.dialect.array(task_ids)}).scalars())
+    ids = {"ids": tx.dialect.array(task_ids)}
+    region = set(tx.execute(_region(tx.dialect, counted_as), ids).scalars())
     if len(region) > len(reasons):
         for chunk in chunks(sorted(region)):
             for row in tx.execute(_skipped_through(tx.dialect), {"ids": tx.dialect.array(chunk)}):
@@ -159,22 +176,22 @@ def _missed_parents(dialect: Dialect) -> sa.Select[Any]:
 
 
 @statement
-def _region(dialect: Dialect) -> sa.Select[Any]:
-    """The tasks `ids`, and those reachable from them that each is enough to skip: by the default rule, or
-    as the last upstream that a `one_failed` task waits for."""
+def _region(dialect: Dialect, counted_as: TaskState) -> sa.Select[Any]:
+    """The tasks `ids`, and those reachable from them that each is enough to skip: by the default rule, by
+    `none_failed` below a failure, otherwise as the last upstream that a `one_failed` task waits for."""
     start = sa.select(task_state.c.task_id.label("id")).where(dialect.is_any(task_state.c.task_id, "ids"))
     region = start.cte("region", recursive=True)
-    is_last = sa.and_(
-        task_state.c.rule == sa.literal_column(repr(str(Rule.ONE_FAILED))), task_state.c.waiting_on == 1
-    )
+    rule = task_state.c.rule
+    if counted_as is TaskState.FAILED:
+        is_enough = rule == sa.literal_column(repr(str(Rule.NONE_FAILED)))
+    else:
+        is_enough = sa.and_(
+            rule == sa.literal_column(repr(str(Rule.ONE_FAILED))), task_state.c.waiting_on == 1
+        )
     # Never made into a join, as a condition on a joined table would be: without statistics Postgres then went
     # through all tasks for each step down, and a graph of 10,000 ran into the time limit.
     is_decided = (
-        sa.select(
-            sa.and_(
-                is_still(task_state.c.state, TaskState.BLOCKED), sa.or_(task_state.c.rule.is_(None), is_last)
-            )
-        )
+        sa.select(sa.and_(is_still(task_state.c.state, TaskState.BLOCKED), sa.or_(rule.is_(None), is_enough)))
         .where(task_state.c.task_id == edge.c.child_id)
         .scalar_subquery()
     )

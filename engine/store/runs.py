@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,7 +14,7 @@ from engine.store.bookkeeping import lock_tallies, record, write_tallies
 from engine.store.database import CONTROL, Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.moves import end_unstarted, make_available, move, moved
-from engine.store.resolve import release_dependents, skip, verdict
+from engine.store.resolve import release_dependents, skip, skipped_as, verdict
 from engine.store.schema import Id, edge, is_still, run, state_is, task, task_state
 from engine.store.statement import chunks, document, moment_of, statement
 
@@ -151,24 +150,25 @@ def _settle_again(tx: Transaction, task_ids: Sequence[int]) -> list[Change]:
     recounted = set(task_ids)
     for chunk in chunks(task_ids):
         recounted.update(tx.execute(_done_below(tx.dialect), {"ids": tx.dialect.array(chunk)}).scalars())
-    verdicts: dict[Move | None, list[int]] = {Move.UNBLOCK: [], Move.SKIP: [], None: []}
+    unblocked: list[int] = []
+    skipped: dict[int, TaskState] = {}
     for chunk in chunks(sorted(recounted)):
         for row in tx.execute(_recount(tx.dialect), {"ids": tx.dialect.array(chunk)}):
-            verdicts[verdict(row)].append(row.task_id)
-    skipped = set(verdicts[Move.SKIP])
-    for chunk in chunks(verdicts[Move.SKIP]):
+            due = verdict(row)
+            if due is Move.UNBLOCK:
+                unblocked.append(row.task_id)
+            elif due is Move.SKIP:
+                skipped[row.task_id] = skipped_as(row)
+    for chunk in chunks(sorted(skipped)):
         alone = tx.execute(_without_upstreams(tx.dialect), {"ids": tx.dialect.array(chunk)}).scalars()
         for task_id in alone:  # they run whatever their rule, as at submit
-            skipped.remove(task_id)
-            verdicts[Move.UNBLOCK].append(task_id)
+            del skipped[task_id]
+            unblocked.append(task_id)
     changes: list[Change] = []
-    for chunk in chunks(sorted(verdicts[Move.UNBLOCK])):
+    for chunk in chunks(sorted(unblocked)):
         changes += _start_again(tx, chunk)
-    if skipped:
-        wave = skip(tx, sorted(skipped))
-        settled = {change.task_id: TaskState.SKIPPED for change in wave if change.task_id is not None}
-        changes += chain(wave, release_dependents(tx, settled, set()))
-    return changes
+    wave, settled = skip(tx, skipped)
+    return [*changes, *wave, *release_dependents(tx, settled, set())]
 
 
 def _start_again(tx: Transaction, task_ids: Sequence[int]) -> list[Change]:

@@ -473,6 +473,7 @@ function = sa.Table(
     sa.Column("description", sa.Text, nullable=False),
     sa.Column("origin", sa.Text, nullable=False),  # module:qualified.name
     sa.Column("schema", Json),  # JSON Schema of the parameters
+    sa.Column("options", Json),  # of tasks that call it: see `model.run_defaults`
     sa.Column("registered_at", UtcDateTime, nullable=False),
 )
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from engine.model.json import JSON
 from engine.model.states import TaskState
 from engine.model.sub_tasks import MOST_BYTES, SubTask
-from engine.model.upstream import Results
+from engine.model.upstream import Result, Results
 from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
 from engine.store.schema import attempt, edge, state_is, task, task_state
@@ -18,9 +18,11 @@ from engine.store.statement import statement
 
 
 def direct(tx: Transaction, task_id: int) -> Results:
-    """Of the upstream tasks that succeeded."""
+    """Of the upstream tasks that succeeded, and of those that failed and have one."""
     rows = tx.execute(_direct(tx.dialect), {"task": task_id})
-    return Results((row.id, row.name, row.result) for row in rows)
+    return Results(
+        Result(row.id, row.name, row.result, TaskState(row.state) is TaskState.SUCCEEDED) for row in rows
+    )
 
 
 def named(tx: Transaction, run_id: int, names: Sequence[str]) -> dict[str, JSON]:
@@ -45,18 +47,20 @@ def added(tx: Transaction, task_id: int) -> list[SubTask]:
 
 _newest = sa.and_(attempt.c.task_id == task_state.c.task_id, attempt.c.number == task_state.c.attempt)
 _succeeded = state_is(task_state.c.state, TaskState.SUCCEEDED)
+_failed = state_is(task_state.c.state, TaskState.FAILED)
 
 
 # Joined in the order in which they are to be read, see the dialects.
 @statement
 def _direct(dialect: Dialect) -> sa.Select[Any]:
     return (
-        sa.select(task.c.id, task.c.name, attempt.c.result)
+        sa.select(task.c.id, task.c.name, attempt.c.result, task_state.c.state)
         .select_from(edge)
         .join(task_state, task_state.c.task_id == edge.c.parent_id)
         .join(attempt, _newest)
         .join(task, task.c.id == edge.c.parent_id)
-        .where(edge.c.child_id == sa.bindparam("task", type_=edge.c.child_id.type), _succeeded)
+        .where(edge.c.child_id == sa.bindparam("task", type_=edge.c.child_id.type))
+        .where(sa.or_(_succeeded, sa.and_(_failed, attempt.c.result.is_not(None))))
         .where(task.c.parent_id.is_distinct_from(edge.c.child_id))  # those it added itself
         .order_by(task.c.id)
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import asyncio
+import time
+from collections.abc import Collection, Generator, Sequence
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, field
 
@@ -35,7 +38,7 @@ class Surroundings:
 class AttemptContext(TaskContext):
     """Made for every attempt, so it holds little: what is asked for is made then."""
 
-    __slots__ = ("_around", "_insist", "_log", "_upstream", "sub_tasks")
+    __slots__ = ("_around", "_insist", "_left", "_log", "_upstream", "_waits", "limit", "sub_tasks")
 
     def __init__(
         self,
@@ -51,6 +54,9 @@ class AttemptContext(TaskContext):
         self._log = log
         self._insist = insist
         self._upstream: dict[str, JSON] | None = None
+        self.limit: asyncio.Timeout | None = None  # what ends the attempt at `deadline`
+        self._left: float | None = None  # of its time, while it waits
+        self._waits = 0
         # Hardly any attempt has some; nothing is made and asked for those that cannot.
         self.sub_tasks = SubTasks(around.database, lease, insist) if lease.attempt > 1 else None
 
@@ -92,7 +98,29 @@ class AttemptContext(TaskContext):
         return found
 
     def steps(self) -> DatabaseSteps:
-        return DatabaseSteps(self._around.database, self.lease, self._insist)
+        return DatabaseSteps(self._around.database, self.lease, self._insist, self._waiting)
+
+    @contextmanager
+    def _waiting(self) -> Generator[None]:
+        """Meanwhile the attempt's time stands still: it has it for work, and may wait for days."""
+        if not self._waits:
+            self._left = self.seconds_left
+            self._move_limit(None)
+        self._waits += 1
+        try:
+            yield
+        finally:
+            self._waits -= 1
+            if not self._waits:
+                self._move_limit(self._left)
+
+    def _move_limit(self, seconds: float | None) -> None:
+        if self.limit is None:
+            return
+        at = None if seconds is None else asyncio.get_running_loop().time() + seconds
+        with suppress(RuntimeError):  # it has expired, or the attempt is over
+            self.limit.reschedule(at)
+            self.deadline = None if seconds is None else time.monotonic() + seconds
 
     async def publish(self, type: str, payload: JSON) -> list[str]:
         publisher = Publisher(self._around.database, self.lease, self._insist, self._around.actor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from engine.functions.ports import Saved
@@ -29,10 +30,17 @@ class DatabaseSteps:
     has to be the same in each attempt.
     """
 
-    def __init__(self, database: Database, lease: Lease, insist: Insist) -> None:
+    def __init__(
+        self,
+        database: Database,
+        lease: Lease,
+        insist: Insist,
+        waiting: Callable[[], AbstractContextManager[None]],
+    ) -> None:
         self._database = database
         self._lease = lease
         self._insist = insist
+        self._waiting = waiting  # around what is no work
         self._waits: Counter[str] = Counter()
 
     async def step_result(self, name: str, /) -> Saved | None:
@@ -43,10 +51,9 @@ class DatabaseSteps:
         await self._insist(lambda: steps.save(self._database, self._lease, f"step:{name}", result))
 
     async def sleep_until(self, name: str, seconds: float, /) -> None:
-        left = await self._until(f"sleep:{name}", seconds)
-        while left > 0:
-            await self._wait(asyncio.Event(), left)
-            left = await self._until(f"sleep:{name}", seconds)
+        with self._waiting():
+            while (left := await self._until(f"sleep:{name}", seconds)) > 0:
+                await self._wait(asyncio.Event(), left)
 
     async def next_signal(self, name: str, timeout: float | None, /) -> JSON:
         self._waits[name] += 1
@@ -59,7 +66,8 @@ class DatabaseSteps:
 
         self._database.on_wake(on_wake)
         try:
-            return await self._take(step, name, timeout, come)
+            with self._waiting():
+                return await self._take(step, name, timeout, come)
         finally:
             self._database.off_wake(on_wake)
 

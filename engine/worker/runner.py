@@ -101,6 +101,7 @@ class Attempt:
                 seconds = lease.timeout_ms / 1000
                 context.deadline = time.monotonic() + seconds
                 async with asyncio.timeout(seconds) as limit:
+                    context.limit = limit
                     outcome = await executor.execute(context, params)
             outcome = _checked(outcome)
             return outcome if context.sub_tasks is None else await context.sub_tasks.wait(outcome)

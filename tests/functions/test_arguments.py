@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
+import functools
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    Strict,
+    StringConstraints,
+)
 
 from engine.errors import ConfigError, InvalidArguments
 from engine.functions.context import Context, SyncContext
 from engine.functions.decorator import task
-from engine.functions.function import Function
+from engine.functions.function import Function, How
 from tests.functions.bench import make_context
 
 
@@ -28,6 +38,10 @@ class Row(BaseModel):
 class Place:
     path: Path
     mode: Literal["r", "w"] = "r"
+
+
+class Colour(enum.Enum):
+    RED = "red"
 
 
 class Connection:
@@ -227,3 +241,116 @@ def test_types_of_a_surrounding_function_are_refused_with_a_reason() -> None:
 
     with pytest.raises(ConfigError, match="names that are known at the top of its module"):
         task(load)
+
+
+def test_what_annotations_say_besides_the_type_holds() -> None:
+    def pay(
+        amount: PositiveInt,
+        to: Annotated[str, StringConstraints(pattern="^[a-z]+$")],
+        tags: list[Annotated[int, Field(le=5)]],
+        exact: Annotated[int, Strict()] = 1,
+        **more: NonNegativeInt,
+    ) -> None: ...
+
+    wrong = {"amount": -5, "to": "X1", "tags": [99], "exact": "1", "x": -1}
+    paths = {problem["path"] for problem in refusal(pay, wrong).problems}
+    assert paths == {"amount", "to", "tags.0", "exact", "x"}
+    with pytest.raises(InvalidArguments, match="amount: missing, expected PositiveInt; tags: missing"):
+        Function.of(pay).check({"to": "x"})
+    schema = Function.of(pay).schema()
+    assert schema["properties"]["amount"]["exclusiveMinimum"] == 0
+    assert schema["properties"]["to"]["pattern"] == "^[a-z]+$"
+    assert schema["properties"]["tags"]["items"]["maximum"] == 5
+    assert schema["additionalProperties"]["minimum"] == 0
+
+
+def test_a_type_is_told_without_what_is_annotated_to_it() -> None:
+    def load(n):  # type: ignore[no-untyped-def]
+        ...
+
+    load.__annotations__["n"] = PositiveInt  # as without the import from __future__
+    with pytest.raises(InvalidArguments, match=r"n: missing, expected int$"):
+        Function.of(load).check({})
+
+
+def test_fields_of_pydantic_stand_in_annotations_or_for_defaults() -> None:
+    def load(
+        n: int = Field(gt=0),
+        rows: list[int] = Field(default_factory=list),  # noqa: B008 - pydantic's own way
+        tags: Annotated[list[str], Field(default_factory=lambda: ["x"])] = Field(max_length=2),  # noqa: B008
+        size: Annotated[int, Field(default=5, lt=9)] = 3,
+    ) -> Any:
+        return n, rows, tags, size
+
+    assert called(load, {"n": "1"}) == (1, [], ["x"], 3)
+    wrong = {"n": 0, "tags": ["a", "b", "c"], "size": 9}
+    assert {each["path"] for each in refusal(load, wrong).problems} == {"n", "tags", "size"}
+    assert refusal(load, {}).problems == ({"path": "n", "message": "missing, expected int"},)
+    schema = Function.of(load).schema()
+    assert schema["required"] == ["n"] and schema["properties"]["size"]["default"] == 3
+
+
+def test_an_alias_is_refused_when_defined() -> None:
+    def load(n: Annotated[int, Field(alias="N")]) -> None: ...
+
+    with pytest.raises(ConfigError, match="argument n has an alias, 'N'"):
+        task(load)
+
+
+def test_the_context_may_be_annotated_further() -> None:
+    def load(size: int, me: Annotated[SyncContext | None, "for the log"] = None) -> Any:
+        return size, me is not None
+
+    assert called(load, {"size": 2}) == (2, True)
+
+
+class Exact(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    day: date
+    key: UUID
+    mode: Colour
+    pair: tuple[int, int]
+    places: set[int]
+
+
+def test_strict_types_are_filled_from_what_json_has_for_them() -> None:
+    def load(row: Exact, n: int = 1) -> Any:
+        return row
+
+    row = {"day": "2026-03-01", "key": str(UUID(int=7)), "mode": "red", "pair": [1, 2], "places": [1]}
+    expected = Exact(day=date(2026, 3, 1), key=UUID(int=7), mode=Colour.RED, pair=(1, 2), places={1})
+    assert called(load, {"row": row}) == expected
+    Function.of(load).check({"row": row})
+    assert [each["path"] for each in refusal(load, {"row": {**row, "pair": ["1", 2]}}).problems] == [
+        "row.pair.0"
+    ]
+    wrong = {"row": row, "n": object()}  # no JSON either
+    assert "n" in [each["path"] for each in refusal(load, wrong).problems]
+
+
+def test_what_a_function_returns_may_have_a_type_that_is_not_known_here() -> None:
+    class Inner: ...
+
+    def load(n: int) -> Inner:
+        assert n == 1
+        return Inner()
+
+    assert isinstance(called(load, {"n": "1"}), Inner)
+
+
+def test_a_partial_function_has_the_types_and_the_name_of_what_it_calls() -> None:
+    def add(a: int, b: int, c: int = 3) -> int:
+        """Add."""
+        return a + b + c
+
+    once = functools.partial(add, 1)
+    function = Function.of(once)
+    assert (function.name, function.description) == ("add", "Add.")
+    assert called(once, {"b": "2"}) == 6
+    assert called(functools.partial(once, c=4), {"b": "2"}) == 7
+    assert refusal(once, {"a": 1, "b": 2}).problems[0]["path"] == "a"
+
+    async def wait(a: int) -> None: ...
+
+    assert Function.of(functools.partial(wait)).how is How.ASYNC

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
+import math
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -185,6 +188,82 @@ async def test_a_step_that_fails_is_done_again() -> None:
     with pytest.raises(PermanentError, match="the result of step 'odd' cannot be made into JSON"):
         await world.context().step("odd", object)
     assert world.steps.saved == {}
+
+
+async def test_a_name_stands_for_one_step_of_an_attempt() -> None:
+    context, calls = World().context(), []
+
+    async def work() -> int:
+        calls.append(1)
+        await asyncio.sleep(0.001)
+        return len(calls)
+
+    message = re.escape(
+        "step 'same' was taken already in this attempt: give each its own name, e.g. f'same {i}'"
+    )
+    got = await asyncio.gather(*(context.step("same", work) for _ in range(3)), return_exceptions=True)
+    assert got[0] == 1 and len(calls) == 1
+    for error in got[1:]:
+        with pytest.raises(PermanentError, match=f"^{message}$"):
+            raise error  # type: ignore[misc]
+    with pytest.raises(PermanentError, match=message):
+        await context.step("same", work)
+    assert await context.step("other", work) == 2
+
+
+async def test_a_step_that_has_raised_may_be_tried_again_at_once() -> None:
+    world = World()
+    context, answers = world.context(), iter([OSError("away"), 7])
+
+    def fetch() -> Any:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with pytest.raises(OSError, match="away"):
+        await context.step("fetch", fetch)
+    assert await context.step("fetch", fetch) == 7
+
+
+async def test_a_name_stands_for_one_sleep_of_an_attempt() -> None:
+    context = World().context()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(context.sleep(0.05, "tick"), 0.001)
+    await context.sleep(0.05, "tick")  # what is left of it
+    with pytest.raises(PermanentError, match="sleep 'tick' was taken already"):
+        await context.sleep(0.001, "tick")
+    await context.step("tick", print)
+    for _ in range(2):
+        await context.sleep(0.001)
+
+
+async def test_signals_of_one_name_may_be_waited_for_again() -> None:
+    world = World()
+    context = world.context()
+    for number in range(2):
+        world.steps.signal("next", number)
+        assert await context.wait_for_signal("next") == number
+
+
+def test_names_are_the_same_for_functions_that_block() -> None:
+    world = World()
+    context = make_context(ask=lambda port, *arguments: asyncio.run(world.ports.ask(port, *arguments)))
+    assert context.step("same", lambda: 1) == 1
+    context.sleep(0.001, "tick")
+    for again in (lambda: context.step("same", lambda: 2), lambda: context.sleep(0.001, "tick")):
+        with pytest.raises(PermanentError, match="was taken already"):
+            again()
+
+
+@pytest.mark.parametrize("seconds", [math.inf, -math.inf, math.nan, 1e12, timedelta.max])
+async def test_a_time_that_no_database_stores_is_refused(seconds: Any) -> None:
+    for context in (World().context(), make_context()):
+        for wait in (context.sleep, lambda timeout, context=context: context.wait_for_signal("s", timeout)):
+            with pytest.raises(PermanentError, match="at most 31536000000 seconds long, got"):
+                result = wait(seconds)
+                if inspect.isawaitable(result):
+                    await result
 
 
 async def test_a_sleep_is_slept_once() -> None:

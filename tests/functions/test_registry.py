@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import functools
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,13 @@ def plain(x: int) -> int:
 class Adder:
     def __call__(self, a: int) -> int:
         return a + 1
+
+    def add(self, a: int) -> int:
+        return a + 1
+
+    @classmethod
+    def of_text(cls, a: str) -> int:
+        return cls()(int(a))
 
 
 def test_the_decorator_keeps_the_function_callable_and_recognisable() -> None:
@@ -108,6 +118,48 @@ def test_functions_that_cannot_be_tasks_are_refused() -> None:
         Function.of(lambda: 1, run_in="process")
     with pytest.raises(ConfigError, match="made of a function, got int"):
         Function.of(3)  # type: ignore[arg-type]
+
+
+def doubling(number: int) -> Callable[[int], int]:
+    def double(x: int) -> int:
+        return number * x
+
+    double.__qualname__ = "double"
+    return double
+
+
+@pytest.mark.parametrize("call", [Adder().add, functools.partial(plain, x=1), doubling(2)])
+def test_what_a_process_could_not_import_is_refused(call: Any) -> None:
+    with pytest.raises(ConfigError, match="at the top of a module"):
+        Function.of(call, name="it", run_in="process")
+
+
+@functools.wraps(plain)
+def decorated(*args: Any) -> int:
+    return plain(*args)
+
+
+def test_what_a_process_can_import_is_taken() -> None:
+    for call in (plain, Adder.of_text, functools.cache(plain), decorated):
+        assert Function.of(call, name="it", run_in="process").how is How.PROCESS
+
+
+def test_a_function_of_a_program_that_is_no_file_cannot_run_in_a_process() -> None:
+    text = """if True:
+        from engine import ConfigError, task
+
+        def f() -> None: ...
+
+        try:
+            task(run_in="process")(f)
+        except ConfigError as error:
+            print(error)
+    """
+    for arguments, given in (["-"], text), (["-c", text], ""):
+        ended = subprocess.run(
+            [sys.executable, *arguments], input=given, capture_output=True, text=True, check=False
+        )
+        assert "it must be in a file" in ended.stdout, ended
 
 
 def test_objects_that_can_be_called_are_functions() -> None:

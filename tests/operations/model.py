@@ -25,6 +25,7 @@ class ModelTask:
     max_attempts: int = 1
     max_crashes: int = 3
     state: str = "blocked"
+    is_below_failure: bool = False  # skipped for that
     branch: str | None = None
     attempt: int = 0
     failures: int = 0
@@ -53,16 +54,20 @@ class ModelRun:
         return sum(self.tasks[name].state not in FINAL for name in task.parents)
 
     def failed_on(self, task: ModelTask) -> int:
-        return sum(self.tasks[name].state == "failed" for name in task.parents)
+        return sum(self._counts_as_failed(self.tasks[name]) for name in task.parents)
 
     def missed_on(self, task: ModelTask) -> int:
         return sum(self._is_missed(self.tasks[name], wanted) for name, wanted in task.parents.items())
 
     @staticmethod
-    def _is_missed(parent: ModelTask, wanted: str | None) -> bool:
+    def _counts_as_failed(parent: ModelTask) -> bool:
+        return parent.state == "failed" or (parent.state == "skipped" and parent.is_below_failure)
+
+    @classmethod
+    def _is_missed(cls, parent: ModelTask, wanted: str | None) -> bool:
         if parent.state == "succeeded":
             return wanted is not None and wanted != parent.branch
-        return parent.state in ("skipped", "cancelled")
+        return parent.state in ("skipped", "cancelled") and not cls._counts_as_failed(parent)
 
     def named(self, *states: str) -> list[ModelTask]:
         return [task for task in self.tasks.values() if task.state in states]
@@ -200,14 +205,18 @@ class ModelRun:
             self.totals["retried"] += 1
 
     def _settle(self) -> None:
-        while any(self._settle_one(task) for task in self.named("blocked")):
+        while any(self._settle_one(task) for task in self._below_failures_first()):
             pass
         if not any(task.state not in FINAL for task in self.tasks.values()):
             self.state = self._verdict()
             self.events.append(f"run.{self.state}")
 
+    def _below_failures_first(self) -> list[ModelTask]:
+        return sorted(self.named("blocked"), key=lambda task: not self.failed_on(task))
+
     def _settle_one(self, task: ModelTask) -> bool:
         if self._is_due(task) == "skip":
+            task.is_below_failure = self.failed_on(task) > 0
             self._change(task, "skipped", "skipped")
         elif self._is_due(task) == "run" and self.state == "paused":
             self._change(task, "held", "unblocked_held")

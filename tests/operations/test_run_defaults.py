@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from engine.errors import GraphError
 from engine.model.graph import MAX_LIMITS, Limit, TaskSpec
 from engine.model.records import Lease, Task
-from engine.model.run_defaults import RunDefaults
+from engine.model.retry import Backoff, RetryPolicy
+from engine.model.run_defaults import FunctionOptions, RunDefaults
 from engine.model.schedules import ScheduleSpec
-from engine.model.workflow_graph import workflow_key
+from engine.model.workflow_graph import graph_of, workflow_key
 from engine.model.workflows import UndoFunction, Workflow, WorkflowTask
 from engine.operations import executions, functions, runs, schedules, tasks, workflows
 from engine.store.claims import ClaimRequest
@@ -174,3 +176,64 @@ def test_a_stream_that_a_task_of_no_workflow_adds_is_not_given_up_either(databas
     _, first, second = do(runs.tasks(database, leases["a"].run_id))
     assert (first.timeout_ms, second.timeout_ms) == (None, None)
     assert (first.retry.max_crashes, second.retry.max_crashes) == (2**31 - 1, 3)
+
+
+# --- what functions say about tasks that call them
+
+
+def described(name: str, **options: Any) -> dict[str, Any]:
+    return {"name": name, "description": "", "origin": "tests", "params": None, "options": options or None}
+
+
+SAYS = described("says", timeout_ms=9_000, retry=RetryPolicy(4).to_json(), queue="slow", priority=7)
+WAITS = described("waits", retry=RetryPolicy(3, backoff=Backoff.FIXED, initial_ms=5, jitter=0).to_json())
+CALLS = (
+    WorkflowTask("silent", function="says", compensation=UndoFunction("waits")),
+    WorkflowTask("waits", function="waits", compensation=UndoFunction("f")),
+    WorkflowTask("nothing", function="f"),
+    WorkflowTask("own", function="says", timeout_ms=5_000, retry_count=0, queue="default", priority=0),
+    WorkflowTask("every", function="waits", retry_interval_ms=9),
+)
+
+
+@pytest.mark.parametrize("start", [executed, rerun, triggered, fired])
+def test_functions_say_what_their_tasks_do_not(database: Database, start: Callable[[Database], int]) -> None:
+    do(functions.register(database, [SAYS, WAITS]))
+    do(workflows.save(database, [Workflow("flow", tasks=CALLS)]))
+    found: dict[str, Task] = {task.name: task for task in do(runs.tasks(database, start(database)))}
+    seen = {name: (task.timeout_ms, task.queue, task.priority) for name, task in found.items()}
+    assert seen == {
+        "silent": (9_000, "slow", 7),
+        "waits": (70_000, "default", 0),
+        "nothing": (70_000, "default", 0),
+        "own": (5_000, "default", 0),
+        "every": (70_000, "default", 0),
+    }
+    fixed = RetryPolicy(3, backoff=Backoff.FIXED, initial_ms=5, jitter=0)
+    usual = RetryPolicy(4, initial_ms=300, max_ms=500, jitter=0)
+    assert {name: task.retry for name, task in found.items()} == {
+        "silent": usual,
+        "waits": fixed,
+        "nothing": replace(usual, max_attempts=3),
+        "own": RetryPolicy(),
+        "every": RetryPolicy(3, backoff=Backoff.FIXED, initial_ms=9, max_ms=9, jitter=0),
+    }
+
+
+def test_functions_that_undo_have_a_word_of_their_own() -> None:
+    options = {each["name"]: FunctionOptions.from_json(each["options"]) for each in (SAYS, WAITS)}
+    graph = graph_of(Workflow("flow", tasks=CALLS), defaults=DEFAULTS, options=options)
+    undo = {task.name: task.compensation for task in graph.tasks if task.compensation is not None}
+    waits = options["waits"].retry
+    assert {name: (each.timeout_ms, each.retry) for name, each in undo.items()} == {
+        "silent": (9_000, waits),
+        "waits": (70_000, waits),
+    }
+
+
+def test_the_newest_word_about_a_function_counts(database: Database) -> None:
+    do(workflows.save(database, [Workflow("flow", tasks=[WorkflowTask("a", function="f")])]))
+    for options, seen in (({"timeout_ms": 1_000}, 1_000), ({"timeout_ms": 2_000}, 2_000), ({}, 70_000)):
+        do(functions.register(database, [described("f", **options)]))
+        [task] = do(runs.tasks(database, executed(database)))
+        assert task.timeout_ms == seen

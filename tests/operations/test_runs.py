@@ -198,6 +198,42 @@ def test_a_chain_that_is_skipped_takes_no_statements_per_level(
     assert task_of(database, accepted.run_id, "t50").reason == "dependency t49 skipped"
 
 
+@pytest.mark.parametrize("rules", [[Rule.NONE_FAILED], [Rule.NONE_FAILED, Rule.ALL_SUCCESS]])
+def test_a_failure_counts_all_the_way_down(
+    database: Database, statements: list[str], rules: list[Rule]
+) -> None:
+    depth = 100
+    below = [spec(f"t{i}", f"t{i - 1}", rule=rules[(i - 1) % len(rules)]) for i in range(1, depth)]
+    alarm = spec("alarm", f"t{depth - 1}", rule=Rule.ONE_FAILED)
+    accepted, leases = running(database, Graph((spec("t0"), *below, alarm)))
+    statements.clear()
+    finish(database, (leases["t0"], Failed("no")))
+    assert len(statements) < depth
+    assert run_of(database, accepted.run_id).skipped == depth - 1
+    assert task_of(database, accepted.run_id, "t50").reason == "dependency t49 skipped"
+    assert task_of(database, accepted.run_id, "alarm").state == "available"
+
+
+def test_what_was_left_out_for_another_reason_is_no_failure(database: Database) -> None:
+    specs = (
+        spec("a"),
+        spec("left", "a", rule=Rule.ONE_FAILED),
+        spec("below", "left"),
+        spec("calm", "below", rule=Rule.NONE_FAILED),
+        spec("alarm", "below", rule=Rule.ONE_FAILED),
+    )
+    accepted, leases = running(database, Graph(specs))
+    finish(database, (leases["a"], Succeeded()))
+    found = states(database, accepted.run_id)
+    assert found | {"a": ""} == {
+        "a": "",
+        "left": "skipped",
+        "below": "skipped",
+        "calm": "available",
+        "alarm": "skipped",
+    }
+
+
 # --- what a state forbids
 
 

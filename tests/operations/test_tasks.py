@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from engine.errors import Conflict, GraphError, LeaseLost, NotFound
+from engine.functions.context import MAX_SECONDS
 from engine.model.graph import Dependency, Graph, Rule
 from engine.model.outcomes import Cancelled, Crashed, Failed, Outcome, Released, Succeeded, Usage
 from engine.model.records import Lease
 from engine.model.retry import Backoff, RetryPolicy
-from engine.operations import runs, tasks, totals, workers
+from engine.operations import runs, steps, tasks, totals, workers
 from engine.operations.submits import Accepted
 from engine.store.database import Database
 from tests.factories import (
@@ -327,6 +328,12 @@ def test_a_name_that_the_run_has_is_refused_whole(database: Database) -> None:
             do(tasks.spawn(database, leases["a"], children, actor="worker"))
     assert everything(database) == before
     assert run_of(database, accepted.run_id).total == 2
+
+
+def test_the_longest_sleep_of_a_function_can_be_stored(database: Database) -> None:
+    _, leases = running(database, "a")
+    left = do(steps.until(database, leases["a"], "sleep:long", MAX_SECONDS))
+    assert MAX_SECONDS - 600 < left <= MAX_SECONDS
 
 
 # --- one task from outside

@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 
 import engine
+from engine.definitions import from_yaml
 from engine.errors import RetryAfter
 from engine.executors.function import FunctionExecutor
 from engine.executors.registry import ExecutorRegistry
 from engine.functions.context import Context, SyncContext
 from engine.functions.decorator import task
 from engine.functions.registry import FunctionRegistry
+from engine.model.graph import Rule
 from engine.model.workflow_graph import graph_of
+from engine.model.workflows import Workflow, WorkflowTask
 from engine.sdk.authoring import workflow
 from tests.executors import functions
 from tests.worker.bench import until
@@ -132,6 +135,46 @@ async def test_retries_and_sub_tasks_are_those_of_any_task() -> None:
         tasks = await ended(e, engine.graph([third_time.spec(), split.spec()]))
     assert result(tasks["third_time"]) == 3
     assert [result(tasks[f"square-{n}"]) for n in (2, 3)] == [4, 9]
+
+
+async def test_what_the_decorator_says_holds_for_a_function_that_is_called_by_name() -> None:
+    flow = from_yaml(
+        "workflows: {definitions: [{workflow_id: w, tasks: [{task_id: a, func_key: third_time}]}]}"
+    )
+    async with engine.Engine("sqlite://", functions=[third_time]) as e:
+        run = await e.wait((await e.execute(flow)).run_id, timeout=30)
+        [done] = await e.tasks(run.id)
+    assert (run.state, done.attempt, done.last and done.last.result) == ("succeeded", 3, 3)
+
+
+@task
+def picky(number: int) -> int:
+    assert number, "none"
+    return number
+
+
+@task
+async def fan(ctx: Context) -> None:
+    await ctx.add_sub_tasks([picky.spec({"number": number}, name=f"sub-{number}") for number in range(3)])
+
+
+@task
+def count(ctx: SyncContext) -> list[Any]:
+    failed = [each.task_name for each in ctx.get_failed_sub_task_results("fan")]
+    return [ctx.all_sub_tasks_succeeded(), ctx.get_sub_task_count(), failed, ctx.get_upstream_result("fan")]
+
+
+async def test_a_task_below_a_template_that_failed_sees_which_sub_tasks_did() -> None:
+    tasks = [
+        WorkflowTask("fan", function="fan", is_template=True),
+        WorkflowTask("count", function="count", depends_on=["fan"], rule=Rule.ALL_DONE),
+    ]
+    async with engine.Engine("sqlite://", functions=[picky, fan, count]) as e:
+        run = await e.wait((await e.execute(Workflow("w", tasks=tasks))).run_id, timeout=30)
+        done = {each.name: each for each in await e.tasks(run.id)}
+    assert done["fan"].state == "failed"
+    last = done["count"].last
+    assert last is not None and last.result == [False, 3, ["sub-0"], None]
 
 
 async def test_wrong_parameters_are_refused_at_submit() -> None:

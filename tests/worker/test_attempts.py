@@ -76,6 +76,34 @@ async def test_attempt_that_takes_too_long_is_timed_out(database: Database) -> N
     assert task.last.error["message"] == "not done after 0.1 s: context deadline exceeded"
 
 
+async def test_durable_waits_take_nothing_of_the_time_that_a_task_has(database: Database) -> None:
+    async def patient(context: TaskContext, params: Any) -> Outcome:
+        steps = context.steps()
+        await asyncio.gather(steps.sleep_until("a", 0.3), steps.sleep_until("b", 0.6))
+        with pytest.raises(TimeoutError, match=r"no signal .go. came within"):
+            await steps.next_signal("go", 0.3)
+        left = context.seconds_left
+        return Succeeded(left is not None and left > 0)
+
+    async with working(database, patient):
+        task = await ended(database, await submit_one(database, "patient", timeout_ms=500))
+    assert (task.state, task.last and task.last.result) == ("succeeded", True)
+
+
+@pytest.mark.parametrize("waits", [0, 1, 2])
+async def test_after_durable_waits_the_time_goes_on(database: Database, waits: int) -> None:
+    async def slow(context: TaskContext, params: Any) -> Outcome:
+        steps = context.steps()
+        await asyncio.gather(*(steps.sleep_until(f"w{n}", 0.1 * n) for n in range(waits)))
+        await asyncio.sleep(60)
+        return Succeeded()
+
+    async with working(database, slow):
+        task = await ended(database, await submit_one(database, "slow", timeout_ms=200))
+    assert task.last is not None and task.last.error is not None
+    assert task.last.error["message"] == "not done after 0.2 s: context deadline exceeded"
+
+
 async def test_running_task_is_told_to_stop_when_it_is_cancelled(database: Database) -> None:
     begun, told = asyncio.Event(), asyncio.Event()
 
