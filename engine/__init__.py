@@ -97,6 +97,7 @@ if TYPE_CHECKING:
     from engine.sdk.contract import WorkflowEngine as WorkflowEngine
     from engine.sdk.embedded import Engine as Engine
     from engine.sdk.graphs import graph as graph
+    from engine.sdk.recording import add_task as add_task
     from engine.sdk.submit import execute as execute
     from engine.sdk.submit import submit as submit
     from engine.sdk.submit import submit_many as submit_many
@@ -110,10 +111,12 @@ def load_when_used(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` of a package that exports names of other modules, and modules of its own.
 
-    `homes` lists the names by the module that has them. Nothing is imported before it is asked for.
+    `homes` lists the names by the module that has them. Nothing is imported before it is asked for. The names
+    are its `__all__` as well, set where checkers of types, which could not tell them, do not look.
     """
     home_of = {name: home for home, names in homes.items() for name in names}
     own = vars(sys.modules[package])
+    own["__all__"] = [*modules, *home_of]
 
     def load(name: str) -> Any:
         if name in modules:
@@ -239,6 +242,7 @@ _HOMES = {
     ),
     "engine.sdk.embedded": ("Engine",),
     "engine.sdk.graphs": ("graph",),
+    "engine.sdk.recording": ("add_task",),
     "engine.sdk.submit": (
         "execute",
         "submit",

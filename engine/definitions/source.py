@@ -23,7 +23,7 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.reader import ReaderError
 
-from engine.errors import MAX_FAULTS, Fault
+from engine.errors import MAX_FAULTS, Fault, InvalidInput
 from engine.model.json import JSON, MAX_INT, MIN_INT
 
 MAX_CHARACTERS = 4 * 1024 * 1024
@@ -70,6 +70,8 @@ class Document:
 
 def parse(text: str, *, limit: int = MAX_CHARACTERS) -> list[Document]:
     """The documents of a text of at most `limit` characters, each with what is wrong in it."""
+    if not isinstance(text, str):
+        raise InvalidInput(f"YAML is read from a text, got {type(text).__name__}")
     if len(text) > limit:
         too_long = Fault((), f"has {len(text)} characters, the limit is {limit}")
         return [Document(faults=[too_long], is_broken=True)]

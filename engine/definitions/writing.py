@@ -8,10 +8,11 @@ from io import StringIO
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.representer import SafeRepresenter
+from ruamel.yaml.representer import RepresenterError, SafeRepresenter
 
 from engine.definitions.environment import has_variable
 from engine.definitions.translation import TASK_KEYS, WORKFLOW_KEYS
+from engine.errors import InvalidInput, WorkflowError
 from engine.model import shapes
 from engine.model.durations import format_ms
 from engine.model.json import JSON
@@ -27,17 +28,33 @@ _FREE = {"params", "labels", "limits", "result_mapping"}
 def to_yaml(workflows: Workflow | Iterable[Workflow]) -> str:
     """One document. Tasks name their functions themselves, without jobs.
 
-    Where a placeholder could be taken for an environment variable, the document says that it has none.
+    Where a placeholder could be taken for an environment variable, the document says that it has none. Raises
+    `WorkflowError` for fields of wrong types.
     """
-    listed = [workflows] if isinstance(workflows, Workflow) else list(workflows)
+    listed = list(workflows) if isinstance(workflows, Iterable) else [workflows]
+    for workflow in listed:
+        _require_workflow(workflow)
     definitions = [_definition(workflow) for workflow in listed]
     document: dict[str, JSON] = {"definitions": definitions}
     pairs = zip(listed, definitions, strict=True)
     if any(has_variable(text, workflow.params) for workflow, one in pairs for text in _texts(one)):
         document = {"environment": False, **document}
     stream = StringIO()
-    _yaml().dump({"workflows": document}, stream)
+    try:
+        _yaml().dump({"workflows": document}, stream)
+    except RepresenterError as error:
+        raise InvalidInput(f"a workflow holds JSON alone: {error}") from None
     return stream.getvalue()
+
+
+def _require_workflow(given: object) -> None:
+    if not isinstance(given, Workflow):
+        raise InvalidInput(
+            "YAML is made of engine.Workflow (of a function decorated with @workflow, its definition()), "
+            f"got {given!r:.80}"
+        )
+    if wrong := shapes.faults_of(given):
+        raise WorkflowError(wrong)
 
 
 def _definition(workflow: Workflow) -> dict[str, JSON]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
+from engine.errors import ConfigError
 from engine.functions.context import Context, SyncContext
-from engine.functions.function import Function
-from engine.model.graph import DEFAULT_QUEUE, TaskSpec
+from engine.functions.function import Function, check_words
+from engine.model.graph import Rule, TaskSpec
 from engine.model.json import JSON
 from engine.model.retry import RetryPolicy
+from engine.model.workflows import Callback
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,42 +57,16 @@ class TaskFunction(Generic[P, R]):
         result: R = self._call({}, args, kwargs)
         return result
 
-    def options(
-        self,
-        *,
-        name: str | None = None,
-        after: Any = (),
-        when: Any = None,
-        rule: str | None = None,
-        retries: int | None = None,
-        retry_delay: float | timedelta | None = None,
-        retry: RetryPolicy | None = None,
-        timeout: float | timedelta | None = None,
-        queue: str | None = None,
-        priority: int | str | None = None,
-        compensate: Undoing | tuple[Undoing, Mapping[str, Any]] | None = None,
-    ) -> Calling[P, R]:
+    def options(self, **given: Unpack[CallOptions]) -> Calling[P, R]:
         """`load.options(name="load-eu", after=[audit])(rows)`: this one call, as a task of a workflow.
 
-        `after` are further dependencies. `when` is the condition (CEL; `params` are this task's own) under
-        which it runs at all, `rule` what must have become of its dependencies, `compensate` what undoes it if
-        the run fails: a task, its name, or one of these with parameters. The rest is as for `@task`.
+        Raises `ConfigError` for an option that is none; the call itself raises `GraphError` for wrong values.
         """
-        given = {
-            "name": name,
-            "after": after,
-            "when": when,
-            "rule": rule,
-            "retries": retries,
-            "retry_delay": retry_delay,
-            "retry": retry,
-            "timeout": timeout,
-            "queue": queue,
-            "priority": priority,
-            "compensate": compensate,
-        }
-        kept = {key: value for key, value in given.items() if value is not None}
-        return _Calling(self, kept)
+        for field, word in (("condition", "when"), ("depends_on", "after")):
+            if field in given:
+                raise ConfigError(f'task "{self.name}": there is no option {field!r}; say {word!r}')
+        check_words(f'task "{self.name}"', given, CallOptions.__annotations__)
+        return _Calling(self, {key: value for key, value in given.items() if value is not None})
 
     def spec(
         self, params: Mapping[str, JSON] | None = None, name: str | None = None, **fields: Any
@@ -108,7 +84,29 @@ class TaskFunction(Generic[P, R]):
         return f"<task {self.function.name}: {self.function.origin}>"
 
 
-Undoing = TaskFunction[..., Any] | str
+Named = TaskFunction[..., Any] | str  # a task, or its name
+
+
+class CallOptions(TypedDict, total=False):
+    """What a call can say of its task, besides the arguments. What it does not say is as `@task` says."""
+
+    name: str | None
+    description: str | None
+    after: Any  # results of calls or names of tasks: further dependencies
+    when: Any  # CEL over `params`, the task's own, and results; the task is skipped unless it holds
+    rule: Rule | str | None  # what must have become of its dependencies
+    retries: int | None
+    retry_delay: float | timedelta | None
+    retry: RetryPolicy | None
+    timeout: float | timedelta | None
+    queue: str | None
+    priority: int | str | None
+    limits: Mapping[str, int] | None
+    required: Sequence[str] | None  # parameters that may come from a dependency's result
+    result_mapping: Mapping[str, str] | None  # parameter -> field of a dependency's result
+    compensate: Named | tuple[Named, Mapping[str, Any]] | None  # undoes it if the run fails
+    callbacks: Sequence[Callback | tuple[str, Named]] | None  # in order; `("failed", tell)`
+    is_template: bool | None  # creates tasks while it runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +117,22 @@ class _Calling(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         result: R = self.task._call(self.options, args, kwargs)
         return result
+
+
+class TaskOptions(TypedDict, total=False):
+    """How a function is performed as a task, see `task`."""
+
+    name: str | None
+    run_in: str | None
+    retries: int
+    retry_delay: float | timedelta | None
+    retry: RetryPolicy | None
+    timeout: float | timedelta | None
+    queue: str
+    priority: int | str
+    limits: Mapping[str, int] | None
+    required: Iterable[str]
+    description: str | None
 
 
 class _Decorator(Protocol):
@@ -139,25 +153,14 @@ def task(call: Callable[Concatenate[SyncContext, P], R], /) -> TaskFunction[P, R
 @overload
 def task(call: Callable[P, R], /) -> TaskFunction[P, R]: ...
 @overload
-def task(
-    *,
-    name: str | None = None,
-    run_in: str | None = None,
-    retries: int = 0,
-    retry_delay: float | timedelta | None = None,
-    retry: RetryPolicy | None = None,
-    timeout: float | timedelta | None = None,
-    queue: str = DEFAULT_QUEUE,
-    priority: int | str = 0,
-    required: Iterable[str] = (),
-    description: str | None = None,
-) -> _Decorator: ...
+def task(**given: Unpack[TaskOptions]) -> _Decorator: ...
 def task(call: Callable[..., Any] | None = None, /, **given: Any) -> Any:
     """Make a function a task, bare or with keywords. It still has to be registered by its `name`.
 
     `async def` runs on the worker's event loop; anything else in a thread, or with `run_in="process"` in a
     process of its own, which can be killed. `retries` are tries after the first, `retry_delay` seconds
     apart (not given: 1, 2, 4 … seconds), or as `retry` says. `timeout` holds per attempt, in seconds.
+    `limits={"gpu": 2}`: at most so many tasks that name the key run at once.
     `required` parameters may also come from a dependency's result. Raises `ConfigError`.
     """
     if call is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -15,10 +16,11 @@ from typing import Any
 from engine.errors import ConfigError, GraphError, InvalidArguments
 from engine.functions.context import BaseContext
 from engine.functions.signature import Signature, invalid, plain
-from engine.model.graph import DEFAULT_QUEUE, TaskSpec, check_name, priority_level
+from engine.model.graph import DEFAULT_QUEUE, MAX_AT_MOST, Limit, TaskSpec, check_name, priority_level
 from engine.model.json import JSON
 from engine.model.retry import Backoff, RetryPolicy
 from engine.model.run_defaults import FunctionOptions
+from engine.model.similar import near
 from engine.model.specs import to_spec
 from engine.model.workflows import FUNCTION
 
@@ -38,6 +40,7 @@ class Options:
     timeout_ms: int | None = None
     queue: str = DEFAULT_QUEUE
     priority: int = 0
+    limits: tuple[Limit, ...] = ()
 
     @classmethod
     def of(
@@ -49,6 +52,7 @@ class Options:
         timeout: float | timedelta | None = None,
         queue: str = DEFAULT_QUEUE,
         priority: int | str = 0,
+        limits: Mapping[str, int] | None = None,
     ) -> Options:
         """From the words of `@task`. Raises `ConfigError`."""
         if retry is not None and (retries or retry_delay is not None):
@@ -56,10 +60,11 @@ class Options:
         try:
             check_name(queue, "queue")
             level = priority_level(priority)
+            held = _limits(limits or {})
         except GraphError as error:
             raise ConfigError(str(error)) from None
         timeout_ms = None if timeout is None else _milliseconds(timeout, "timeout", least=1)
-        return cls(retry or _retry(retries, retry_delay), timeout_ms, queue, level)
+        return cls(retry or _retry(retries, retry_delay), timeout_ms, queue, level, held)
 
     def said(self) -> FunctionOptions:
         """Those that are not as they are when nothing is said."""
@@ -78,6 +83,7 @@ class Options:
             timeout_ms=changed.timeout_ms if "timeout" in given else self.timeout_ms,
             queue=changed.queue if "queue" in given else self.queue,
             priority=changed.priority if "priority" in given else self.priority,
+            limits=changed.limits if "limits" in given else self.limits,
         )
 
 
@@ -111,13 +117,14 @@ class Function:
         written = call if hasattr(call, "__name__") else plain(call)  # a `partial` has none
         name = name or str(getattr(written, "__name__", type(written).__name__))
         where = f'function "{name}" ({origin(call)})'
+        check_words(where, options, _WORDS)
         try:
             check_name(name, "its name")
             made = Options.of(**options)
         except (GraphError, ConfigError) as error:
             raise ConfigError(f"{where}: {error}") from None
-        if isinstance(required, str):
-            raise ConfigError(f"{where}: required is a list of names, got the text {required!r}")
+        if isinstance(required, str) or not isinstance(required, Iterable):
+            raise ConfigError(f"{where}: required is a list of names, got {required!r:.80}")
         return cls(
             name=name,
             call=call,
@@ -198,6 +205,7 @@ class Function:
                 "timeout_ms": options.timeout_ms,
                 "queue": options.queue,
                 "priority": options.priority,
+                "limits": options.limits,
                 **fields,
             }
         )
@@ -264,6 +272,26 @@ def _require_importable(call: Callable[..., Any], where: str) -> None:
             )
 
 
+_WORDS = (*inspect.signature(Options.of).parameters, "name", "run_in", "required", "description")
+
+
+def check_words(where: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raises `ConfigError` for an option that is none."""
+    for word in given:
+        if word not in known:
+            raise ConfigError(f"{where}: there is no option {word!r}{near(word, known)}")
+
+
+def _limits(given: Mapping[str, int]) -> tuple[Limit, ...]:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"limits are numbers by name, as in {{'gpu': 2}}, got {given!r:.80}")
+    for key, at_most in given.items():
+        check_name(key, "limit")
+        if not isinstance(at_most, int) or isinstance(at_most, bool) or not 1 <= at_most <= MAX_AT_MOST:
+            raise ConfigError(f"limit {key!r} is an integer from 1 to {MAX_AT_MOST}, got {at_most!r:.80}")
+    return tuple(Limit(key, at_most) for key, at_most in given.items())
+
+
 def _retry(retries: int, delay: float | timedelta | None) -> RetryPolicy:
     if not isinstance(retries, int) or isinstance(retries, bool) or not 0 <= retries < 1_000:
         raise ConfigError(f"retries is an integer from 0 to 999, got {retries!r:.80}")
@@ -277,7 +305,8 @@ def _retry(retries: int, delay: float | timedelta | None) -> RetryPolicy:
 
 def _milliseconds(value: float | timedelta, what: str, least: int) -> int:
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not seconds * 1000 >= least:
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool) and math.isfinite(seconds)
+    if not is_number or seconds * 1000 < least:
         raise ConfigError(
             f"{what} is a number of seconds or a timedelta, at least {least} ms, got {value!r:.80}"
         )

@@ -65,6 +65,8 @@ def priority_level(value: int | str) -> int:
             raise GraphError(
                 f'unknown priority "{value}" (accepted: {", ".join(Priority)} or an integer)'
             ) from None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise GraphError(f"a priority is an integer or one of {', '.join(Priority)}, got {value!r:.80}")
     if not MIN_PRIORITY <= value <= MAX_PRIORITY:
         raise GraphError(f"priority {value} is outside {MIN_PRIORITY} to {MAX_PRIORITY}")
     return value
@@ -169,6 +171,8 @@ def check_count(tasks: int) -> None:
 
 def check_name(name: str, what: str) -> None:
     """Names from clients: 1 to 200 characters, none of them a control character."""
+    if not isinstance(name, str):
+        raise GraphError(f"{what} is a text, got {type(name).__name__}")
     if not name.strip():
         raise GraphError(f"{what} is required")
     if len(name) > MAX_NAME:

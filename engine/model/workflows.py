@@ -1,7 +1,7 @@
 """Workflows: named graphs of tasks with parameters, as they are saved. Rules are in `workflow_rules`.
 
 Constructors check nothing, so that one check can tell all that is wrong at once. Lists may be given for
-tuples, text for members of enums, and plain values for parameters that only have a default.
+tuples, text for members of enums and priorities, and plain values for parameters that only have a default.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.errors import Fault, WorkflowError
 from engine.model import parameters, shapes
-from engine.model.graph import Rule
+from engine.model.graph import PRIORITY_LEVELS, Priority, Rule
 from engine.model.json import JSON
 from engine.model.parameters import Param
 from engine.model.realtime import RealtimeTask
@@ -82,6 +82,8 @@ class WorkflowTask:
         shapes.normalise(self)
         shapes.drop_repeats(self, "depends_on")
         shapes.drop_repeats(self, "required_params")
+        if isinstance(self.priority, str) and self.priority in PRIORITY_LEVELS:
+            object.__setattr__(self, "priority", PRIORITY_LEVELS[Priority(self.priority)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from engine.errors import Conflict, NotFound
+from engine.errors import Conflict, InvalidInput, NotFound
 from engine.model import parameters
 from engine.model.callbacks import Named, named
 from engine.model.graph import Graph
@@ -134,14 +134,20 @@ async def rerun(
 
 def find(tx: Transaction, key: str, version: int | None = None) -> SavedWorkflow:
     """A workflow by id or name; the newest version unless one is named. Raises `NotFound`."""
-    return store.find(tx, key, version) or _missing(key, version)
+    return store.find(tx, _text(key), version) or _missing(key, version)
 
 
 def to_start(tx: Transaction, key: str, version: int | None = None) -> Startable:
     """As `find`, also on a connection that is not ours."""
-    saved = store.find_version(tx, key, version) or _missing(key, version)
+    saved = store.find_version(tx, _text(key), version) or _missing(key, version)
     names = functions_named(saved.definition)
     return Startable(saved, functions.options(tx, names) if names else {})
+
+
+def _text(key: str) -> str:
+    if not isinstance(key, str):
+        raise InvalidInput(f"a saved workflow is meant by its id or name, got {type(key).__name__}")
+    return key
 
 
 def _missing(key: str, version: int | None) -> NoReturn:

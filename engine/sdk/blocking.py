@@ -35,7 +35,8 @@ def _blocking(
 class SyncEngine:
     """`with SyncEngine(url) as engine:` is `Engine`, run by an event loop in a thread of its own.
 
-    Takes what `Engine` takes. Methods may be called from any thread.
+    Takes what `Engine` takes. Methods may be called from any thread but that one, where its `async def` tasks
+    run.
     """
 
     def __init__(
@@ -81,6 +82,8 @@ class SyncEngine:
         self._stop: Future[None] = Future()
 
     def __enter__(self) -> Self:
+        if self._thread is not None:
+            raise Conflict("the engine is already open")
         ready: Future[asyncio.AbstractEventLoop] = Future()
         self._stop = Future()
         self._thread = threading.Thread(target=self._live, args=(ready,), name="engine-loop", daemon=True)
@@ -112,14 +115,22 @@ class SyncEngine:
 
     def _end(self) -> None:
         self._loop = None
+        if self._thread is None:
+            return
         self._stop.set_result(None)
-        if self._thread is not None:
-            self._thread.join()
+        self._thread.join()
+        self._thread = None
 
     def _run(self, call: Coroutine[Any, Any, R]) -> R:
         if self._loop is None:
             call.close()
             raise Conflict("the engine is not open; use it inside `with engine.SyncEngine(…) as e:`")
+        if threading.current_thread() is self._thread:
+            call.close()
+            raise Conflict(
+                "a task on the engine's own event loop cannot wait for it: make the task a plain `def`, "
+                "which has a thread of its own, or await the methods of an engine.Engine"
+            )
         answer = asyncio.run_coroutine_threadsafe(call, self._loop)
         try:
             return answer.result()

@@ -5,11 +5,13 @@ They make what the constructors `WorkflowTask`, `RealtimeTask` and `Workflow` ma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Generic, Self, TypeVar, cast
 
+from engine.errors import InvalidInput
 from engine.functions.registry import FunctionRegistry
 from engine.model.graph import Rule, priority_level
 from engine.model.json import JSON
@@ -46,13 +48,14 @@ class _TaskBuilder(Generic[T]):
     def with_job_function(self, name: str, params: JSON = None) -> Self:
         return self._with(function=name, params=params)
 
-    def with_timeout(self, seconds: float) -> Self:
-        """Per attempt; 30 unless it is positive."""
-        return self._with(timeout_ms=_ms(seconds if seconds > 0 else DEFAULT_TIMEOUT_SECONDS))
+    def with_timeout(self, seconds: float | timedelta) -> Self:
+        """Per attempt; 30 unless it is positive. Raises `InvalidInput` for what is no length of time."""
+        length = _seconds(seconds)
+        return self._with(timeout_ms=_ms(length if length > 0 else DEFAULT_TIMEOUT_SECONDS))
 
     def with_retry_count(self, count: int) -> Self:
         """Attempts besides the first; none if it is negative."""
-        return self._with(retry_count=max(count, 0))
+        return self._with(retry_count=max(count, 0) if isinstance(count, int) else count)
 
     def with_dependencies(self, *names: str) -> Self:
         return self._with(depends_on=(*self._task.depends_on, *names))
@@ -79,9 +82,9 @@ class TaskBuilder(_TaskBuilder[WorkflowTask]):
         """Performed by an executor, such as `http` or `shell`, in place of a function."""
         return self._with(kind=kind, params=params)
 
-    def with_retry_interval(self, seconds: float) -> Self:
+    def with_retry_interval(self, seconds: float | timedelta) -> Self:
         """Wait so long between attempts; without it, or if it is negative, 1 s, 2 s, 4 s …"""
-        return self._with(retry_interval_ms=_ms(seconds) if seconds >= 0 else None)
+        return self._with(retry_interval_ms=_ms(seconds) if _seconds(seconds) >= 0 else None)
 
     def with_compensation(self, function: str, params: JSON = None) -> Self:
         return self._with(compensation=UndoFunction(function, params))
@@ -91,15 +94,17 @@ class TaskBuilder(_TaskBuilder[WorkflowTask]):
 
     def with_task_handler(self, status: str, name: str, description: str = "") -> Self:
         """`status` is `success`, `failed` or `timeout`, in small or capital letters; several run in order."""
-        callback = Callback(cast(CallbackState, status.lower()), name, description)
+        callback = Callback(cast(CallbackState, str(status).lower()), name, description)
         return self._with(callbacks=(*self._task.callbacks, callback))
 
     def with_required_params(self, names: Iterable[str]) -> Self:
-        return self._with(required_params=tuple(names))
+        # A text would be one name for each of its letters; `build` refuses it.
+        is_listed = isinstance(names, Iterable) and not isinstance(names, str)
+        return self._with(required_params=tuple(names) if is_listed else names)
 
     def with_result_mapping(self, mapping: Mapping[str, str]) -> Self:
         """`{parameter: field}` of a dependency's result."""
-        return self._with(result_mapping=dict(mapping))
+        return self._with(result_mapping=mapping)
 
     def with_template(self, is_template: bool = True) -> Self:
         return self._with(is_template=is_template)
@@ -197,7 +202,7 @@ class WorkflowBuilder:
 
     def with_params(self, params: Mapping[str, Param | JSON]) -> Self:
         """Default values by name, or declarations with types."""
-        return self._with(params={**self._workflow.params, **params})
+        return self._with(params=_merged(self._workflow.params, params))
 
     def with_streaming_mode(self) -> Self:
         return self._with(mode=Mode.STREAMING)
@@ -215,7 +220,7 @@ class WorkflowBuilder:
         return self._with(transactional=is_transactional)
 
     def with_labels(self, labels: Mapping[str, str]) -> Self:
-        return self._with(labels={**self._workflow.labels, **labels})
+        return self._with(labels=_merged(self._workflow.labels, labels))
 
     def build(self) -> Workflow:
         """Raises `WorkflowError` that tells all that is wrong."""
@@ -228,6 +233,17 @@ class WorkflowBuilder:
         return self
 
 
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**old, **new} if isinstance(new, Mapping) else new  # which `build` refuses
+
+
 def _ms(length: float | timedelta) -> int:
     """Of seconds; what is shorter than a millisecond is rounded."""
-    return round((length.total_seconds() if isinstance(length, timedelta) else length) * 1_000)
+    return round(_seconds(length) * 1_000)
+
+
+def _seconds(length: float | timedelta) -> float:
+    seconds = length.total_seconds() if isinstance(length, timedelta) else length
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not math.isfinite(seconds):
+        raise InvalidInput(f"a length of time is a number of seconds or a timedelta, got {length!r:.80}")
+    return seconds

@@ -54,7 +54,7 @@ def checked(graph: Graph, kinds: Kinds | None = None) -> Plan:
             f"expected an engine.Graph (engine.graph([…]) makes one), got {type(graph).__name__}"
         )
     if graph.name is not None:
-        _check_text(graph.name, "the run's name")
+        check_name(graph.name, "the run's name")
     _check_labels(graph.labels)
     for task in graph.tasks:
         _check_task(task)
@@ -69,7 +69,7 @@ def _check_labels(labels: Any) -> None:
     if not isinstance(labels, dict) or len(labels) > MAX_LABELS:
         raise GraphError(f"labels are a dictionary of at most {MAX_LABELS} texts")
     for key, value in labels.items():
-        _check_text(key, "a label")
+        check_name(key, "a label")
         if not isinstance(value, str) or len(value) > MAX_LABEL:
             raise GraphError(f"label {key!r} is not a text of at most {MAX_LABEL} characters")
         _check_json(value, f"label {key!r}")
@@ -78,7 +78,7 @@ def _check_labels(labels: Any) -> None:
 def _check_task(task: TaskSpec) -> None:
     if not isinstance(task, TaskSpec):
         raise GraphError(f"a task of a graph is an engine.TaskSpec, got {type(task).__name__}")
-    _check_text(task.name, "task id")
+    check_name(task.name, "task id")
     for name, default, check_value, what in _CHECKS:
         value = getattr(task, name)
         if value is not default:  # most fields of most tasks were not given
@@ -97,19 +97,13 @@ def _check_params(task: TaskSpec, registry: ExecutorRegistry) -> None:
             raise GraphError(f'task "{task.name}": {message}')
 
 
-def _check_text(value: Any, what: str) -> None:
-    if not isinstance(value, str):
-        raise GraphError(f"{what} is a text, got {type(value).__name__}")
-    check_name(value, what)
-
-
 def _check_dependencies(values: Any, what: str) -> None:
     for dependency in values:
         if not isinstance(dependency, Dependency):
             raise GraphError(f"{what} holds engine.Dependency, got {dependency!r:.80}")
-        _check_text(dependency.name, f"{what}: name of a dependency")
+        check_name(dependency.name, f"{what}: name of a dependency")
         if dependency.condition is not None:
-            _check_text(dependency.condition, f"{what}: condition of a dependency")
+            check_name(dependency.condition, f"{what}: condition of a dependency")
 
 
 def _check_rule(value: Any, what: str) -> None:
@@ -173,8 +167,8 @@ _DEFAULTS = {field.name: field.default for field in fields(TaskSpec)}
 _CHECKS: list[tuple[str, Any, Check, str]] = [
     (name, _DEFAULTS[name], check_value, what)
     for name, check_value, what in (
-        ("kind", _check_text, "type"),
-        ("queue", _check_text, "queue"),
+        ("kind", check_name, "type"),
+        ("queue", check_name, "queue"),
         ("params", _check_payload, "params"),
         ("client", _check_payload, "client"),
         ("depends_on", _check_dependencies, "depends_on"),

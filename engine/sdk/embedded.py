@@ -23,11 +23,13 @@ from engine.model.plugins import KIND as PLUGIN
 from engine.model.plugins import Binding
 from engine.model.records import Event, LogLine, Run, SavedWorkflow, Task
 from engine.model.run_defaults import RunDefaults
+from engine.model.states import RunState, TaskState
 from engine.operations import functions as registrations
 from engine.operations import runs
 from engine.operations.submits import Accepted
 from engine.sdk.checks import Kinds
 from engine.sdk.opening import store_errors
+from engine.sdk.pages import check_page, check_states
 from engine.sdk.plugins import BindingLike, Plugins, bind, bindings_of, check_bindings, registry_of
 from engine.sdk.requests import SubmitMany, SubmitOne
 from engine.sdk.waiting import Watch
@@ -36,7 +38,7 @@ from engine.store import migrate
 from engine.store.database import Database
 from engine.store.dialects import parse_url
 from engine.telemetry import emit
-from engine.worker.options import WorkerOptions
+from engine.worker.options import WorkerOptions, check_count, queue_names
 from engine.worker.service import Worker
 
 DEFAULT_URL = "sqlite:///task-engine.db"
@@ -55,7 +57,9 @@ class Engine(Workflows, Plugins):
     other processes notice what is submitted here when they next poll. Methods may be called from the loop
     that opened it.
 
-    Opening raises `ConfigError` (URL, executor, a file in use), `StoreUnavailable`, `SchemaMismatch`.
+    Raises `ConfigError` for settings that cannot work. Opening raises `ConfigError` (URL, executor, a file in
+    use), `StoreUnavailable`, `SchemaMismatch`, and `Conflict` while it is open. It can be opened again
+    once it is closed.
     """
 
     def __init__(
@@ -78,6 +82,8 @@ class Engine(Workflows, Plugins):
         run_defaults: RunDefaults | None = None,
         pool_size: int = 4,
     ) -> None:
+        check_count("workers", workers, least=0)
+        check_count("pool_size", pool_size, least=1)
         self._url = url
         self._workers = workers
         self._executors = tuple(executors)
@@ -87,7 +93,7 @@ class Engine(Workflows, Plugins):
         self._bindings = bindings_of(plugin_bindings)
         self._unbound = self._bindings
         self._registry = registry
-        self._options = options or WorkerOptions(concurrency=concurrency, queues=tuple(queues))
+        self._options = options or WorkerOptions(concurrency=concurrency, queues=queue_names(queues))
         self._executor_settings = replace(
             executor_settings or ExecutorSettings(), threads=self._options.concurrency * max(workers, 1)
         )
@@ -96,13 +102,18 @@ class Engine(Workflows, Plugins):
         self._run_defaults = run_defaults or RunDefaults()
         self._pool_size = pool_size
         self._kinds: Kinds | None = None
+        self._is_in_use = False  # from the beginning of opening to the end of closing
         self._opened: tuple[Database, Watch] | None = None
         self._stack = AsyncExitStack()
 
     # --- life
 
     async def __aenter__(self) -> Self:
+        if self._is_in_use:
+            raise Conflict("the engine is already open")
         async with AsyncExitStack() as stack:
+            self._is_in_use = True
+            stack.callback(self._release)
             database = await asyncio.to_thread(self._open)
             stack.push_async_callback(asyncio.to_thread, database.close)
             watch = Watch(database)
@@ -215,6 +226,9 @@ class Engine(Workflows, Plugins):
     def _forget(self) -> None:
         self._opened = None
 
+    def _release(self) -> None:
+        self._is_in_use = False
+
     @property
     def _parts(self) -> tuple[Database, Watch]:
         if self._opened is None:
@@ -255,22 +269,33 @@ class Engine(Workflows, Plugins):
     async def list_runs(
         self, *, state: str | None = None, name: str | None = None, before: int | None = None, limit: int = 50
     ) -> list[Run]:
-        """Newest first; read on with `before` = id of the last one."""
+        """Newest first, 50 unless `limit` says otherwise; read on with `before` = id of the last one."""
+        check_page(limit)
+        check_states([state], RunState)
         return await runs.list_runs(self._database, state=state, name=name, before=before, limit=limit)
 
     async def tasks(
         self, run_id: int, *, state: str | None = None, after: int | None = None, limit: int = 1000
     ) -> list[Task]:
-        """Tasks of a run in the order of submission; read on with `after` = id of the last one."""
+        """Tasks of a run in the order of submission, the first 1000 unless `limit` says otherwise; read on
+        with `after` = id of the last one.
+        """
+        check_page(limit)
+        check_states([state], TaskState)
         return await runs.tasks(self._database, run_id, state=state, after=after, limit=limit)
 
     async def events(self, run_id: int, *, after: int = 0, limit: int = 1000) -> list[Event]:
-        """What happened, in order; read on with `after` = number of the last one."""
+        """What happened, in order, the first 1000 unless `limit` says otherwise; read on with `after` =
+        number of the last one.
+        """
+        check_page(limit)
         return await runs.events(self._database, run_id, after=after, limit=limit)
 
     async def logs(
         self, run_id: int, *, task_name: str | None = None, limit: int = 1000, offset: int = 0
     ) -> list[LogLine]:
+        """In order, the first 1000 lines unless `limit` says otherwise."""
+        check_page(limit, offset)
         return await runs.logs(self._database, run_id, task_name=task_name, limit=limit, offset=offset)
 
     async def wait(self, run_id: int, timeout: float | None = None) -> Run:

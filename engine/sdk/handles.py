@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from keyword import iskeyword
 from typing import Any, NoReturn
 
 from engine.errors import GraphError
 from engine.model.json import JSON
 from engine.model.placeholders import Reference, parse
+
+_WHEN = "`.options(when=…)` does, at the right time"
+_CALCULATE = "calculate with it (a task can, or `.options(when=…)`)"
+
+
+def _refusing(wish: str) -> Callable[..., NoReturn]:
+    def refuse(self: Handle, *_: object) -> NoReturn:
+        raise GraphError(f"{self._path} is only known when the workflow runs; a workflow cannot {wish}")
+
+    return refuse
 
 
 class Handle:
@@ -40,20 +50,28 @@ class Handle:
     def __str__(self) -> str:
         return f"${{{{ {self._path} }}}}"
 
+    def __format__(self, form: str) -> str:
+        if form:
+            raise GraphError(
+                f"{self._path} is only known when the workflow runs; a task can write it as {form}"
+            )
+        return str(self)
+
     def __repr__(self) -> str:
         return f"<result {self._path}>"
 
-    def __iter__(self) -> NoReturn:
-        raise self._unknown("go through it")
-
-    def __bool__(self) -> NoReturn:
-        raise self._unknown("ask whether it is true (`.options(when=…)` does, at the right time)")
-
-    def __len__(self) -> NoReturn:
-        raise self._unknown("count it")
-
-    def _unknown(self, wish: str) -> GraphError:
-        return GraphError(f"{self._path} is only known when the workflow runs; a workflow cannot {wish}")
+    # Each of these would answer without a value, and build another graph than was meant.
+    __iter__ = _refusing("go through it")
+    __len__ = _refusing("count it")
+    __bool__ = _refusing(f"ask whether it is true ({_WHEN})")
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refusing(f"compare it ({_WHEN})")
+    __contains__ = _refusing(f"ask what it holds ({_WHEN})")
+    __hash__ = _refusing(f"look it up, or put it into a set ({_WHEN})")
+    __add__ = __sub__ = __mul__ = __truediv__ = __floordiv__ = __mod__ = __pow__ = _refusing(_CALCULATE)
+    __radd__ = __rsub__ = __rmul__ = __rtruediv__ = __rfloordiv__ = __rmod__ = __rpow__ = _refusing(
+        _CALCULATE
+    )
+    __neg__ = __abs__ = __round__ = __int__ = __float__ = __index__ = _refusing(_CALCULATE)
 
 
 def step_text(key: str | int) -> str:

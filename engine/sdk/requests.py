@@ -87,6 +87,8 @@ class ExecuteOne:
 
 def checked_params(params: Mapping[str, JSON] | None) -> dict[str, JSON]:
     """Raises `InvalidInput` if they cannot be stored."""
+    if not isinstance(params, Mapping | None):
+        raise InvalidInput(f"params are an object with their names as keys, got {type(params).__name__}")
     given = dict(params or {})
     try:
         check_storable(given)

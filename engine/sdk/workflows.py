@@ -22,6 +22,7 @@ from engine.operations.stream_state import Published
 from engine.operations.submits import Accepted
 from engine.sdk.authoring import WorkflowFunction
 from engine.sdk.checks import Kinds
+from engine.sdk.pages import check_page, check_states
 from engine.sdk.requests import checked_params, execution_key
 from engine.store.database import Database
 from engine.store.functions import KnownFunction
@@ -31,7 +32,14 @@ Definition = Workflow | WorkflowFunction[Any]
 
 
 def _definition(given: Definition) -> Workflow:
-    return given.definition() if isinstance(given, WorkflowFunction) else given
+    if isinstance(given, WorkflowFunction):
+        return given.definition()
+    if not isinstance(given, Workflow):
+        raise InvalidInput(
+            "a definition is an engine.Workflow or a function decorated with @workflow (engine.from_yaml "
+            f"reads YAML), got {given!r:.80}"
+        )
+    return given
 
 
 class Workflows:
@@ -63,13 +71,15 @@ class Workflows:
         return await workflows.get(self._database, workflow, version)
 
     async def list_workflows(self, *, limit: int | None = None, offset: int = 0) -> list[SavedWorkflow]:
-        """Newest versions, last created first."""
+        """Newest versions, last created first; all of them unless `limit` says otherwise."""
+        check_page(limit, offset)
         return (await workflows.list_saved(self._database, limit=limit, offset=offset))[1]
 
     async def workflow_versions(
         self, workflow: str, *, limit: int | None = None, offset: int = 0
     ) -> list[SavedWorkflow]:
-        """Newest first."""
+        """Newest first; all of them unless `limit` says otherwise."""
+        check_page(limit, offset)
         return (await workflows.versions(self._database, workflow, limit=limit, offset=offset))[1]
 
     async def workflow_definition(self, workflow: str, version: int | None = None) -> str:
@@ -123,7 +133,7 @@ class Workflows:
         self, run_id: int, params: Mapping[str, JSON] | None = None, *, actor: str = "local"
     ) -> Accepted:
         """The same version once more, with some parameters changed; the new run knows the old one."""
-        return await executions.rerun(self._database, run_id, params, actor=actor)
+        return await executions.rerun(self._database, run_id, checked_params(params), actor=actor)
 
     async def history(
         self,
@@ -134,11 +144,12 @@ class Workflows:
         offset: int = 0,
         oldest_first: bool = False,
     ) -> list[WorkflowRun]:
-        """Runs of a workflow, or of all of them."""
+        """Runs of a workflow, or of all of them: the newest 20 unless `limit` says otherwise."""
+        check_page(limit, offset)
         _, found = await workflows.list_runs(
             self._database,
             workflow=workflow,
-            states=[str(state) for state in states],
+            states=check_states(states, RunState),
             limit=limit,
             offset=offset,
             is_oldest_first=oldest_first,
@@ -198,7 +209,8 @@ class Workflows:
         limit: int = 1_000,
         offset: int = 0,
     ) -> list[Schedule]:
-        """By name; of one workflow or of all."""
+        """By name; of one workflow or of all. The first 1000 unless `limit` says otherwise."""
+        check_page(limit, offset)
         is_paused = None if is_enabled is None else not is_enabled
         _, found = await schedules.list_schedules(
             self._database, workflow=workflow, is_paused=is_paused, limit=limit, offset=offset
@@ -240,7 +252,10 @@ class Workflows:
     async def list_functions(
         self, *, is_missing: bool | None = None, limit: int = 1_000, offset: int = 0
     ) -> list[KnownFunction]:
-        """All that some process has registered, by name, and which live workers have code for each."""
+        """All that some process has registered, by name, and which live workers have code for each. The first
+        1000 unless `limit` says otherwise.
+        """
+        check_page(limit, offset)
         _, found = await functions.list_functions(
             self._database, is_missing=is_missing, limit=limit, offset=offset
         )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from engine.errors import InvalidInput
 from engine.executors.base import ExecutorSettings, TaskContext
 from engine.executors.sleep import SleepExecutor, SleepParams
 from engine.model.outcomes import Outcome, Succeeded
@@ -59,9 +61,11 @@ class VirtualClock(Clock):
     def advance(self, by: timedelta | None = None, **parts: float) -> datetime:
         """Move on at once, as if the machine had slept: `advance(hours=3)`. To be called on the event loop.
 
+        Raises `InvalidInput` for what is no length of time, or is negative.
+
         Nothing happens at the times in between; for that there is `Harness.advance`.
         """
-        return self.move_to(self.moment + (by or timedelta()) + timedelta(**parts))
+        return self.move_to(self.moment + length(by, parts))
 
     def move_to(self, moment: datetime) -> datetime:
         """Never goes back."""
@@ -100,6 +104,19 @@ class VirtualClock(Clock):
     def waits_for_a_signal(self, task_id: int) -> bool:
         """And for no time."""
         return any(wait.waiter == task_id and wait.due is None for wait in self._waits)
+
+
+def length(by: timedelta | None, parts: Mapping[str, float]) -> timedelta:
+    """How long `advance(by, **parts)` is. Raises `InvalidInput`."""
+    if not isinstance(by, timedelta | None):
+        raise InvalidInput(f"time is a timedelta, or hours=3 and the like, got {by!r:.80}")
+    try:
+        found = (by or timedelta()) + timedelta(**parts)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidInput(f"time is given in days, hours, minutes, seconds and the like: {error}") from None
+    if found < timedelta():
+        raise InvalidInput(f"the clock never goes back, got {found}")
+    return found
 
 
 class VirtualSleep(SleepExecutor):

@@ -26,7 +26,7 @@ from engine.sdk.workflows import Definition
 from engine.store import queries
 from engine.store.beat import BeatTarget
 from engine.store.database import Database, Transaction
-from engine.testing.clock import START, VirtualClock, VirtualSleep
+from engine.testing.clock import START, VirtualClock, VirtualSleep, length
 from engine.testing.ended import Ended, ended
 from engine.testing.memory import give_schema
 from engine.testing.pace import Pace, Standstill
@@ -137,9 +137,10 @@ class Harness(Engine):
     ) -> datetime:
         """Let time pass: `advance(hours=3)`. What is due in between happens at its time.
 
-        Without arguments only what can go on without time does. Returns what time it is then.
+        Without arguments only what can go on without time does. Returns what time it is then. Raises
+        `InvalidInput` for what is no length of time, or is negative.
         """
-        to = self.clock.moment + (by or timedelta()) + timedelta(**parts)
+        to = self.clock.moment + length(by, parts)
         await self._drive(_nothing, to, timeout)
         return self.clock.moment
 

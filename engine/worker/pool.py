@@ -43,7 +43,6 @@ class PoolSpec:
     @classmethod
     def from_line(cls, line: bytes) -> Self:
         fields: dict[str, Any] = json.loads(line)
-        fields["options"]["queues"] = tuple(fields["options"]["queues"])
         settings = fields["executor_settings"]
         settings["limits"] = ProcessLimits(**settings["limits"])
         settings["file_root"] = Path(settings["file_root"])

@@ -326,7 +326,7 @@ def test_wrong_types_are_told_with_their_place(fields: dict[str, Any], found: st
 
 
 def test_all_wrong_types_are_told_at_once() -> None:
-    wrong: Any = Workflow("w", description=5, tasks=[task("a", priority="high"), task("b", queue=5)])  # type: ignore[arg-type]
+    wrong: Any = Workflow("w", description=5, tasks=[task("a", priority="hihg"), task("b", queue=5)])  # type: ignore[arg-type]
     assert [line.partition(":")[0] for line in told(wrong)] == [
         *("description", "tasks[0].priority", "tasks[1].queue")
     ]

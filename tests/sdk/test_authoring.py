@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine.errors import ConfigError, GraphError
+from engine.errors import GraphError
 from engine.functions.context import Context
 from engine.functions.decorator import task
 from engine.model.graph import Rule
@@ -18,6 +18,7 @@ from engine.model.retry import Backoff, RetryPolicy
 from engine.model.workflow_rules import check
 from engine.model.workflows import UndoFunction, Workflow, WorkflowTask
 from engine.sdk.authoring import workflow
+from engine.sdk.recording import add_task
 
 
 @task
@@ -255,12 +256,40 @@ def test_a_workflow_inside_another_adds_its_tasks() -> None:
         (lambda rows: [*rows], "cannot go through it"),
         (lambda rows: bool(rows.ready), "cannot ask whether it is true"),
         (lambda rows: len(rows), "cannot count it"),
+        (lambda rows: rows.region == "eu", "cannot compare it (`.options(when=…)` does"),
+        (lambda rows: rows.region != "eu", "cannot compare it"),
+        (lambda rows: rows.count > 3, "cannot compare it"),
+        (lambda rows: rows.region in ("eu", "us"), "cannot compare it"),
+        (lambda rows: rows.region in {"eu", "us"}, "cannot look it up"),
+        (lambda rows: {"eu": 1}.get(rows.region), "cannot look it up"),
+        (lambda rows: "eu" in rows, "cannot ask what it holds"),
+        (lambda rows: rows.count + 1, "cannot calculate with it"),
+        (lambda rows: 1 - rows.count, "cannot calculate with it"),
+        (lambda rows: range(rows.count), "cannot calculate with it"),
+        (
+            lambda rows: f"{rows.count:.2f}",
+            "is only known when the workflow runs; a task can write it as .2f",
+        ),
         (lambda rows: rows[-1], "positions in a result count from 0"),
         (lambda rows: rows[1.5], "is a text or a position, got float"),
     ],
 )
 def test_a_result_cannot_be_looked_into(use: Callable[[Any], Any], message: str) -> None:
     assert message in refused(lambda: use(extract("2026-01-01")))  # type: ignore[arg-type]
+
+
+def test_a_parameter_cannot_be_matched() -> None:
+    @workflow
+    def chooses(region: str) -> None:
+        match region:
+            case "eu":
+                audit()
+            case _:
+                extract(date(2026, 1, 1))
+
+    with pytest.raises(GraphError, match=r"params\.region is only known when the workflow runs"):
+        chooses.definition()
+    assert [each.name for each in chooses("eu").tasks] == ["audit"]
 
 
 def test_a_handle_says_what_it_stands_for() -> None:
@@ -274,10 +303,20 @@ def test_a_handle_says_what_it_stands_for() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (lambda: transform(), "task \"transform\": missing a required argument: 'rows'"),
+        (lambda: transform(), 'task "transform": invalid params of function "transform": rows: missing'),
         (lambda: transform([], 3), 'task "transform": too many positional arguments'),
         (lambda: transform([3]), 'invalid params of function "transform": rows.0: Input should be'),
-        (lambda: audit.options(rule="maybe")(), "'maybe' is not a valid Rule"),
+        (lambda: audit.options(rule="maybe")(), "rule 'maybe' is not one of all_success, all_done"),
+        (lambda: audit.options(limits={"k": 0})(), "limit 'k' is an integer from 1 to"),
+        (lambda: audit.options(limits="k")(), "limits are numbers by name"),
+        (lambda: audit.options(callbacks=["audit"])(), "callbacks lists engine.Callback, or (state, task)"),
+        (lambda: audit.options(callbacks=[("fail", audit)])(), "callbacks[0].state: expected one of success"),
+        (lambda: audit.options(required="rows")(), "required_params: expected a list, got text 'rows'"),
+        (lambda: transform.options(result_mapping={"row": "r"})([]), 'row: unknown; did you mean "rows"'),
+        (lambda: add_task(WorkflowTask("a", params={"x": object()})), "params cannot be made into JSON"),
+        (lambda: add_task(WorkflowTask("a", depends_on=["gone"])), 'there is no task "gone" before it'),
+        (lambda: add_task(audit), "add_task takes a WorkflowTask or a RealtimeTask, got <task audit"),
+        (lambda: [add_task(WorkflowTask("a", kind="noop")) for _ in "xy"], 'two tasks of the name "a"'),
         (lambda: audit.options(after=["gone"])(), 'there is no task "gone" before it'),
         (lambda: audit.options(after=[3])(), "after lists results of calls"),
         (lambda: audit.options(when="${{ tasks.gone.result }}")(), 'there is no task "gone" before it'),
@@ -302,7 +341,7 @@ def test_a_result_of_another_workflow_is_refused() -> None:
 
 def test_what_a_workflow_cannot_keep_is_refused() -> None:
     retry = RetryPolicy(max_attempts=3, factor=3.0)
-    with pytest.raises(ConfigError, match='task "audit": a workflow keeps retries and retry_delay'):
+    with pytest.raises(GraphError, match='task "audit": a workflow keeps retries and retry_delay'):
         workflow(lambda: audit.options(retry=retry)())()
     fixed = RetryPolicy(max_attempts=3, backoff=Backoff.FIXED, initial_ms=7)
     [kept] = workflow(lambda: audit.options(retry=fixed)())().tasks

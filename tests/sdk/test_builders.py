@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from engine.errors import GraphError, WorkflowError
+from engine.errors import GraphError, InvalidInput, WorkflowError
 from engine.functions.registry import FunctionRegistry
 from engine.model.graph import Rule
 from engine.model.parameters import Param
@@ -24,6 +25,7 @@ from engine.model.realtime import (
     Reconnect,
     Subscription,
 )
+from engine.model.workflow_rules import check_task
 from engine.model.workflows import Callback, CallbackState, Mode, UndoFunction, Workflow, WorkflowTask
 from engine.sdk.builders import RealtimeTaskBuilder, TaskBuilder, WorkflowBuilder
 from tests.support.workflows import workflows
@@ -335,3 +337,55 @@ def built_realtime_task(task: RealtimeTask) -> RealtimeTask:
         .with_mode(task.collector_mode)
         .build()
     )
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda b: b.with_required_params("rows"), "required_params: expected a list, got text 'rows'"),
+        (lambda b: b.with_required_params(5), "required_params: expected a list, got an integer 5"),
+        (lambda b: b.with_dependencies(["a", "b"]), r"depends_on\[0\]: expected text, got a list"),
+        (lambda b: b.with_result_mapping("ab"), "result_mapping: expected an object, got text 'ab'"),
+        (lambda b: b.with_retry_count("3"), "retry_count: expected an integer, got text '3'"),
+        (lambda b: b.with_task_handler(5, "f"), r"callbacks\[0\].state: expected one of success"),
+        (lambda b: b.with_priority(1.5), "a priority is an integer or one of low, medium, high, urgent"),
+        (lambda b: b.with_timeout(float("inf")), "a length of time is a number of seconds or a timedelta"),
+        (lambda b: b.with_timeout(float("nan")), "a length of time is a number of seconds"),
+        (lambda b: b.with_timeout("5"), "a length of time is a number of seconds or a timedelta, got '5'"),
+        (lambda b: b.with_timeout(1e12), "timeout_ms: 1000000000000000 is outside 1 to"),
+        (lambda b: b.with_retry_interval(None), "a length of time is a number of seconds"),
+    ],
+)
+def test_what_a_task_cannot_have_is_refused(
+    build: Callable[[TaskBuilder], TaskBuilder], message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        build(TaskBuilder("a").with_job_function("f")).build()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda b: b.with_labels("ab"), "labels: expected an object, got text 'ab'"),
+        (lambda b: b.with_params(["a"]), "params: expected an object, got a list"),
+        (lambda b: b.with_task(TaskBuilder("a")), r"tasks\[0\]: expected an object \(WorkflowTask\), got a"),
+    ],
+)
+def test_what_a_workflow_cannot_have_is_refused(
+    build: Callable[[WorkflowBuilder], WorkflowBuilder], message: str
+) -> None:
+    with pytest.raises(WorkflowError, match=message):
+        build(WorkflowBuilder("w")).build()
+
+
+def test_a_task_takes_a_word_for_its_priority_however_it_is_made() -> None:
+    built = TaskBuilder("a").with_job_function("f").with_priority("high").build()
+    assert built == WorkflowTask("a", function="f", priority="high")  # type: ignore[arg-type]
+    assert built.priority == 10
+    with pytest.raises(WorkflowError, match="priority: expected an integer, got text 'hihg'"):
+        check_task(WorkflowTask("a", function="f", priority="hihg"))  # type: ignore[arg-type]
+
+
+def test_lengths_of_time_may_be_timedeltas() -> None:
+    built = TaskBuilder("a").with_job_function("f").with_timeout(timedelta(minutes=1)).with_retry_interval(0)
+    assert (built.build().timeout_ms, built.build().retry_interval_ms) == (60_000, 0)

@@ -77,3 +77,10 @@ def test_every_name_can_be_loaded(package: Any) -> None:
         assert name in dir(package)
     with pytest.raises(AttributeError, match="no attribute 'Engin'"):
         package.Engin  # noqa: B018
+
+
+def test_a_star_imports_every_name() -> None:
+    assert (
+        printed("from engine import *; print(Engine.__name__, errors.__name__)") == "Engine engine.errors\n"
+    )
+    assert sorted(engine.__all__) == sorted({name for _, name in exported(engine)} | {*engine._MODULES})

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, InvalidInput
 from engine.store.clock import Clock
 from engine.store.database import Database
 from engine.store.schedules import now
-from engine.testing import VirtualClock
+from engine.testing import Harness, VirtualClock
 from engine.testing.clock import START
 
 pytestmark = pytest.mark.anyio
@@ -90,3 +91,23 @@ async def test_without_a_clock_of_its_own_a_wait_takes_real_time() -> None:
     come.set()
     await clock.wait(1, come, None)
     assert abs(clock.now() - datetime.now(UTC)) < timedelta(seconds=5)
+
+
+@pytest.mark.parametrize(
+    ("by", "parts", "message"),
+    [
+        (None, {"days": -1}, "the clock never goes back, got -1 day"),
+        (timedelta(seconds=-1), {}, "the clock never goes back"),
+        (5, {}, "time is a timedelta, or hours=3 and the like, got 5"),
+        (None, {"day": 1}, "time is given in days, hours, minutes, seconds and the like"),
+        (None, {"hours": "3"}, "time is given in days"),
+        (None, {"days": 10**12}, "time is given in days"),
+    ],
+)
+async def test_time_goes_forward_by_lengths_of_time(by: Any, parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        VirtualClock().advance(by, **parts)
+    async with Harness() as engine:
+        with pytest.raises(InvalidInput, match=message):
+            await engine.advance(by, **parts)
+        assert engine.clock.moment < START + timedelta(seconds=1)
