@@ -73,6 +73,7 @@ class Options:
             retry=None if self.retry == RetryPolicy() else self.retry,
             queue=None if self.queue == DEFAULT_QUEUE else self.queue,
             priority=self.priority or None,
+            limits={limit.key: limit.at_most for limit in self.limits} or None,
         )
 
     def but(self, **given: Any) -> Options:

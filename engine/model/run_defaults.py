@@ -32,6 +32,7 @@ class FunctionOptions:
     retry: RetryPolicy | None = None
     queue: str | None = None
     priority: int | None = None
+    limits: Mapping[str, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         retry = None if self.retry is None else self.retry.to_json()
@@ -40,6 +41,7 @@ class FunctionOptions:
             "retry": retry,
             "queue": self.queue,
             "priority": self.priority,
+            "limits": None if self.limits is None else dict(self.limits),
         }
         return {name: value for name, value in every.items() if value is not None}
 

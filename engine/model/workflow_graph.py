@@ -170,8 +170,9 @@ class _Translation:
         )
 
     def _limits_of(self, path: Path, task: WorkflowTask) -> tuple[Limit, ...]:
-        keys = self._bound((*path, "limits"), [*task.limits]).value
-        return *self._limits, *map(Limit, map(text_of, keys), task.limits.values())
+        limits = task.limits or self._own(task.function).limits or {}
+        keys = self._bound((*path, "limits"), [*limits]).value
+        return *self._limits, *map(Limit, map(text_of, keys), limits.values())
 
     def _compensation(
         self, path: Path, task: WorkflowTask, timeout_ms: int, retry: RetryPolicy

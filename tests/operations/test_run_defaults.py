@@ -185,7 +185,9 @@ def described(name: str, **options: Any) -> dict[str, Any]:
     return {"name": name, "description": "", "origin": "tests", "params": None, "options": options or None}
 
 
-SAYS = described("says", timeout_ms=9_000, retry=RetryPolicy(4).to_json(), queue="slow", priority=7)
+SAYS = described(
+    "says", timeout_ms=9_000, retry=RetryPolicy(4).to_json(), queue="slow", priority=7, limits={"gpu": 2}
+)
 WAITS = described("waits", retry=RetryPolicy(3, backoff=Backoff.FIXED, initial_ms=5, jitter=0).to_json())
 CALLS = (
     WorkflowTask("silent", function="says", compensation=UndoFunction("waits")),
@@ -229,6 +231,13 @@ def test_functions_that_undo_have_a_word_of_their_own() -> None:
         "silent": (9_000, waits),
         "waits": (70_000, waits),
     }
+
+
+def test_a_limit_of_a_function_holds_unless_the_task_has_some() -> None:
+    options = {"says": FunctionOptions.from_json(SAYS["options"])}
+    tasks = [WorkflowTask("a", function="says"), WorkflowTask("b", function="says", limits={"own": 1})]
+    graph = graph_of(Workflow("flow", tasks=tasks), options=options)
+    assert [task.limits for task in graph.tasks] == [(Limit("gpu", 2),), (Limit("own", 1),)]
 
 
 def test_the_newest_word_about_a_function_counts(database: Database) -> None:
