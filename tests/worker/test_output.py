@@ -1,0 +1,108 @@
+"""What tasks print and log: gathered, capped, and stored before their outcomes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.executors.base import ExecutorSettings, TaskContext
+from engine.executors.process import run_process
+from engine.model.outcomes import Outcome, Succeeded
+from engine.operations import runs, tasks
+from engine.store.database import Database
+from engine.worker import capture, logbook
+from tests.worker.bench import ended, submit_one, until, working
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_what_a_task_prints_and_logs_is_kept_up_to_a_limit(database: Database) -> None:
+    async def loud(context: TaskContext, params: Any) -> Outcome:
+        print("to stdout")
+        sys.stderr.writelines(["to ", "stderr\n"])
+        logging.getLogger("theirs").warning("a %s", "warning")
+        await asyncio.to_thread(print, "from a thread, \x00 and \udcff")
+        context.log("odd \x00 stream", "kept\n")
+        print("x" * (3 * logbook.MAX_LINE))
+        print("no line end", end="")
+        return Succeeded()
+
+    async def flood(context: TaskContext, params: Any) -> Outcome:
+        for _ in range(logbook.MAX_LINES + 10):
+            print("again")
+        return Succeeded()
+
+    async with working(database, loud, flood, capture_output=True):
+        first = await ended(database, await submit_one(database, "loud"))
+        second = await ended(database, await submit_one(database, "flood"))
+    lines = await runs.logs(database, first.run_id)
+    texts = [(line.stream, line.text) for line in lines]
+    assert texts[:3] == [
+        ("stdout", "to stdout"),
+        ("stderr", "to stderr"),
+        ("log", "WARNING theirs: a warning"),
+    ]
+    assert ("stdout", "from a thread, \\x00 and \\udcff") in texts
+    assert ("odd \\x00 stream", "kept") in texts and ("stdout", "no line end") in texts
+    assert [line.number for line in lines] == list(range(1, len(lines) + 1))
+    kept = await runs.logs(database, second.run_id, limit=20_000)
+    assert len(kept) == logbook.MAX_LINES + 1 and "log is full" in kept[-1].text
+
+
+async def test_what_a_process_prints_is_kept_line_by_line_while_it_runs(
+    database: Database, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "gate")
+    script = f"seq 1 3; printf 'a\\r\\nno line end'; read x < {tmp_path / 'gate'}; echo; echo last"
+
+    async def prints(context: TaskContext, params: Any) -> Outcome:
+        await run_process(context, ["sh", "-c", script], settings=ExecutorSettings())
+        return Succeeded()
+
+    async def texts() -> list[str]:
+        return [line.text for line in await runs.logs(database, run_id)]
+
+    async def has_first() -> bool:
+        return await texts() == ["1", "2", "3", "a"]
+
+    async with working(database, prints):
+        task_id = await submit_one(database, "prints")
+        run_id = (await tasks.get(database, task_id)).run_id
+        await until(has_first)
+        await asyncio.to_thread((tmp_path / "gate").write_text, "go\n")
+        await ended(database, task_id)
+    assert await texts() == ["1", "2", "3", "a", "no line end", "last"]
+
+
+def test_log_record_with_wrong_arguments_does_not_fail_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    lines: list[str] = []
+    mark = capture.current.set(lambda stream, text: lines.append(text))
+    try:
+        record = logging.LogRecord("theirs", logging.WARNING, "file", 1, "wrong %d", ("argument",), None)
+        capture._LogHandler().handle(record)
+    finally:
+        capture.current.reset(mark)
+    assert not lines
+
+
+async def test_output_that_cannot_be_stored_costs_no_outcome(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def append_logs(*args: Any) -> None:
+        raise ValueError("cannot be encoded")
+
+    async def talk(context: TaskContext, params: Any) -> Outcome:
+        context.log("stdout", "hello\n")
+        return Succeeded()
+
+    monkeypatch.setattr(tasks, "append_logs", append_logs)
+    async with working(database, talk):
+        for _ in range(2):
+            assert (await ended(database, await submit_one(database, "talk"))).state == "succeeded"
