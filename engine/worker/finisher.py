@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 
 from engine.errors import StoreUnavailable
 from engine.model.outcomes import Failed, Outcome
@@ -89,7 +90,6 @@ class Finisher:
             self._idle.set()
 
     async def _write(self, batch: list[tuple[Lease, Outcome]]) -> None:
-        await self.write_logs()  # while the leases still hold
         try:
             lost = await self._finish(batch)
         except (
@@ -110,6 +110,10 @@ class Finisher:
         alone = not self._claimer.may_claim
         while True:
             try:
+                # Before the outcomes: readers expect it, and the next attempt has lines of this one refused.
+                # But output is worth less than outcomes, and does not hold them up.
+                with suppress(StoreUnavailable):
+                    await self.write_logs()
                 if not tries and not alone:
                     return await self._claimer.claim_along(batch)
                 self._claimer.look_again()
@@ -135,32 +139,48 @@ class Finisher:
             return [lease]
 
     async def write_logs(self) -> None:
-        # One at a time: lines that another call has taken must be written before their outcome is.
-        async with self._writing_logs:
-            await self._write_lines(self._book.take())
+        """Write the lines that have gathered. Raises `StoreUnavailable`: they wait for the next call.
 
-    async def _write_lines(self, lines: list[Line]) -> None:
-        while lines:
-            chunk, lines = lines[:MAX_BATCH], lines[MAX_BATCH:]
-            try:
-                await tasks.append_logs(self._database, chunk)
-            except StoreUnavailable:
-                return  # output is worth less than outcomes: it does not hold them up
-            except Exception as error:  # nor does output that cannot be stored
-                emit("task.output_dropped", level="error", lines=len(chunk), error=repr(error))
+        Lines that were stored although the answer was lost are not stored again: they have numbers.
+        """
+        # One at a time: lines that another call is writing must be stored before their outcome is.
+        async with self._writing_logs:
+            left = len(self._book)
+            while left > 0:
+                lines = self._book.first(min(left, MAX_BATCH))
+                await self._append(lines)
+                self._book.remove(len(lines))
+                left -= len(lines)
+        if lost := self._book.take_lost():
+            emit("worker.output_lost", level="warning", lines=lost)
+
+    async def _append(self, lines: list[Line]) -> None:
+        try:
+            await tasks.append_logs(self._database, lines)
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # output that cannot be stored costs no outcome
+            emit("task.output_dropped", level="error", lines=len(lines), error=repr(error))
 
     async def write_logs_often(self) -> None:
         while True:
             await asyncio.sleep(_LOG_SECONDS)
-            await self.write_logs()
+            with suppress(StoreUnavailable):
+                await self.write_logs()
 
     async def flushed(self) -> None:
         """Wait until every outcome that was added is recorded."""
         await self._idle.wait()
 
     async def stop(self) -> None:
-        """Give up what is still being written; the fence makes it harmless to have gone through."""
+        """Give up what is still being written; the fence makes it harmless to have gone through. Lines get
+        one more try."""
         writes = list(self._writes)
         for write in writes:
             write.cancel()
         await asyncio.gather(*writes, return_exceptions=True)
+        try:
+            await self.write_logs()
+        except StoreUnavailable as error:
+            lost = len(self._book) + self._book.take_lost()
+            emit("worker.output_lost", level="warning", lines=lost, reason=str(error))

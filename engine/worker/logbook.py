@@ -11,35 +11,66 @@ from engine.model.records import Lease
 MAX_LINE = 8 * 1024  # characters; a longer line is cut into several
 MAX_LINES = 10_000  # per attempt
 MAX_CHARACTERS = 1024 * 1024  # per attempt
+MAX_WAITING = 32 * 1024 * 1024  # characters of all attempts, while the database is away or too slow
+_LINE_SIZE = 256  # that a line counts besides its text: the objects that hold it
 
 Line = tuple[Lease, int, datetime, str, str]
 
 
 class Logbook:
-    """Lines that are not in the database yet."""
+    """Lines that are not in the database yet, up to `MAX_WAITING`. Only one caller removes them."""
 
     def __init__(self) -> None:
         self._lines: list[Line] = []
+        self._size = 0
+        self._lost = 0
         self._lock = threading.Lock()
 
     def open(self, lease: Lease) -> AttemptLog:
         return AttemptLog(self, lease)
 
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @property
+    def has_room(self) -> bool:
+        return self._size < MAX_WAITING
+
     def add(self, line: Line) -> None:
         with self._lock:
             self._lines.append(line)
+            self._size += _size(line)
 
-    def take(self) -> list[Line]:
-        """All gathered lines; they are the caller's now."""
+    def first(self, limit: int) -> list[Line]:
         with self._lock:
-            lines, self._lines = self._lines, []
-        return lines
+            return self._lines[:limit]
+
+    def remove(self, count: int) -> None:
+        """Remove the first lines."""
+        with self._lock:
+            self._size -= sum(map(_size, self._lines[:count]))
+            del self._lines[:count]
+
+    def lose(self) -> None:
+        """Count a line that there was no room for."""
+        with self._lock:
+            self._lost += 1
+
+    def take_lost(self) -> int:
+        """How many lines were lost since the last call."""
+        with self._lock:
+            lost, self._lost = self._lost, 0
+        return lost
+
+
+def _size(line: Line) -> int:
+    return _LINE_SIZE + len(line[-1])
 
 
 class AttemptLog:
     """The log of one attempt. Text arrives in any pieces and leaves in lines."""
 
-    __slots__ = ("_book", "_characters", "_lease", "_lock", "_number", "_partial")
+    __slots__ = ("_book", "_characters", "_lease", "_lock", "_lost", "_number", "_partial")
 
     def __init__(self, book: Logbook, lease: Lease) -> None:
         self._book = book
@@ -47,6 +78,7 @@ class AttemptLog:
         self._partial: dict[str, str] = {}
         self._number = 0
         self._characters = 0
+        self._lost: list[int] = []  # numbers of lines that there was no room for
         self._lock = threading.Lock()
 
     def write(self, stream: str, text: str) -> None:
@@ -68,6 +100,7 @@ class AttemptLog:
                 if rest:
                     self._add(stream, rest)
             self._partial.clear()
+            self._tell_lost()
 
     def _add(self, stream: str, line: str) -> None:
         if self._number > MAX_LINES or self._characters > MAX_CHARACTERS:
@@ -83,6 +116,20 @@ class AttemptLog:
             self._emit(stream, piece)
 
     def _emit(self, stream: str, text: str) -> None:
-        self._book.add(
-            (self._lease, self._number, datetime.now(UTC), storable_text(stream), storable_text(text))
-        )
+        if not self._book.has_room:
+            self._lost.append(self._number)
+            self._book.lose()
+            return
+        self._tell_lost()
+        self._add_to_book(self._number, stream, text)
+
+    def _tell_lost(self) -> None:
+        """In the place of the first of them; also if there is no room for it."""
+        if self._lost:
+            text = f"[{len(self._lost)} lines lost: they could not be stored in time]"
+            self._add_to_book(self._lost[0], "log", text)
+            self._lost.clear()
+
+    def _add_to_book(self, number: int, stream: str, text: str) -> None:
+        at = datetime.now(UTC)
+        self._book.add((self._lease, number, at, storable_text(stream), storable_text(text)))

@@ -232,7 +232,6 @@ class Worker:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
         await self._finisher.stop()
-        await self._finisher.write_logs()
         try:
             await workers.end(self._database, self._session_id, "stopped")
         except StoreUnavailable as error:  # others will notice that it beats no more

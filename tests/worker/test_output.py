@@ -6,17 +6,21 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine.errors import StoreUnavailable
 from engine.executors.base import ExecutorSettings, TaskContext
 from engine.executors.process import run_process
 from engine.model.outcomes import Outcome, Succeeded
+from engine.model.records import Task
 from engine.operations import runs, tasks
 from engine.store.database import Database
 from engine.worker import capture, logbook
+from tests.support.postgres import Cluster
 from tests.worker.bench import ended, submit_one, until, working
 
 pytestmark = pytest.mark.anyio
@@ -106,3 +110,137 @@ async def test_output_that_cannot_be_stored_costs_no_outcome(
     async with working(database, talk):
         for _ in range(2):
             assert (await ended(database, await submit_one(database, "talk"))).state == "succeeded"
+
+
+# --- a database that is away
+
+
+Append = Callable[..., Awaitable[None]]
+
+
+def appends(monkeypatch: pytest.MonkeyPatch, wrap: Callable[[Append], Append]) -> None:
+    monkeypatch.setattr(tasks, "append_logs", wrap(tasks.append_logs))
+
+
+async def talk(context: TaskContext, params: Any) -> Outcome:
+    for number in range(3):
+        context.log("stdout", f"line {number}\n")
+    return Succeeded()
+
+
+async def texts(database: Database, task: Task) -> list[str]:
+    return [line.text for line in await runs.logs(database, task.run_id)]
+
+
+async def test_lines_of_a_task_that_outlives_an_outage_are_all_kept(server_url: tuple[Cluster, str]) -> None:
+    cluster, url = server_url
+    may_talk, has_talked, may_end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def survivor(context: TaskContext, params: Any) -> Outcome:
+        context.log("stdout", "before\n")
+        await may_talk.wait()
+        context.log("stdout", "meanwhile\n")
+        has_talked.set()
+        await may_end.wait()
+        context.log("stdout", "after\n")
+        return Succeeded()
+
+    refused = 0
+
+    def counted(append: Append) -> Append:
+        async def append_logs(*args: Any) -> None:
+            nonlocal refused
+            try:
+                await append(*args)
+            except StoreUnavailable:
+                refused += 1
+                raise
+
+        return append_logs
+
+    database = Database(url)
+    with pytest.MonkeyPatch.context() as patched:
+        appends(patched, counted)
+        async with working(database, survivor, lease_seconds=60.0):
+            task_id = await submit_one(database, "survivor")
+            task = await tasks.get(database, task_id)
+            await until(lambda: texts(database, task))
+            await asyncio.to_thread(cluster.kill)
+            may_talk.set()
+            await has_talked.wait()
+            await until(lambda: refused)
+            await asyncio.to_thread(cluster.start)
+            may_end.set()
+            assert (await ended(database, task_id)).state == "succeeded"
+            assert await texts(database, task) == ["before", "meanwhile", "after"]
+    database.close()
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+async def test_lines_that_were_not_acknowledged_are_stored_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch, is_stored: bool
+) -> None:
+    tries = 0
+
+    def unanswered(append: Append) -> Append:
+        async def append_logs(*args: Any) -> None:
+            nonlocal tries
+            tries += 1
+            if is_stored or tries > 1:
+                await append(*args)
+            if tries == 1:
+                raise StoreUnavailable("the connection was lost")
+
+        return append_logs
+
+    appends(monkeypatch, unanswered)
+    async with working(database, talk):
+        task = await ended(database, await submit_one(database, "talk"))
+    assert (task.state, tries) == ("succeeded", 2)
+    assert await texts(database, task) == ["line 0", "line 1", "line 2"]
+
+
+async def test_lines_that_cannot_be_stored_do_not_hold_up_their_outcome(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def never(append: Append) -> Append:
+        async def append_logs(*args: Any) -> None:
+            raise StoreUnavailable("the table is locked")
+
+        return append_logs
+
+    appends(monkeypatch, never)
+    async with working(database, talk):
+        assert (await ended(database, await submit_one(database, "talk"))).state == "succeeded"
+    told = [(record.msg, record.fields["lines"]) for record in caplog.records if "output" in record.msg]
+    assert told == [("worker.output_lost", 3)]
+
+
+async def test_lines_that_nothing_has_room_for_are_told_in_their_place(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logbook, "MAX_WAITING", 1_000)
+    may_end = asyncio.Event()
+
+    async def flood(context: TaskContext, params: Any) -> Outcome:
+        for number in range(10):
+            context.log("stdout", f"line {number}\n")
+        await may_end.wait()
+        context.log("stdout", "last")
+        return Succeeded()
+
+    async with working(database, flood):
+        task_id = await submit_one(database, "flood")
+        task = await tasks.get(database, task_id)
+        await until(lambda: texts(database, task))
+        may_end.set()
+        await ended(database, task_id)
+    kept = await texts(database, task)
+    assert kept == [
+        *(f"line {number}" for number in range(4)),
+        "[6 lines lost: they could not be stored in time]",
+        "last",
+    ]
+    assert [line.number for line in await runs.logs(database, task.run_id)] == [1, 2, 3, 4, 5, 11]
+    told = [(record.msg, record.fields["lines"]) for record in caplog.records if "output" in record.msg]
+    assert told == [("worker.output_lost", 6)]
