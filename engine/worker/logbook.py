@@ -24,7 +24,8 @@ class Logbook:
         self._lines: list[Line] = []
         self._size = 0
         self._lost = 0
-        self._lock = threading.Lock()
+        # Whatever runs between two of our steps, such as a signal handler, may print as well.
+        self._lock = threading.RLock()
 
     def open(self, lease: Lease) -> AttemptLog:
         return AttemptLog(self, lease)
@@ -79,7 +80,7 @@ class AttemptLog:
         self._number = 0
         self._characters = 0
         self._lost: list[int] = []  # numbers of lines that there was no room for
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def write(self, stream: str, text: str) -> None:
         with self._lock:

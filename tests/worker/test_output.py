@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from engine.model.records import Task
 from engine.operations import runs, tasks
 from engine.store.database import Database
 from engine.worker import capture, logbook
+from tests.executors.factories import make_lease
 from tests.support.postgres import Cluster
 from tests.worker.bench import ended, submit_one, until, working
 
@@ -244,3 +246,20 @@ async def test_lines_that_nothing_has_room_for_are_told_in_their_place(
     assert [line.number for line in await runs.logs(database, task.run_id)] == [1, 2, 3, 4, 5, 11]
     told = [(record.msg, record.fields["lines"]) for record in caplog.records if "output" in record.msg]
     assert told == [("worker.output_lost", 6)]
+
+
+def test_a_line_may_be_written_while_one_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    book = logbook.Logbook()
+    log = book.open(make_lease())
+    was = logbook.storable_text
+
+    def interrupted(text: str) -> str:
+        if text == "outer":
+            log.write("stderr", "by a signal handler\n")
+        return was(text)
+
+    monkeypatch.setattr(logbook, "storable_text", interrupted)
+    writing = threading.Thread(target=log.write, args=("stdout", "outer\n"), daemon=True)
+    writing.start()
+    writing.join(5.0)
+    assert {text for *_, text in book.first(10)} == {"outer", "by a signal handler"}
