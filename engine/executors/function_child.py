@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -30,6 +31,7 @@ from engine.errors import AttemptInterrupted, ConfigError
 from engine.functions.context import Facts, SyncContext
 from engine.functions.decorator import TaskFunction
 from engine.functions.function import Function
+from engine.functions.log_handler import LogHandler
 from engine.functions.perform import failed, perform
 from engine.functions.ports import WAITING
 from engine.model.json import JSON
@@ -91,7 +93,7 @@ class _Child:
     def live(self) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # files, at this time
-        logging.getLogger().addHandler(_LogHandler(self))
+        logging.getLogger().addHandler(LogHandler(partial(self.send, "log")))
         threading.Thread(target=self._listen, name="engine-parent", daemon=True).start()
         while True:
             request = self._requests.get()
@@ -191,20 +193,6 @@ class _Services(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._keys)
-
-
-class _LogHandler(logging.Handler):
-    def __init__(self, child: _Child) -> None:
-        super().__init__()
-        self._child = child
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            text = record.getMessage()
-        except Exception:  # wrong arguments: logging reports them, and never raises into the caller
-            self.handleError(record)
-            return
-        self._child.send("log", "log", f"{record.levelname} {record.name}: {text}\n")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from engine.errors import AttemptInterrupted, Conflict, NotFound, PermanentError
 from engine.functions.given import Given
+from engine.functions.log_handler import LogHandler
 from engine.functions.results import to_json
 from engine.model.graph import TaskSpec
 from engine.model.json import JSON
@@ -111,7 +112,7 @@ class BaseContext(Given):
         """A logger whose records, of every level, go to the attempt's log and nowhere else."""
         if self._logger is None:
             self._logger = logging.Logger(self.task_name, logging.DEBUG)
-            self._logger.addHandler(_LogHandler(self.write))
+            self._logger.addHandler(LogHandler(self.write))
         return self._logger
 
     # --- being stopped
@@ -277,19 +278,6 @@ class SyncContext(BaseContext):
     def publish(self, event_type: str, payload: JSON = None) -> list[str]:
         """As `Context.publish`."""
         return cast(list[str], self._ask("publish", event_type, to_json(payload, "the payload")))
-
-
-class _LogHandler(logging.Handler):
-    def __init__(self, write: Write) -> None:
-        super().__init__()
-        self._write = write
-        self.setFormatter(logging.Formatter("{levelname} {name}: {message}", style="{"))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._write("log", f"{self.format(record)}\n")
-        except Exception:  # wrong arguments: logging reports them, and never raises into the caller
-            self.handleError(record)
 
 
 def _seconds(value: float | timedelta) -> float:

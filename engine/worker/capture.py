@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import TextIO
 
+from engine.functions.log_handler import LogHandler
+
 Write = Callable[[str, str], None]  # (stream, text)
 
 current: ContextVar[Write | None] = ContextVar("engine_task_log", default=None)
@@ -35,19 +37,18 @@ class _Tee:
         return getattr(self._original, name)
 
 
-class _LogHandler(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        write = current.get()
-        if write is not None and not record.name.startswith("engine."):
-            try:
-                text = record.getMessage()
-            except Exception:  # wrong arguments: logging reports them, and never raises into the caller
-                self.handleError(record)
-                return
-            write("log", f"{record.levelname} {record.name}: {text}\n")
+def _write(stream: str, text: str) -> None:
+    write = current.get()
+    if write is not None:
+        write(stream, text)
 
 
-_handler = _LogHandler()
+def _is_of_a_task(record: logging.LogRecord) -> bool:
+    return current.get() is not None and not record.name.startswith("engine.")
+
+
+_handler = LogHandler(_write)
+_handler.addFilter(_is_of_a_task)
 _users = 0
 
 

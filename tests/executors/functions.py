@@ -41,7 +41,7 @@ def where() -> dict[str, Any]:
 def talk() -> None:
     print("printed")
     print("complained", file=sys.stderr)
-    logging.getLogger("mine").warning("%s rows", 3)
+    logging.getLogger("mine").warning("%s rows", 3, exc_info=ValueError("too few"))
     ctypes.CDLL(None).puts(b"from C")
     ctypes.CDLL(None).fflush(None)
     subprocess.run(["/bin/echo", "from a child"], check=True)

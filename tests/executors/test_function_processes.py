@@ -47,7 +47,7 @@ async def test_output_of_a_process_goes_to_the_attempt_s_log(
     result(await call(executor, world, "talk"))
     assert world.logged("stdout") == "printed\nfrom C\nfrom a child\n"
     assert world.logged("stderr") == "complained\n"
-    assert world.logged("log") == "WARNING mine: 3 rows\n"
+    assert world.logged("log") == "WARNING mine: 3 rows\nValueError: too few\n"
 
 
 async def test_output_is_taken_although_the_end_of_the_call_is_seen_first(

@@ -33,6 +33,10 @@ async def test_what_a_task_prints_and_logs_is_kept_up_to_a_limit(database: Datab
         print("to stdout")
         sys.stderr.writelines(["to ", "stderr\n"])
         logging.getLogger("theirs").warning("a %s", "warning")
+        try:
+            raise KeyError("lost")
+        except KeyError:
+            logging.getLogger("theirs").exception("it failed")
         await asyncio.to_thread(print, "from a thread, \x00 and \udcff")
         context.log("odd \x00 stream", "kept\n")
         print("x" * (3 * logbook.MAX_LINE))
@@ -49,6 +53,9 @@ async def test_what_a_task_prints_and_logs_is_kept_up_to_a_limit(database: Datab
         second = await ended(database, await submit_one(database, "flood"))
     lines = await runs.logs(database, first.run_id)
     texts = [(line.stream, line.text) for line in lines]
+    told = texts.index(("log", "ERROR theirs: it failed"))
+    assert texts[told + 1] == ("log", "Traceback (most recent call last):")
+    assert texts[told + 4] == ("log", "KeyError: 'lost'")
     assert texts[:3] == [
         ("stdout", "to stdout"),
         ("stderr", "to stderr"),
@@ -92,7 +99,7 @@ def test_log_record_with_wrong_arguments_does_not_fail_the_task(monkeypatch: pyt
     mark = capture.current.set(lambda stream, text: lines.append(text))
     try:
         record = logging.LogRecord("theirs", logging.WARNING, "file", 1, "wrong %d", ("argument",), None)
-        capture._LogHandler().handle(record)
+        capture._handler.handle(record)
     finally:
         capture.current.reset(mark)
     assert not lines
