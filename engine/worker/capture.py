@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import logging
 import sys
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from typing import TextIO
+from typing import Any, BinaryIO, TextIO
 
 from engine.functions.log_handler import LogHandler
 
 Write = Callable[[str, str], None]  # (stream, text)
 
 current: ContextVar[Write | None] = ContextVar("engine_task_log", default=None)
+# The beginning of a character whose other bytes are still to be written.
+_rests = {name: ContextVar(f"engine_{name}_rest", default=b"") for name in ("stdout", "stderr")}
 
 
 class _Tee:
@@ -21,6 +25,8 @@ class _Tee:
     def __init__(self, original: TextIO, stream: str) -> None:
         self._original = original
         self._stream = stream
+        if hasattr(original, "buffer"):
+            self.buffer = _Bytes(original.buffer, stream)
 
     def write(self, text: str) -> int:
         write = current.get()
@@ -35,6 +41,36 @@ class _Tee:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._original, name)
+
+
+class _Bytes(io.RawIOBase):
+    """The `buffer` of a tee. Nothing is closed with it: wrappers close what they wrap when they go."""
+
+    def __init__(self, original: BinaryIO, stream: str) -> None:
+        self._original = original
+        self._stream = stream
+
+    def write(self, content: Any) -> int:
+        write = current.get()
+        if write is None:
+            return self._original.write(content)
+        rest, added = _rests[self._stream], bytes(memoryview(content))
+        unread = rest.get() + added
+        text, used = codecs.utf_8_decode(unread, "replace", False)
+        rest.set(unread[used:])
+        write(self._stream, text)
+        return len(added)
+
+    def writable(self) -> bool:
+        return True
+
+    def flush(self) -> None:
+        self._original.flush()
+
+    def fileno(self) -> int:
+        return self._original.fileno()
+
+    def close(self) -> None: ...
 
 
 def _write(stream: str, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import os
 import sys
@@ -91,6 +92,26 @@ async def test_what_a_process_prints_is_kept_line_by_line_while_it_runs(
         await asyncio.to_thread((tmp_path / "gate").write_text, "go\n")
         await ended(database, task_id)
     assert await texts() == ["1", "2", "3", "a", "no line end", "last"]
+
+
+async def test_bytes_that_a_task_writes_are_kept_as_text(
+    database: Database, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    async def raw(context: TaskContext, params: Any) -> Outcome:
+        sys.stdout.buffer.write(b"\xff binary, caf\xc3")
+        sys.stdout.buffer.write(memoryview(b"\xa9\n"))
+        wrapper = io.TextIOWrapper(sys.stdout.buffer)
+        print("wrapped", file=wrapper)
+        del wrapper
+        sys.stdout.buffer.flush()
+        print("not closed")
+        return Succeeded()
+
+    async with working(database, raw, capture_output=True):
+        task = await ended(database, await submit_one(database, "raw"))
+        sys.stdout.buffer.write(b"ours")
+    assert await texts(database, task) == ["\ufffd binary, caf\u00e9", "wrapped", "not closed"]
+    assert capsysbinary.readouterr().out == b"ours"
 
 
 def test_log_record_with_wrong_arguments_does_not_fail_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
