@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from engine.definitions.source import Path
+from engine.definitions.wire import RealtimeTaskIn, TaskIn
 from engine.errors import MAX_FAULTS
 from engine.model.json import JSON
 from engine.model.shapes import echo
@@ -26,6 +27,7 @@ _EXPECTED = {
     "dict_type": "a mapping",
     "model_type": "a mapping",
 }
+_OF_STREAMS = {*RealtimeTaskIn.model_fields, "type"} - TaskIn.model_fields.keys()
 
 
 def shape(model: type[M], value: JSON, path: Path, note: Note) -> M:
@@ -51,6 +53,8 @@ def _message(item: Any, model: type[BaseModel]) -> str:
         return f"expected {_EXPECTED[kind]}, got {echo(value)}"
     if kind == "enum":
         return f"expected {item['ctx']['expected'].replace(chr(39), '')}, got {echo(value)}"
+    if kind == "extra_forbidden" and model is TaskIn and item["loc"][0] in _OF_STREAMS:
+        return "unknown key (streaming tasks stand under realtime_tasks)"
     if kind == "extra_forbidden":
         return f"unknown key{near(str(item['loc'][-1]), _fields(model, item['loc'][:-1]))}"
     if kind in ("greater_than_equal", "less_than_equal"):

@@ -178,6 +178,14 @@ DEFINITIONS = [
 # Keys of a task; the path goes on after `definitions[0].tasks[0]`.
 TASKS = [
     ("kind: http\nparms: {}", ".parms (line 8, column 14)", 'unknown key; did you mean "params"?'),
+    *(
+        (
+            f"func_key: load_orders\n{key}: x",
+            f".{key} (line 8, column {len(key) + 9})",
+            "unknown key (streaming tasks stand under realtime_tasks)",
+        )
+        for key in ("collector", "mode", "buffer_size", "type")
+    ),
     (
         "func_key: load_order",
         ".func_key (line 7, column 17)",
