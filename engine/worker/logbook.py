@@ -85,12 +85,13 @@ class AttemptLog:
     def write(self, stream: str, text: str) -> None:
         with self._lock:
             *lines, rest = (self._partial.get(stream, "") + text).split("\n")
+            rest = _on_screen(rest)
             while len(rest) > MAX_LINE:
                 lines.append(rest[:MAX_LINE])
                 rest = rest[MAX_LINE:]
             self._partial[stream] = rest
             for line in lines:
-                self._add(stream, line.removesuffix("\r"))
+                self._add(stream, _on_screen(line).rstrip("\r"))
 
     def close(self) -> None:
         """Write out what has no line end yet."""
@@ -99,7 +100,7 @@ class AttemptLog:
         with self._lock:
             for stream, rest in self._partial.items():
                 if rest:
-                    self._add(stream, rest)
+                    self._add(stream, rest.rstrip("\r"))
             self._partial.clear()
             self._tell_lost()
 
@@ -134,3 +135,8 @@ class AttemptLog:
     def _add_to_book(self, number: int, stream: str, text: str) -> None:
         at = datetime.now(UTC)
         self._book.add((self._lease, number, at, storable_text(stream), storable_text(text)))
+
+
+def _on_screen(line: str) -> str:
+    """What a terminal has left of it: a carriage return begins the line again, as progress bars do."""
+    return line[line.rstrip("\r").rfind("\r") + 1 :]

@@ -276,6 +276,19 @@ async def test_lines_that_nothing_has_room_for_are_told_in_their_place(
     assert told == [("worker.output_lost", 6)]
 
 
+def test_of_a_line_that_is_written_again_the_last_state_is_kept() -> None:
+    book = logbook.Logbook()
+    log = book.open(make_lease())
+    for percent in range(100_000):
+        log.write("stderr", f"\r{percent / 1000:5.1f} % of it")
+    log.write("stderr", "\n")
+    for piece in ("one\r", "\ntwo\r\r\n", "10 %\r", "20 %\r", "done\n", "\r\n", "5 %\r6 %\r"):
+        log.write("stdout", piece)
+    log.close()
+    kept = [text for *_, text in book.first(10)]
+    assert kept == ["100.0 % of it", "one", "two", "done", "", "6 %"]
+
+
 def test_a_line_may_be_written_while_one_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     book = logbook.Logbook()
     log = book.open(make_lease())
