@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
+import re
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -102,7 +103,8 @@ _THRESHOLDS = gc.get_threshold()
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """Raises `ClientException` (400), text `invalid JSON: …`.
 
-    Of repeated keys the last counts, unknown keys are ignored, nothing is coerced.
+    Of repeated keys the last counts, nothing is coerced; the decoder's type says whether keys that it does
+    not know are ignored.
     """
     try:
         if not body.isascii():
@@ -113,7 +115,18 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     except RecursionError:
         raise invalid_json("nesting is too deep") from None
     except (msgspec.MsgspecError, ValueError) as error:
-        raise invalid_json("empty body" if not body.strip() else str(error)) from None
+        raise invalid_json(_reason(error, body)) from None
+
+
+def _reason(error: Exception, body: bytes) -> str:
+    if not body.strip():
+        return "empty body"
+    if not isinstance(error, msgspec.ValidationError) and _LONE_SURROGATE.search(body):
+        return "text contains a lone surrogate"  # which msgspec takes for the end of the body
+    return str(error)
+
+
+_LONE_SURROGATE = re.compile(rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 
 
 def invalid_json(what: str) -> ClientException:

@@ -26,6 +26,13 @@ def not_accepted(name: str, value: str, accepted: str) -> FieldError:
     return FieldError(f"?{name}", f'"{shorten(value, _MAX_ECHO)}" is not {accepted}')
 
 
+def printable(name: str, value: str | None) -> str | None:
+    """A text that is looked for in the database. Raises `InvalidParameters`."""
+    if value is not None and not value.isprintable():
+        raise InvalidParameters([FieldError(f"?{name}", "contains a control character")])
+    return value
+
+
 def answer_parameters(request: ApiRequest, error: ValidationException) -> Response[bytes]:
     """Litestar's handler for parameters that do not have the type or range of their handler's signature.
 

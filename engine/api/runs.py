@@ -10,12 +10,12 @@ import msgspec
 from litestar import Response, delete, get, post
 from litestar.params import FromPath, FromQuery, QueryParameter
 
-from engine.api.answers import FieldError, Problem
+from engine.api.answers import Problem
 from engine.api.bodies import decode, idempotency_key, large_in_hand, off_loop, read_reason, read_submit_body
 from engine.api.documents import body_operation, refusals
 from engine.api.edge import text_of_segment
 from engine.api.options import ApiRequest, actor_of, services_of
-from engine.api.parameters import InvalidParameters, not_accepted
+from engine.api.parameters import InvalidParameters, not_accepted, printable
 from engine.api.run_translation import (
     attempt_out,
     event_out,
@@ -102,7 +102,7 @@ async def list_runs(
     limit: Limit = 50,
 ) -> Runs:
     found = await runs.list_runs(
-        services_of(request).database, state=state_, name=_text("name", name), before=before, limit=limit
+        services_of(request).database, state=state_, name=printable("name", name), before=before, limit=limit
     )
     return Runs([run_out(run) for run in found], found[-1].id if len(found) == limit else None)
 
@@ -186,7 +186,8 @@ async def list_logs(
 ) -> Logs:
     database, number = services_of(request).database, id_of(run_id, "run")
     await runs.get(database, number)
-    lines = await runs.logs(database, number, task_name=_text("task", task), limit=limit, offset=offset)
+    name = printable("task", task)
+    lines = await runs.logs(database, number, task_name=name, limit=limit, offset=offset)
     return Logs(number, [log_line_out(line) for line in lines])
 
 
@@ -214,12 +215,6 @@ async def list_events(
             break
         await asyncio.sleep(min(_POLL_SECONDS, left))
     return Events(number, [event_out(event) for event in found], found[-1].number if found else after)
-
-
-def _text(key: str, value: str | None) -> str | None:
-    if value is not None and not value.isprintable():
-        raise InvalidParameters([FieldError(f"?{key}", "contains a control character")])
-    return value
 
 
 # --- control

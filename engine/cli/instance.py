@@ -177,9 +177,7 @@ def tasks(target: Target, instance_id: str, as_json: bool) -> None:
 def logs(target: Target, instance_id: str, task_name: str | None, follow: bool, as_json: bool) -> None:
     """Print what the tasks of an instance wrote: time, task and number of the attempt before each line."""
     found = typed(target.instance(instance_id), InstanceDetail)
-    show_logs(
-        target, f"instance {found.id}", int(found.id), task_name=task_name, follow=follow, as_json=as_json
-    )
+    show_logs(target, int(found.id), task_name=task_name, follow=follow, as_json=as_json)
 
 
 # --- control

@@ -10,9 +10,7 @@ import rich_click as click
 
 from engine.cli.options import NAME, stacked
 from engine.cli.output import clean, note, one_line, print_json_line, time_of_day
-from engine.cli.target import Target, patiently, tasks_of
-from engine.errors import NotFound
-from engine.model.graph import MAX_TASKS
+from engine.cli.target import Target, patiently
 from engine.model.records import LogLine
 from engine.model.states import FINAL_RUN_STATES
 
@@ -25,13 +23,9 @@ logs_options = stacked(
 )
 
 
-def show_logs(
-    target: Target, owner: str, run_id: int, *, task_name: str | None, follow: bool, as_json: bool
-) -> None:
-    """`owner` is what people know the run as. Raises `NotFound`, for a task that it does not have too."""
+def show_logs(target: Target, run_id: int, *, task_name: str | None, follow: bool, as_json: bool) -> None:
+    """Raises `NotFound`, for a task that it does not have too."""
     run = target.run(run_id)
-    if task_name is not None:
-        _check_task(target, owner, run_id, task_name)
     show_line = _json_line if as_json else _text_line(with_name=task_name is None)
     seen: set[tuple[int, int, int]] = set()
     count = 0
@@ -49,14 +43,6 @@ def show_logs(
         run = patiently(partial(target.run, run_id))
     if not count and not as_json:
         note("nothing was written")
-
-
-def _check_task(target: Target, owner: str, run_id: int, name: str) -> None:
-    """Raises `NotFound`. A task that has written is not looked for among what may be 100,000."""
-    if target.logs(run_id, task_name=name, limit=1, offset=0):
-        return
-    if all(task.name != name for task in tasks_of(target, run_id, limit=MAX_TASKS)):
-        raise NotFound(f"{owner} has no task {name!r}")
 
 
 def _lines(target: Target, run_id: int, task_name: str | None, offset: int) -> Iterable[LogLine]:

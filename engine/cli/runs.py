@@ -210,4 +210,4 @@ def delete(target: Target, run_ids: tuple[int, ...], as_json: bool) -> None:
 @with_target
 def logs(target: Target, run_id: int, task_name: str | None, follow: bool, as_json: bool) -> None:
     """Print what the tasks of a run wrote: time, task and number of the attempt before each line."""
-    show_logs(target, f"run {run_id}", run_id, task_name=task_name, follow=follow, as_json=as_json)
+    show_logs(target, run_id, task_name=task_name, follow=follow, as_json=as_json)

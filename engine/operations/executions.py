@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from engine.errors import Conflict, InvalidInput, NotFound
+from engine.errors import Conflict, InvalidInput, NotFound, ParamsError, path_text
 from engine.model import parameters
 from engine.model.callbacks import Named, named
 from engine.model.graph import Graph
-from engine.model.json import JSON
+from engine.model.json import JSON, MAX_DEPTH, Unstorable, check_storable
 from engine.model.records import SavedWorkflow, WorkflowVersion
 from engine.model.run_defaults import FunctionOptions, RunDefaults
 from engine.model.workflow_graph import graph_of, workflow_key
@@ -83,6 +83,7 @@ def prepare(
     saved = found.saved
     if not saved.is_enabled:
         raise Conflict(f"workflow {saved.name!r} is disabled; enable it before executing it")
+    _check_storable(params)
     workflow = Workflow.from_json(saved.definition)
     effective, graph = bind(workflow, params, workflow_key(saved.id), defaults, found.options)
     told = {"workflow_id": saved.id}
@@ -101,6 +102,18 @@ def bind(
     effective = parameters.effective(workflow.params, params, param_names(workflow))
     graph = graph_of(workflow, effective, defaults=defaults, options=options, concurrency_key=key)
     return effective, graph
+
+
+def _check_storable(params: Mapping[str, JSON]) -> None:
+    """Raises `ParamsError`."""
+    path: tuple[str, ...] = ("params",)
+    try:
+        check_storable(list(params))
+        for name, value in params.items():
+            path = ("params", name)
+            check_storable(value, max_depth=MAX_DEPTH - 1)
+    except Unstorable as error:
+        raise ParamsError(f"{path_text(path)}: {error}") from None
 
 
 def start_within(tx: Transaction, start: Start) -> Accepted:

@@ -22,6 +22,20 @@ _PRUNE_RUNS = 50  # in one transaction
 _PRUNE_TASKS = 20_000  # likewise
 
 
+_WORDS = {state: state.value for state in RunState}
+
+
+class Terms(NamedTuple):
+    """A client contract's words for a run and its states, and whether it refuses what is done already."""
+
+    noun: str = "run"
+    states: Mapping[RunState, str] = _WORDS
+    is_strict: bool = False
+
+
+OURS = Terms()
+
+
 # --- read
 
 
@@ -75,28 +89,26 @@ async def events(database: Database, run_id: int, *, after: int = 0, limit: int 
 
 
 async def logs(
-    database: Database, run_id: int, *, task_name: str | None = None, limit: int = 1000, offset: int = 0
+    database: Database,
+    run_id: int,
+    *,
+    task_name: str | None = None,
+    limit: int = 1000,
+    offset: int = 0,
+    terms: Terms = OURS,
 ) -> list[LogLine]:
-    return await database.read(
-        lambda tx: queries.list_logs(tx, run_id, task_name=task_name, limit=limit, offset=offset)
-    )
+    """Raises `NotFound` for a task that the run does not have."""
+
+    def read(tx: Transaction) -> list[LogLine]:
+        lines = queries.list_logs(tx, run_id, task_name=task_name, limit=limit, offset=offset)
+        if task_name is not None and not lines and queries.get_task_by_name(tx, run_id, task_name) is None:
+            raise NotFound(f"{terms.noun} {run_id} has no task {task_name!r}")
+        return lines
+
+    return await database.read(read)
 
 
 # --- control
-
-
-_WORDS = {state: state.value for state in RunState}
-
-
-class Terms(NamedTuple):
-    """A client contract's words for a run and its states, and whether it refuses what is done already."""
-
-    noun: str = "run"
-    states: Mapping[RunState, str] = _WORDS
-    is_strict: bool = False
-
-
-OURS = Terms()
 
 
 async def hold(database: Database, run_id: int, *, actor: str = "local", terms: Terms = OURS) -> Run:

@@ -284,7 +284,7 @@ def test_logs_are_of_all_tasks_or_of_one(call: Call, target: list[str], failed: 
     lines = call("instance", "logs", failed, "--json", *target).stdout.splitlines()
     assert {json.loads(line)["stream"] for line in lines} == {"stdout", "stderr"}
     nobody = call("instance", "logs", failed, "--task", "nope", *target)
-    assert error_of(nobody) == f"error: instance {failed} has no task 'nope'\n"
+    assert error_of(nobody) == f"error: run {failed} has no task 'nope'\n"
 
 
 # --- control

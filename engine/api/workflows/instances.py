@@ -12,6 +12,7 @@ from engine.api.answers import EnvelopeBody
 from engine.api.bodies import decode, read_reason, read_small_body
 from engine.api.documents import body_operation, refusals
 from engine.api.options import ApiRequest, actor_of, services_of
+from engine.api.parameters import printable
 from engine.api.run_translation import id_of, log_line_out
 from engine.api.run_wire import LogLineOut
 from engine.api.workflows.translation import (
@@ -126,7 +127,14 @@ async def list_instance_logs(
 ) -> Envelope[list[LogLineOut]]:
     database, number = services_of(request).database, id_of(instance_id, "instance")
     await workflows.get_run(database, number)
-    lines = await runs.logs(database, number, task_name=task, limit=limit or DEFAULT_LIMIT, offset=offset)
+    lines = await runs.logs(
+        database,
+        number,
+        task_name=printable("task", task),
+        limit=limit or DEFAULT_LIMIT,
+        offset=offset,
+        terms=TERMS,
+    )
     return ok([log_line_out(line) for line in lines])
 
 
