@@ -11,20 +11,20 @@ from engine.api.run_wire import RunTask
 from engine.model.sagas import SagaState
 
 
-class SignalIn(msgspec.Struct):
+class SignalIn(msgspec.Struct, forbid_unknown_fields=True):
     """`payload` is any JSON value."""
 
     payload: Any = None
 
 
-class SkipIn(msgspec.Struct):
+class SkipIn(msgspec.Struct, forbid_unknown_fields=True):
     """`tasks` are the names of tasks whose compensations failed."""
 
     tasks: list[str]
     reason: str
 
 
-class SignOffIn(msgspec.Struct):
+class SignOffIn(msgspec.Struct, forbid_unknown_fields=True):
     reason: str
 
 

@@ -183,7 +183,7 @@ class LimitIn(_Strict):
     at_most: Annotated[StrictInt, Field(ge=1, le=MAX_AT_MOST)]
 
 
-class CancelIn(msgspec.Struct):
+class CancelIn(msgspec.Struct, forbid_unknown_fields=True):
     """`reason` is what the run, or instance, and its tasks say afterwards."""
 
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)] | None = None

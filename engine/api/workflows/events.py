@@ -18,7 +18,7 @@ from engine.api.workflows.workflows import ok
 from engine.operations import stream_state, workflows
 
 
-class EventIn(msgspec.Struct):
+class EventIn(msgspec.Struct, forbid_unknown_fields=True):
     """`type` is one that a task of the instance subscribes to, `payload` any JSON value."""
 
     type: str

@@ -30,6 +30,7 @@ from engine.api.workflows.wire import (
     ScheduleOut,
     Schedules,
     Started,
+    TriggerIn,
 )
 from engine.api.workflows.workflows import DEFAULT_LIMIT, Limit, Offset, ok
 from engine.operations import schedules
@@ -37,6 +38,8 @@ from engine.operations import schedules
 _TAGS = ["Schedules"]
 _create: msgspec.json.Decoder[ScheduleIn] = msgspec.json.Decoder(ScheduleIn)
 _change: msgspec.json.Decoder[ScheduleChangeIn] = msgspec.json.Decoder(ScheduleChangeIn)
+
+_nothing: msgspec.json.Decoder[TriggerIn] = msgspec.json.Decoder(TriggerIn)
 
 Count = Annotated[int, QueryParameter(ge=1, le=100)]
 
@@ -140,13 +143,16 @@ async def delete_schedule(request: ApiRequest, schedule_id: FromPath[str]) -> En
 @post(
     "/api/v1/schedules/{schedule_id:str}/trigger",
     status_code=200,
-    responses=refusals(EnvelopeBody, 400, 404, 409, 503),
+    responses=refusals(EnvelopeBody, 400, 404, 409, 413, 503),
     summary="Start an instance now",
     tags=_TAGS,
 )
 async def trigger_schedule(request: ApiRequest, schedule_id: FromPath[str]) -> Envelope[Started]:
-    """Whatever the schedule's times, its pause and the rule for overlap say."""
+    """Whatever the schedule's times, its pause and the rule for overlap say; with its own parameters."""
     services = services_of(request)
+    body = await read_small_body(request)
+    if body.strip():
+        decode(_nothing, body)
     await services.admission.check(1)
     accepted = await schedules.trigger(services.database, _key(schedule_id), actor=actor_of(request))
     return ok(Started(str(accepted.run_id), "instance started"))

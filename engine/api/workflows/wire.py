@@ -55,15 +55,19 @@ class Order(StrEnum):
 # --- requests
 
 
-class UploadIn(msgspec.Struct):
+class UploadIn(msgspec.Struct, forbid_unknown_fields=True):
     """`content` is YAML; `environment` is what `${NAME}` and `${NAME:default}` in it are replaced by."""
 
     content: str
     environment: dict[str, str] | None = None
 
 
-class ExecuteIn(msgspec.Struct):
+class ExecuteIn(msgspec.Struct, forbid_unknown_fields=True):
     params: dict[str, Any] | None = None
+
+
+class TriggerIn(msgspec.Struct, forbid_unknown_fields=True):
+    """Nothing: what a schedule starts is in the schedule."""
 
 
 ScheduleName = Annotated[str, Meta(examples=["orders on weekdays"])]
