@@ -76,6 +76,7 @@ class FollowedWorkflow:
     look_at: float = 0.0  # when all of them are to be looked through again
     looked: int = 0  # the number of the look when they were
     arriving: set[asyncio.Event] = field(default_factory=set)  # readers that wait for that
+    is_gone: bool = False
 
     def position(self) -> Position:
         """What has happened so far is seen."""
@@ -156,6 +157,7 @@ class Tail:
     ) -> AsyncGenerator[Page, None]:
         """Events of a workflow's runs behind `position`, for ever. Who takes them moves the position.
 
+        Raises `NotFound` once the workflow has been deleted and all is told.
         The position may come from another server that has seen more: first this one looks, too.
         """
         wanted = self._looks + 1
@@ -167,6 +169,7 @@ class Tail:
         followed.arriving.discard(woken)
         while True:
             woken.clear()
+            is_gone = followed.is_gone  # asked before what there is to tell
             while position.until < followed.left_until:
                 async for page in self._ended(followed, position):
                     yield page
@@ -182,6 +185,8 @@ class Tail:
                     is_quiet = False
                     yield found
             position.settle(horizon, runs)
+            if is_quiet and is_gone:
+                raise NotFound(f"workflow not found: {followed.id}")
             if is_quiet:
                 await woken.wait()
 
@@ -339,6 +344,9 @@ class Tail:
                 followed.looked = number
                 self._advance(followed, seen.now)
                 _wake(followed.arriving)
+        for workflow_id in seen.gone & workflows.keys():
+            workflows[workflow_id].is_gone = True
+            _wake(workflows[workflow_id].readers)
         return seen.is_whole
 
     def _take(self, asked: _Question, seen: _Seen) -> None:
@@ -404,12 +412,15 @@ class _Seen:
     told: list[Told]
     joined: list[tuple[str, int]]
     seconds: dict[str, float]
+    gone: set[str]
     now: datetime
     is_whole: bool
 
 
 def _answer(tx: Transaction, asked: _Question) -> _Seen:
     now = queries.now(tx) if asked.due else EPOCH
+    # First, so that all that their runs did is read afterwards.
+    gone = asked.due.keys() - queries.workflows(tx, asked.due) if asked.due else set()
     joined: list[tuple[str, int]] = []
     seconds, rows = {}, {}
     for workflow_id, horizon in asked.due.items():
@@ -433,7 +444,7 @@ def _answer(tx: Transaction, asked: _Question) -> _Seen:
     is_whole = all(span.upto == rows[run_id].events for run_id, span in spans.items())
     wanted = {run_id: span for run_id, span in spans.items() if span.upto > span.above}
     told = queries.events(tx, rows, wanted) if wanted else []
-    return _Seen(rows, spans, told, joined, seconds, now, is_whole)
+    return _Seen(rows, spans, told, joined, seconds, gone, now, is_whole)
 
 
 def _open(tx: Transaction, workflow_id: str) -> tuple[FollowedWorkflow, list[Run]]:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import sqlalchemy as sa
+
 from engine.model.records import Event, Run
 from engine.model.states import FINAL_RUN_STATES, Move, RunState
 from engine.store.database import Transaction
 from engine.store.queries import run_of
-from engine.store.schema import attempt, event, run, task, task_state, workflow_run
+from engine.store.schema import attempt, event, run, task, task_state, workflow, workflow_run
 from engine.store.statement import document, moment_of
 from engine.store.workflows import get_run
 
@@ -59,6 +61,11 @@ def now(tx: Transaction) -> datetime:
 
 
 # --- runs
+
+
+def workflows(tx: Transaction, workflow_ids: Iterable[str]) -> set[str]:
+    """Those of the workflows that are there."""
+    return set(tx.execute(sa.select(workflow.c.id).where(workflow.c.id.in_(list(workflow_ids)))).scalars())
 
 
 def runs(tx: Transaction, run_ids: Iterable[int]) -> dict[int, Run]:

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from engine.operations import executions, runs
+from engine.operations import executions, runs, workflows
 from engine.store.database import Database
 from tests.api.streams.listening import (
     age,
     ends,
+    everything,
     listening,
     numbers_of,
     save,
@@ -58,6 +59,35 @@ async def test_a_workflow_without_living_instances_tells_the_newest(
         message = await told(socket)
         assert (message["status"], message["number"]) == ("Success", 11)
         assert message["cursor"]
+
+
+async def test_a_deleted_workflow_ends_its_stream_after_all_is_told(
+    database: Database, server: Running
+) -> None:
+    run_id = await start(database)
+    async with (
+        listening(server, "workflows/orders") as socket,
+        listening(server, "workflows/orders", after=0) as other,
+    ):
+        await told(socket)
+        await work(database)
+        workflow_id = await workflows.delete(database, "orders")
+        await save(database)  # another one of this name
+        for each, first in ((socket, 2), (other, 1)):
+            found, code = await everything(each)
+            assert [message["number"] for message in found] == (await numbers_of(database, run_id))[
+                first - 1 :
+            ]
+            assert (code, each.close_reason) == (4404, f"workflow not found: {workflow_id}")
+
+
+async def test_a_deleted_workflow_that_nobody_ran_ends_its_stream(
+    database: Database, server: Running
+) -> None:
+    workflow_id = await save(database)
+    async with listening(server, f"workflows/{workflow_id}") as socket:
+        await workflows.delete(database, workflow_id)
+        assert await everything(socket) == ([], 4404)
 
 
 async def test_cursors_stay_small_and_right_with_many_old_runs(database: Database, server: Running) -> None:
