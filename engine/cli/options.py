@@ -28,6 +28,7 @@ class OnDisk(click.ParamType[str]):
         return [CompletionItem(incomplete, type=self.name)]
 
 
+_CENTURY = 36_525 * 86_400.0  # seconds
 _MAX_TEXT = 1_000  # as the REST interface takes it
 FILE = OnDisk("file")
 
@@ -73,6 +74,19 @@ class Duration(click.ParamType[float]):
             return seconds(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class Span(Duration):
+    """A duration that some time can have: from `least` seconds to a hundred years."""
+
+    def __init__(self, *, least: float) -> None:
+        self._least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = super().convert(value, param, ctx)
+        if not self._least <= found <= _CENTURY:
+            self.fail(f"{value!r} is not a time from {self._least:g} s to 100 years", param, ctx)
+        return found
 
 
 class Name(click.ParamType[str]):

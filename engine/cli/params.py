@@ -10,7 +10,7 @@ import rich_click as click
 from engine.cli.options import FILE, stacked
 from engine.client.documents import read
 from engine.errors import InvalidInput
-from engine.model.json import JSON
+from engine.model.json import JSON, Unstorable, check_storable, storable_text
 
 
 class Param(click.ParamType[tuple[str, JSON]]):
@@ -26,7 +26,10 @@ class Param(click.ParamType[tuple[str, JSON]]):
             self.fail(f"{value!r} is not NAME=VALUE", param, ctx)
         if not _is_text(value):
             self.fail(f"{value!r} is not UTF-8", param, ctx)
-        return name, _value(text)
+        found = _value(text)
+        if problem := _problem(found):
+            self.fail(f"{name}: {problem}", param, ctx)
+        return name, found
 
 
 def _is_text(value: str) -> bool:
@@ -44,6 +47,15 @@ def _value(text: str) -> JSON:
         return text
 
 
+def _problem(value: JSON) -> str | None:
+    """Why no database stores it."""
+    try:
+        check_storable(value)
+    except Unstorable as error:
+        return str(error)
+    return None
+
+
 def _refuse(constant: str) -> Never:
     raise ValueError(constant)
 
@@ -56,7 +68,10 @@ class Value(click.ParamType[JSON]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> JSON:
         if not _is_text(value):
             self.fail(f"{value!r} is not UTF-8", param, ctx)
-        return _value(value)
+        found = _value(value)
+        if problem := _problem(found):
+            self.fail(problem, param, ctx)
+        return found
 
 
 params_options = stacked(
@@ -80,6 +95,9 @@ def params_of(given: tuple[tuple[str, JSON], ...], params_file: str | None) -> d
         document = read(params_file)
         if not isinstance(document.value, dict):
             raise document.error((), "parameters are an object with their names as keys")
+        for name, value in document.value.items():
+            if problem := _problem([name, value]):
+                raise document.error((name,), f"parameter {storable_text(name)!r}: {problem}")
         params |= document.value
     names = [name for name, _ in given]
     for name in names:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import rich_click as click
 
-from engine.cli.options import DURATION, NAME
+from engine.cli.options import NAME, Span
 from engine.cli.output import moment, note, one_line, print_json, say, show_table
 from engine.cli.target import Target, with_target
 from engine.model.records import Token
@@ -30,7 +30,7 @@ def token() -> None:
     required=True,
     help="What it allows; repeat for more.",
 )
-@click.option("--expires", type=DURATION, metavar="TIME", help="Valid for this long, such as 90d.")
+@click.option("--expires", type=Span(least=1), metavar="TIME", help="Valid for this long, such as 90d.")
 @with_target
 def create(target: Target, name: str, scopes: tuple[str, ...], expires: float | None, as_json: bool) -> None:
     """Make a token. Its text is printed this once: only a hash is stored."""

@@ -8,13 +8,15 @@ from typing import NoReturn
 import rich_click as click
 from click.exceptions import Exit
 
-from engine.cli.options import DURATION
+from engine.cli.options import Span
 from engine.cli.output import duration, note
 from engine.cli.program import TIMED_OUT
 from engine.cli.target import patiently
 from engine.client.waiting import deadline_in, wait_until
 
-timeout_option = click.option("--timeout", type=DURATION, metavar="TIME", help="Wait no longer than this.")
+timeout_option = click.option(
+    "--timeout", type=Span(least=0), metavar="TIME", help="Wait no longer than this."
+)
 
 
 def wait_for(is_over: Callable[[], bool], timeout: float | None) -> bool:
