@@ -33,6 +33,7 @@ _WORKFLOW_ROOTS = tuple(
 )
 EXECGO_ROOTS = frozenset({"tasks", "health", "metrics", "mcp", "adapters"})
 MAX_DETAIL = 500
+ERROR_CODE = "x-error-code"
 MAX_ERRORS = 20
 _RETRY_SECONDS = 5
 _logger = logging.getLogger("engine.api")
@@ -115,9 +116,9 @@ def refusal_of(error: Exception) -> Refusal:
     match error:
         case StoreUnavailable():
             detail = "the database is not available; try again later"
-            return Refusal(503, error.code, detail, _retry_after(error.retry_after))
+            return Refusal(503, error.code, detail, _of_database(error, error.retry_after))
         case SchemaMismatch():
-            return Refusal(503, error.code, str(error), _retry_after(_RETRY_SECONDS))
+            return Refusal(503, error.code, str(error), _of_database(error, _RETRY_SECONDS))
         case Overloaded():
             return Refusal(503, error.code, str(error), _retry_after(error.retry_after))
         case InvalidFields():
@@ -140,6 +141,11 @@ def _internal(error: Exception) -> Refusal:
 
 def _retry_after(seconds: int) -> dict[str, str]:
     return {"retry-after": str(seconds)}
+
+
+def _of_database(error: EngineError, seconds: int) -> dict[str, str]:
+    """Two of the contracts have no word for what is wrong, and 503 is also the answer of a busy server."""
+    return {**_retry_after(seconds), ERROR_CODE: error.code}
 
 
 # --- shapes

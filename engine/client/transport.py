@@ -24,7 +24,9 @@ from engine.errors import (
     InvalidInput,
     NotFound,
     Overloaded,
+    SchemaMismatch,
     ServerUnavailable,
+    StoreUnavailable,
     TooLarge,
 )
 from engine.model.json import JSON
@@ -162,6 +164,10 @@ def _refusal(answer: httpx.Response, document: JSON) -> EngineError:
             return IdempotencyMismatch(message)
         case 400 | 405 | 415 | 417 | 422:
             return InvalidInput(message)
+        case 503 if answer.headers.get("x-error-code") == StoreUnavailable.code:
+            return StoreUnavailable(message)
+        case 503 if answer.headers.get("x-error-code") == SchemaMismatch.code:
+            return SchemaMismatch(message)
         case 503:
             wait = answer.headers.get("retry-after", "")
             return Overloaded(message, int(wait) if wait.isdigit() else 5)
@@ -230,7 +236,14 @@ def _reason(error: Exception) -> str:
 
 
 def _encoded(document: JSON) -> bytes:
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=_iso).encode()
+    """Raises `InvalidInput` for what JSON has no word for."""
+    try:
+        text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=_iso, allow_nan=False)
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput("text contains a lone surrogate") from None
+    except ValueError as error:
+        raise InvalidInput(f"the request cannot be written as JSON: {error}") from None
 
 
 def _iso(value: object) -> str:

@@ -196,6 +196,7 @@ async def test_lost_database_is_a_503_without_details(row_locking_url: str, tmp_
             ("GET", "/metrics", None),
             ("GET", "/ready", None),
             ("GET", "/api/v1/runs", None),
+            ("GET", "/api/v1/instances", None),
             ("POST", "/tasks", {"tasks": [{"id": "c", "type": "noop"}]}),
             ("DELETE", "/tasks/a", None),
         ]
@@ -203,6 +204,7 @@ async def test_lost_database_is_a_503_without_details(row_locking_url: str, tmp_
             response = await service.client.request(method, path, json=body)
             assert response.status_code == 503, response.text
             assert int(response.headers["retry-after"]) > 0
+            assert response.headers["x-error-code"] == "store_unavailable"
             assert "not_there" not in response.text
         assert (await service.client.get("/health")).status_code == 200
     database.close()

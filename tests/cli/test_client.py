@@ -20,7 +20,9 @@ from engine.errors import (
     InvalidInput,
     NotFound,
     Overloaded,
+    SchemaMismatch,
     ServerUnavailable,
+    StoreUnavailable,
 )
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -98,6 +100,8 @@ def problem(status: int, detail: str = "because") -> Answer:
         (problem(413), InvalidInput, "because"),
         (problem(422), InvalidInput, "because"),
         (problem(503), Overloaded, "because"),
+        ((503, {"x-error-code": "store_unavailable"}, b'{"error": "away"}'), StoreUnavailable, "away"),
+        ((503, {"x-error-code": "schema_mismatch"}, b'{"error": "old"}'), SchemaMismatch, "old"),
         (problem(500), ServerUnavailable, "500: because"),
         ((400, {}, b'{"error": "invalid JSON: x"}'), InvalidInput, "invalid JSON: x"),
         ((404, {}, b'{"code": 404, "message": "workflow not found: x"}'), NotFound, "workflow not found: x"),
@@ -123,6 +127,24 @@ def test_every_refusal_becomes_an_error_of_ours(
         client.run(1)
     assert text in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [("\ud800", "text contains a lone surrogate"), (float("inf"), "cannot be written")]
+)
+def test_what_json_has_no_word_for_is_not_sent(serve: Serve, value: Any, text: str) -> None:
+    server = serve((200, {}, b"{}"))
+    with Client(server.url) as client, pytest.raises(InvalidInput, match=text):
+        client.execute("orders", {"value": value})
+    assert server.asked == []
+
+
+def test_a_database_that_is_away_behind_a_server_is_told_by_the_exit_code(serve: Serve, call: Call) -> None:
+    away = serve((503, {"x-error-code": "store_unavailable"}, b'{"code": 503, "message": "away"}'))
+    result = call("instance", "list", "--server", away.url)
+    assert (result.exit_code, result.stderr) == (3, "error: away\n")
+    busy = serve((503, {}, b'{"code": 503, "message": "busy"}'))
+    assert call("instance", "list", "--server", busy.url).exit_code == 1
 
 
 def test_a_token_does_not_follow_a_redirect(serve: Serve) -> None:
