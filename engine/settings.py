@@ -266,13 +266,18 @@ class Settings(BaseSettings):
     debug: bool = _setting(False, "show tracebacks", flag="--debug")
 
     @model_validator(mode="after")
-    def _order_of_delays(self) -> Self:
+    def _pairs(self) -> Self:
         if self.retry_delay > self.retry_max_delay:
-            raise ValueError(
-                f"retry_delay ({self.retry_delay:g} s) must be at most "
-                f"retry_max_delay ({self.retry_max_delay:g} s)"
-            )
+            raise self._mismatch("retry_delay", "at most", "retry_max_delay")
+        if self.beat * 2 > self.lease:
+            raise self._mismatch("beat", "at most half of", "lease")
         return self
+
+    def _mismatch(self, first: str, relation: str, second: str) -> ValueError:
+        """Of two settings in seconds."""
+        given = ", ".join(name for name in (first, second) if name in self.model_fields_set)
+        values = [f"{name} ({getattr(self, name):g} s)" for name in (first, second)]
+        return ValueError(f"{given}: {values[0]} must be {relation} {values[1]}")
 
     @classmethod
     def settings_customise_sources(
@@ -421,11 +426,12 @@ def _explain(error: ValidationError, flags: Mapping[str, Any]) -> str:
     lines = []
     for problem in error.errors(include_url=False, include_input=False):
         message = problem["msg"].removeprefix("Value error, ")
-        if not problem["loc"]:  # of several settings together
-            lines.append(message)
-            continue
-        name = str(problem["loc"][0])
-        lines.append(f"{name} ({_origin(name, flags)}): {message}")
+        if problem["loc"]:
+            names = str(problem["loc"][0])
+        else:  # of several settings together
+            names, _, message = message.partition(": ")
+        told = ", ".join(f"{name} ({_origin(name, flags)})" for name in names.split(", "))
+        lines.append(f"{told}: {message}")
     return "; ".join(dict.fromkeys(lines))
 
 

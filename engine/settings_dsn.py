@@ -63,7 +63,17 @@ def _postgres(dsn: str) -> str:
     if scheme.partition("+")[0] not in ("postgres", POSTGRES):
         raise ValueError(f"is the URL of another database than type says; {_POSTGRES_FORMS}")
     place, _, query = rest.partition("?")
+    address = place.rpartition("@")[2].partition("/")[0].rpartition("]")[2]  # without an IPv6 host
+    _, colon, port = address.partition(":")
+    if colon:
+        _check_port(port)
     return f"{scheme}://{place}{_query(parse_qsl(query, keep_blank_values=True))}"
+
+
+def _check_port(text: str) -> None:
+    """One, or one for each of several hosts."""
+    if not all(re.fullmatch("[0-9]{1,5}", part.strip()) for part in text.split(",")):
+        raise ValueError("has a port that is no number")
 
 
 def _words(dsn: str) -> dict[str, str]:
@@ -77,6 +87,8 @@ def _words(dsn: str) -> dict[str, str]:
         value = pair[2][1:-1] if pair[2].startswith("'") else pair[2]
         found[pair[1].lower()] = re.sub(r"\\(.)", r"\1", value)
         end = pair.end()
+    if found.get("port"):
+        _check_port(found["port"])
     return found
 
 

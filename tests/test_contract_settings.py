@@ -296,6 +296,7 @@ def test_no_message_shows_a_dsn(read: Read) -> None:
         ("postgres", "host=::1 dbname=x", "postgresql://[::1]/x"),
         ("postgres", "host=/run/postgresql dbname=x", "postgresql:///x?host=%2Frun%2Fpostgresql"),
         ("postgres", "host=a,b port=1,2 dbname=x", "postgresql:///x?host=a%2Cb&port=1%2C2"),
+        ("postgres", "postgresql://u:p:/w@[::1]:5433/x", "postgresql://u:p:/w@[::1]:5433/x"),
         ("postgres", "dbname='my db'", "postgresql:///?dbname=my%20db"),
         ("postgres", "dbname=x search_path=shop", "postgresql:///x?options=-csearch_path%3Dshop"),
     ],
@@ -325,6 +326,10 @@ def test_what_is_quoted_in_a_dsn_comes_out_as_it_was_meant() -> None:
         ("postgresql", "./x.db", "libpq's words"),
         ("postgresql", "host=db dbname", "cannot be read"),
         ("postgresql", " ", "is empty"),
+        ("postgresql", "host=127.0.0.1 port=abc", "has a port that is no number"),
+        ("postgresql", "host=a,b port=1,x", "has a port that is no number"),
+        ("postgresql", "postgresql://u:secret@db:abc/x", "has a port that is no number$"),
+        ("postgresql", "postgresql://[::1]:/x", "has a port that is no number"),
     ],
 )
 def test_what_is_no_dsn_is_refused(kind: Any, dsn: str, said: str) -> None:

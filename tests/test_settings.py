@@ -214,10 +214,23 @@ def test_documentation_shows_the_settings_as_they_are() -> None:
 
 def test_the_first_wait_is_at_most_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENGINE_RETRY_DELAY", "10s")
-    with pytest.raises(ConfigError, match=r"^retry_delay \(10 s\) must be at most retry_max_delay \(5 s\)$"):
+    with pytest.raises(ConfigError) as caught:
         load()
+    said = "retry_delay (ENGINE_RETRY_DELAY): retry_delay (10 s) must be at most retry_max_delay (5 s)"
+    assert str(caught.value) == said
     monkeypatch.setenv("ENGINE_RETRY_MAX_DELAY", "1m")
     assert load().run_defaults == RunDefaults(30_000, 0, 10_000, 60_000)
+
+
+def test_a_lease_has_room_for_two_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write(tmp_path / "settings.yaml", "lease: 1s\n")
+    monkeypatch.setenv("ENGINE_BEAT", "3s")
+    with pytest.raises(ConfigError) as caught:
+        load({"config": config})
+    told = "beat (ENGINE_BEAT), lease (settings file): beat (3 s) must be at most half of lease (1 s)"
+    assert str(caught.value) == told
+    monkeypatch.setenv("ENGINE_BEAT", "500ms")
+    assert (load({"config": config}).beat, load({"config": config}).lease) == (0.5, 1.0)
 
 
 @pytest.mark.parametrize(

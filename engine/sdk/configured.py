@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from engine.errors import ConfigError
 from engine.executors.base import ExecutorSettings, ProcessLimits
 from engine.settings import Settings
 from engine.worker.options import WorkerOptions
 
 
 def worker_options(settings: Settings) -> WorkerOptions:
-    if settings.beat * 2 > settings.lease:
-        raise ConfigError(f"beat ({settings.beat:g} s) must be at most half of lease ({settings.lease:g} s)")
     return WorkerOptions(
         concurrency=settings.max_concurrency,
         queues=settings.queues,

@@ -85,6 +85,27 @@ def test_database_urls_are_shown_as_people_write_them_without_passwords(url: str
 
 
 @pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (
+            "postgresql://u:sec@retpw@127.0.0.1:1/x",
+            "has more than one @; write those of user and password as %40",
+        ),
+        ("postgresql://u:sec@retpw/x@127.0.0.1:1/x", "has more than one @"),
+        ("postgresql://u@127.0.0.1:1/x?foo=sec", "has an unknown option 'foo'"),
+        ("postgresql://u:sec@127.0.0.1:retpw/x", "cannot be read"),
+    ],
+)
+def test_a_url_that_is_misread_is_refused_without_what_may_be_a_password(
+    call: Call, url: str, said: str
+) -> None:
+    for command in (("runs", "list"), ("doctor",), ("db", "check")):
+        result = call(*command, "--db", url)
+        assert said in result.output
+        assert "sec" not in result.output and "retpw" not in result.output
+
+
+@pytest.mark.parametrize(
     ("command", "advice"),
     [
         (("runs", "list"), "--db, or a server with --server"),

@@ -167,6 +167,11 @@ def test_limits_of_time_are_those_of_the_file(serve: Serve) -> None:
         ("worker_concurrency: 20", "worker_concurrency: 0", "task-engine.execution.worker_concurrency: "),
         ("read_timeout: 30s", "read_timeout: soon", 'server.read_timeout: "soon" is not a duration'),
         ('type: "sqlite"', "type: mysql", "task-engine.storage.database.type: mysql is not supported"),
+        (
+            'type: "sqlite"\n      dsn: "./data/task-engine.db"',
+            "type: postgres\n      dsn: host=127.0.0.1 port=abc",
+            "task-engine.storage.database.dsn: has a port that is no number",
+        ),
         ("- http_request", "- http_reqest", 'functions.builtin: "http_reqest" is not a built-in function'),
     ],
 )

@@ -13,7 +13,10 @@ _DIALECTS: dict[str, Dialect] = {"postgresql": PostgresDialect(), "sqlite": Sqli
 
 
 def parse_url(url: str) -> sa.URL:
-    """A database URL with our driver filled in. Raises `ConfigError` without echoing a password."""
+    """A database URL with our driver filled in. Raises `ConfigError` without echoing a password.
+
+    What is misread could be a part of one: where that shows, the URL is refused.
+    """
     try:
         parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):  # the second for a port that is no number
@@ -26,7 +29,13 @@ def parse_url(url: str) -> sa.URL:
         raise ConfigError(
             f"database {backend!r} is not supported; use Postgres (postgresql://…) or SQLite (sqlite:///…)"
         )
-    return parsed.set(drivername=_DIALECTS[backend].drivername)
+    dialect = _DIALECTS[backend]
+    if parsed.username is not None and "@" in f"{parsed.host}{parsed.database}":
+        raise ConfigError("the database URL has more than one @; write those of user and password as %40")
+    known = dialect.options()
+    if known is not None and (unknown := sorted(parsed.query.keys() - known)):
+        raise ConfigError(f"the database URL has an unknown option {unknown[0][:40]!r}")
+    return parsed.set(drivername=dialect.drivername)
 
 
 def dialect_of(name: str) -> Dialect:

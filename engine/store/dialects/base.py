@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -53,6 +53,10 @@ class Dialect:
     def create_engine(self, url: sa.URL, *, pool_size: int, exclusive: bool) -> sa.Engine:
         """An engine whose transactions are safe for claiming."""
         raise NotImplementedError
+
+    def options(self) -> Collection[str] | None:
+        """What may stand behind `?` in a URL; None if that is not known."""
+        return None
 
     def pipeline(self, connection: sa.Connection) -> Pipeline:
         """How prepared statements of one transaction travel."""

@@ -84,6 +84,9 @@ class PostgresDialect(Dialect):
         self._stocks: dict[tuple[sa.URL, str], Stock] = {}
         self._stocks_lock = threading.Lock()
 
+    def options(self) -> Collection[str]:
+        return {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
+
     def create_engine(self, url: sa.URL, *, pool_size: int, exclusive: bool) -> sa.Engine:
         engine = sa.create_engine(
             url,
