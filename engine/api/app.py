@@ -21,7 +21,7 @@ from engine.api.execgo.adapter_translation import ACTION_KINDS
 from engine.api.execgo.translation import Kinds
 from engine.api.execgo.wire import AdapterRequestIn, GraphIn, McpCallIn
 from engine.api.options import ApiOptions, Services
-from engine.api.parameters import answer_parameters
+from engine.api.parameters import answer_parameters, check_whole_numbers
 from engine.api.plugins import PluginBindingIn
 from engine.api.run_wire import CancelIn, LimitIn, RunIn, TokenIn
 from engine.api.streams import Tail
@@ -80,6 +80,7 @@ class Routes:
             exception_handlers={Exception: answer_error, ValidationException: answer_parameters},
             openapi_config=_openapi(options, registry),
             logging_config=None,
+            before_request=check_whole_numbers,
             request_max_body_size=None,  # `bodies.read_body` keeps the limits
         )
         self.handler = self.app.asgi_handler

@@ -393,6 +393,10 @@ QUERIES = [
     "/api/v1/runs/1/logs?task=%00",
     "/api/v1/runs?state=",
     "/api/v1/workers?live=perhaps",
+    "/api/v1/runs?limit=1e2",
+    "/api/v1/runs?limit=5.0",
+    "/api/v1/runs?before=%2B5",
+    "/api/v1/runs/1/events?after=0x1",
 ]
 
 
@@ -415,6 +419,8 @@ async def test_bad_query_is_refused(service: Service, query: str) -> None:
     [
         ("/tasks?limit=abc", '"abc" is not a whole number from 1 to 10000'),
         ("/tasks?limit=", '"" is not a whole number from 1 to 10000'),
+        ("/tasks?limit=1e2", '"1e2" is not a whole number from 1 to 10000'),
+        ("/api/v1/runs?limit=1e2", '"1e2" is not a whole number from 1 to 500'),
         ("/api/v1/runs?limit=2&limit=501", '"501" is not a whole number from 1 to 500'),
         (f"/api/v1/runs?limit={'9' * 5000}", f'"{"9" * 59}…" is not a whole number from 1 to 500'),
         (
