@@ -17,6 +17,7 @@ from rich.text import Text
 
 _WIDE = 10_000  # output that is not a terminal is never cut
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_IDS = ("ID", "RUN")  # how columns of ids are called
 STATE_STYLES = {
     "succeeded": "green",
     "success": "green",
@@ -58,12 +59,27 @@ def one_line(text: str | None, limit: int = 100) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> Table:
-    """A table whose cells are plain text; a cell that names a state gets its colour."""
+    """A table whose cells are plain text; a cell that names a state gets its colour.
+
+    Ids stay whole on a narrow terminal, to be copied; the other columns give way.
+    """
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        made.add_row(*(_cell(value) for value in row))
+    cells = [[_cell(value) for value in row] for row in rows]
+    least = 0
+    for index, column in enumerate(columns):
+        is_id = column.endswith(_IDS)
+        width = max([len(column), *(row[index].cell_len for row in cells if is_id)])
+        least += width + 2
+        made.add_column(
+            column,
+            justify="right" if column in right else "left",
+            overflow="fold",
+            no_wrap=is_id,
+            min_width=width,
+        )
+    made.min_width = least
+    for row in cells:
+        made.add_row(*row)
     return made
 
 
@@ -96,6 +112,8 @@ def show_facts(facts: Iterable[tuple[str, object]]) -> None:
 
 def show(renderable: RenderableType) -> None:
     out = console()
+    if isinstance(renderable, Table):
+        out.width = max(out.width, renderable.min_width or 0)  # a narrower terminal wraps its lines
     if out.is_terminal:
         out.print(renderable)
         return

@@ -55,7 +55,7 @@ def list_(
         say("no schedules")
         return
     show_table(
-        ("ID", "NAME", "WORKFLOW", "CRON", "ZONE", "STATE", "NEXT"),
+        ("ID", "NAME", "WORKFLOW_ID", "CRON", "ZONE", "STATE", "NEXT"),
         (
             (
                 each.id,

@@ -55,7 +55,7 @@ def test_a_schedule_has_what_was_asked_for(on: On, weekdays: Any) -> None:
 
 def test_schedules_are_listed_by_name(call: Call, target: list[str], on: On, weekdays: Any) -> None:
     header, row = call("schedule", "list", *target).stdout.splitlines()
-    assert header.split() == ["ID", "NAME", "WORKFLOW", "CRON", "ZONE", "STATE", "NEXT"]
+    assert header.split() == ["ID", "NAME", "WORKFLOW_ID", "CRON", "ZONE", "STATE", "NEXT"]
     next_at = datetime.fromisoformat(weekdays["next_at"]).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
     assert row.split() == [
         *(weekdays["id"], "weekdays", weekdays["workflow_id"]),
