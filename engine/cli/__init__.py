@@ -66,8 +66,8 @@ def main() -> None:
 
 
 def prepare_streams() -> None:
-    """Let anything be printed, also where nobody listens."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    """Let any text be printed. Where standard output is closed, printing fails, as on a full disk."""
+    for name, mode in (("stdin", "r"), ("stdout", "r"), ("stderr", "w")):
         if getattr(sys, name) is None:  # started with a closed descriptor
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 — lives as long as the process
     for stream in (sys.stdout, sys.stderr):

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from io import UnsupportedOperation
 from typing import Any
 
 import rich_click as click
@@ -104,6 +105,9 @@ def guarded(work: Callable[[], Any]) -> int:
         for problem in str(error).splitlines():
             _say(f"error: {problem}")
         return exit_code(error)
+    except UnsupportedOperation:  # see `prepare_streams`
+        _say("error: standard output is closed")
+        return FAILED
     except OSError as error:  # a full disk, too many open files: not ours to mend
         if is_debug():
             raise

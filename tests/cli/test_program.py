@@ -222,14 +222,20 @@ def test_wrong_usage_says_where_help_is(call: Call, arguments: tuple[str, ...]) 
     assert "--help" in result.stderr
 
 
-def test_closed_standard_streams_are_survived() -> None:
-    done = subprocess.run(
-        f"{sys.executable} -m engine version --json <&- >&- 2>&-",
-        shell=True,
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == 0
+@pytest.mark.parametrize(
+    ("closed", "code", "said"),
+    [
+        ("<&- 2>&-", 0, b""),
+        (">&-", 1, b"error: standard output is closed\n"),
+        ("<&- >&- 2>&-", 1, b""),
+    ],
+)
+def test_closed_standard_streams_are_survived(closed: str, code: int, said: bytes) -> None:
+    for command in ("version", "version --json", "--help"):
+        done = subprocess.run(
+            f"{sys.executable} -m engine {command} {closed}", shell=True, capture_output=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (code, said)
 
 
 def test_arguments_that_are_no_text_are_survived() -> None:
