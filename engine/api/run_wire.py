@@ -34,6 +34,7 @@ from engine.model.graph import (
     Priority,
     Rule,
     check_count,
+    unprintable,
 )
 from engine.model.retry import Backoff
 
@@ -45,7 +46,7 @@ _MAX_TIMEOUT_MS = 365 * 86_400_000
 
 def _printable(value: str) -> str:
     if not value.isprintable():
-        raise ValueError("contains a control character or unprintable text")
+        raise ValueError(f"contains {unprintable(value)}")
     if not value.strip():
         raise ValueError("is blank")
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -178,7 +179,14 @@ def check_name(name: str, what: str) -> None:
     if len(name) > MAX_NAME:
         raise GraphError(f"{what} has {len(name)} characters, the limit is {MAX_NAME}")
     if not name.isprintable():
-        raise GraphError(f"{what} {name[:40]!r} contains a control character or unprintable text")
+        raise GraphError(f"{what} {name[:40]!r} contains {unprintable(name)}")
+
+
+def unprintable(text: str) -> str:
+    """What cannot be seen in a text that is not printable."""
+    found = next(character for character in text if not character.isprintable())
+    name = unicodedata.name(found, "control character" if unicodedata.category(found) == "Cc" else "")
+    return f"U+{ord(found):04X}{name and f' ({name.lower()})'}, which is not printable"
 
 
 def _positions(tasks: Sequence[TaskSpec]) -> dict[str, int]:

@@ -35,11 +35,12 @@ def duration(text: str) -> timedelta:
     """What stands behind `@every`: a Go duration of whole seconds. Raises `InvalidCron`."""
     try:
         seconds, rest = divmod(parse_ms(text), 1_000)
-    except ValueError as error:
-        raise InvalidCron("expression", f"@every needs a duration: {error}") from None
+    except ValueError:
+        seconds = rest = 0
     if rest or not MIN_SECONDS <= seconds <= MAX_SECONDS:
         raise InvalidCron(
             "expression",
-            f"@every {text!r} is not accepted (accepted: whole seconds, 1s to {MAX_SECONDS // 3600}h)",
+            f"@every {text[:40]!r} is not accepted (accepted: whole seconds with a unit, such as 45s, 2m30s "
+            f"or 24h; from 1s to {MAX_SECONDS // 3600}h)",
         )
     return timedelta(seconds=seconds)

@@ -18,7 +18,7 @@ from engine.errors import (
 )
 from engine.model import shapes, workflow_edges, workflow_references
 from engine.model.cron import Cron
-from engine.model.durations import MAX_MS, MAX_TIMEOUT_MS
+from engine.model.durations import MAX_MS, MAX_TIMEOUT_MS, format_ms
 from engine.model.graph import MAX_AT_MOST, MAX_LIMITS, MAX_PRIORITY, MAX_TASKS, MIN_PRIORITY, check_name
 from engine.model.json import JSON, Unstorable, check_storable
 from engine.model.parameters import Param, accepts
@@ -187,7 +187,7 @@ def _ordinary(task: WorkflowTask, checks: Checks) -> Iterator[Fault]:
         if not task.condition.strip():
             yield Fault(("condition",), "is blank")
     if task.retry_interval_ms is not None:
-        yield from _range(("retry_interval_ms",), task.retry_interval_ms, 0, MAX_MS)
+        yield from _time(("retry_interval_ms",), task.retry_interval_ms, 0, MAX_MS)
     if task.priority is not None:
         yield from _range(("priority",), task.priority, MIN_PRIORITY, MAX_PRIORITY)
     if task.queue is not None:
@@ -248,12 +248,12 @@ def _stream(task: RealtimeTask) -> Iterator[Fault]:
     yield from _range(("batch_size",), task.batch_size, 1, MAX_BUFFER)
     if task.batch_size > task.buffer_size > 0:
         yield Fault(("batch_size",), f"{task.batch_size} is more than the buffer holds ({task.buffer_size})")
-    yield from _range(("flush_interval_ms",), task.flush_interval_ms, 1, MAX_MS)
+    yield from _time(("flush_interval_ms",), task.flush_interval_ms, 1, MAX_MS)
     yield from _range(("backpressure", "threshold"), task.backpressure.threshold, 0, 1)
     reconnect = task.reconnect
     yield from _range(("reconnect", "max_attempts"), reconnect.max_attempts, 0, MAX_MS)
-    yield from _range(("reconnect", "first_ms"), reconnect.first_ms, 0, MAX_MS)
-    yield from _range(("reconnect", "max_ms"), reconnect.max_ms, reconnect.first_ms, MAX_MS)
+    yield from _time(("reconnect", "first_ms"), reconnect.first_ms, 0, MAX_MS)
+    yield from _time(("reconnect", "max_ms"), reconnect.max_ms, reconnect.first_ms, MAX_MS)
     yield from _range(("reconnect", "factor"), reconnect.factor, 1, 1_000)
     yield from _range(("reconnect", "jitter"), reconnect.jitter, 0, 1)
     if task.endpoint is not None:
@@ -364,9 +364,15 @@ def _range(path: Path, value: float, low: float, high: float) -> Iterator[Fault]
         yield Fault(path, f"{value} is outside {low} to {high}")
 
 
+def _time(path: Path, milliseconds: int, low: int, high: int) -> Iterator[Fault]:
+    if not low <= milliseconds <= high:
+        shown = f"{milliseconds}ms" if milliseconds < 0 else format_ms(milliseconds)
+        yield Fault(path, f"{shown} is outside {format_ms(low)} to {format_ms(high)}")
+
+
 def _timeout(timeout_ms: int | None, longest: int) -> Iterator[Fault]:
     if timeout_ms is not None:
-        yield from _range(("timeout_ms",), timeout_ms, 1, min(longest, MAX_TIMEOUT_MS))
+        yield from _time(("timeout_ms",), timeout_ms, 1, min(longest, MAX_TIMEOUT_MS))
 
 
 def _count(path: Path, items: Collection[Any]) -> Iterator[Fault]:

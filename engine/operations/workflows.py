@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Sequence
 from typing import Protocol
 
-from engine.errors import Conflict, NotFound
+from engine.errors import Conflict, InvalidInput, NotFound
 from engine.expressions.checks import reads_of
 from engine.model.json import JSON
 from engine.model.records import SavedWorkflow, WorkflowRun
@@ -21,6 +22,7 @@ from engine.store import workflows as store
 from engine.store.database import Database, Transaction
 
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # no letters that look alike
+_ID = re.compile(f"wf-[{_ALPHABET}]{{12}}")
 
 
 class Kinds(Protocol):
@@ -71,6 +73,8 @@ def save_within(tx: Transaction, workflows: Sequence[Workflow]) -> list[SavedWor
 
 
 def _save(tx: Transaction, workflow: Workflow) -> SavedWorkflow:
+    if _ID.fullmatch(workflow.name):
+        raise InvalidInput(f'"{workflow.name}" is an id of a workflow, not a name: ids are looked for first')
     saved = store.save(
         tx,
         new_id(),

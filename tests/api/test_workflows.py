@@ -62,6 +62,15 @@ async def work(service: Service, *failing: str) -> None:
         await tasks.finish(service.database, ended, actor="worker")
 
 
+async def test_a_workflow_is_not_named_like_an_id(service: Service) -> None:
+    first = await upload(service)
+    text = ORDERS.replace("workflow_id: orders", f"workflow_id: {first['id']}")
+    answer = await service.client.post("/api/v1/workflows", json={"content": text})
+    assert refused(answer, 400).startswith(f'"{first["id"]}" is an id of a workflow, not a name')
+    assert service.rows()["workflow"] == 1
+    await upload(service, ORDERS.replace("workflow_id: orders", "workflow_id: wf-orders"))
+
+
 async def test_an_upload_is_answered_with_the_summary(service: Service) -> None:
     found = await upload(service)
     assert found["id"].startswith("wf-")

@@ -66,9 +66,14 @@ def test_one_task_is_checked_whole_before_the_next() -> None:
     assert refusal(spec("a", "a", "ghost")) == 'task "a" cannot depend on itself'
 
 
-@pytest.mark.parametrize("name", ["a\nb", "a\x00b", "\ud800", "a\u2028b", "\x1b[31m"])
+@pytest.mark.parametrize("name", ["a\nb", "a\x00b", "\ud800", "a\u2028b", "\x1b[31m", "👩\u200d🔬"])
 def test_names_without_control_characters(name: str) -> None:
-    assert "control character" in refusal(spec(name))
+    assert "which is not printable" in refusal(spec(name))
+
+
+def test_what_cannot_be_seen_in_a_name_is_told() -> None:
+    assert "contains U+200D (zero width joiner), which is not printable" in refusal(spec("👩\u200d🔬"))
+    assert "contains U+0007 (control character), which is not printable" in refusal(spec("a\x07"))
 
 
 def test_names_of_up_to_200_characters_in_any_script() -> None:

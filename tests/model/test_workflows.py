@@ -146,7 +146,10 @@ def test_a_document_of_a_newer_release_is_refused_clearly(document: Any, message
     ("workflow", "found"),
     [
         (Workflow(""), ["name: workflow name is required"]),
-        (Workflow("a\nb"), ["name: workflow name 'a\\nb' contains a control character or unprintable text"]),
+        (
+            Workflow("a\nb"),
+            ["name: workflow name 'a\\nb' contains U+000A (control character), which is not printable"],
+        ),
         (Workflow("w", tasks=[task("")]), ["tasks[0].name: task name is required"]),
         (Workflow("w", tasks=[task("a"), task("a")]), ['tasks[1].name: duplicate task name "a"']),
         (
@@ -212,9 +215,9 @@ def test_a_document_of_a_newer_release_is_refused_clearly(document: Any, message
                 ],
             ),
             [
-                "tasks[0].timeout_ms: 0 is outside 1 to 31536000000",
+                "tasks[0].timeout_ms: 0s is outside 1ms to 8760h",
                 "tasks[0].retry_count: 1000 is outside 0 to 999",
-                "tasks[0].retry_interval_ms: -1 is outside 0 to 2147483647",
+                "tasks[0].retry_interval_ms: -1ms is outside 0s to 2147483647ms",
                 "tasks[0].priority: 5000 is outside -1000 to 1000",
             ],
         ),
@@ -278,8 +281,8 @@ def test_a_document_of_a_newer_release_is_refused_clearly(document: Any, message
             ),
             [
                 "realtime_tasks[0].batch_size: 100 is more than the buffer holds (10)",
-                "realtime_tasks[0].flush_interval_ms: 0 is outside 1 to 2147483647",
-                "realtime_tasks[0].reconnect.max_ms: 4 is outside 5 to 2147483647",
+                "realtime_tasks[0].flush_interval_ms: 0s is outside 1ms to 2147483647ms",
+                "realtime_tasks[0].reconnect.max_ms: 4ms is outside 5ms to 2147483647ms",
                 "realtime_tasks[0].reconnect.factor: 0.5 is outside 1 to 1000",
                 "realtime_tasks[0].endpoint.url: is required",
                 "realtime_tasks[0].subscriptions[0].event: event is required",
