@@ -222,7 +222,9 @@ class Settings(BaseSettings):
     shutdown_timeout: Seconds = _setting(
         15.0, "a stop waits this long for running tasks", unit="s", flag="--shutdown-timeout"
     )
-    lease: Seconds = _setting(20.0, "a worker without a heartbeat for this long counts as dead", unit="s")
+    lease: Seconds = _setting(
+        20.0, "a worker without a heartbeat for this long counts as dead; at least twice `beat`", unit="s"
+    )
     beat: Seconds = _setting(5.0, "time between two heartbeats", unit="s")
     sweep: Seconds = _setting(2.0, "time between two looks for dead workers", unit="s")
     poll: Seconds = _setting(1.0, "longest time between two looks for work", unit="s")

@@ -76,4 +76,10 @@ def prepare_streams() -> None:
             reconfigure(errors="backslashreplace")  # file names and arguments need not be text
 
 
+def let_output_go() -> None:
+    """Whatever runs on, such as a server, is of use if nobody reads what it and its tasks print."""
+    if not sys.stdout.writable():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 — lives as long as the process
+
+
 __all__ = ["LazyGroup", "main", "prepare_streams", "program"]

@@ -16,6 +16,7 @@ from engine import __version__
 from engine.api.app import create_app
 from engine.api.options import LOOPBACK_HOSTS, ApiOptions
 from engine.api.server import new_event_loop, serve
+from engine.cli import let_output_go
 from engine.cli.options import DURATION, config_option, data_dir_option, db_option, functions_option, stacked
 from engine.cli.output import note
 from engine.cli.stopping import Stopping
@@ -87,6 +88,7 @@ def serve_and_work(
 ) -> None:
     """Both commands. If no settings file is named, the first of `places` that is there is read."""
     settings = _settings(host, port, {**flags, "config": flags["config"] or found_config(places)})
+    let_output_go()
     configure_logging(settings.log_level)
     hide_secrets_of(settings)
     database = open_database(

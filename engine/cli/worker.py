@@ -7,6 +7,7 @@ from typing import Any
 
 import rich_click as click
 
+from engine.cli import let_output_go
 from engine.cli.options import DURATION, config_option, data_dir_option, db_option, functions_option, stacked
 from engine.cli.stopping import Stopping
 from engine.cli.wiring import check_schema, hide_secrets_of, is_sqlite, open_database, upgrade_schema
@@ -49,6 +50,7 @@ def start(processes: int, **flags: Any) -> None:
     """Work until SIGTERM or Ctrl-C: then claim no more and let running tasks end. Twice: at once."""
     settings = load(flags)
     options = worker_options(settings)
+    let_output_go()
     configure_logging(settings.log_level)
     hide_secrets_of(settings)
     database = open_database(

@@ -140,8 +140,8 @@ class TaskIn(_Strict):
     retry_interval: Duration | None = Field(None, description="without it 1s, 2s, 4s …")
     queue: str | None = Field(None, description=_UNLESS)
     priority: Level | None = Field(None, description=_UNLESS)
-    limits: Annotated[dict[str, int], BeforeValidator(_few)] = Field(
-        {}, description="at most so many tasks that name the key run at once"
+    limits: Annotated[dict[str, int], BeforeValidator(_few)] | None = Field(
+        None, description="at most so many tasks that name the key run at once"
     )
     required_params: Names = []
     result_mapping: Annotated[dict[str, str], BeforeValidator(_few)] = Field(

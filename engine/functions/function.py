@@ -16,7 +16,15 @@ from typing import Any
 from engine.errors import ConfigError, GraphError, InvalidArguments
 from engine.functions.context import BaseContext
 from engine.functions.signature import Signature, invalid, plain
-from engine.model.graph import DEFAULT_QUEUE, MAX_AT_MOST, Limit, TaskSpec, check_name, priority_level
+from engine.model.graph import (
+    DEFAULT_QUEUE,
+    MAX_AT_MOST,
+    MAX_LIMITS,
+    Limit,
+    TaskSpec,
+    check_name,
+    priority_level,
+)
 from engine.model.json import JSON
 from engine.model.retry import Backoff, RetryPolicy
 from engine.model.run_defaults import FunctionOptions
@@ -286,6 +294,8 @@ def check_words(where: str, given: Iterable[str], known: Collection[str]) -> Non
 def _limits(given: Mapping[str, int]) -> tuple[Limit, ...]:
     if not isinstance(given, Mapping):
         raise ConfigError(f"limits are numbers by name, as in {{'gpu': 2}}, got {given!r:.80}")
+    if len(given) >= MAX_LIMITS:  # one is the workflow's own
+        raise ConfigError(f"has {len(given)} limits, at most {MAX_LIMITS - 1} are possible")
     for key, at_most in given.items():
         check_name(key, "limit")
         if not isinstance(at_most, int) or isinstance(at_most, bool) or not 1 <= at_most <= MAX_AT_MOST:

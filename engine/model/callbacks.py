@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.model.graph import MAX_NAME, Dependency, Graph, Rule, TaskSpec
+from engine.model.graph import DEFAULT_QUEUE, MAX_NAME, Dependency, Graph, Limit, Rule, TaskSpec
 from engine.model.happenings import Happening
 from engine.model.json import JSON
+from engine.model.retry import ONCE
+from engine.model.run_defaults import NO_OPTIONS, FunctionOptions
 from engine.model.states import Move
 from engine.model.workflows import FUNCTION, CallbackState, Workflow
 
@@ -54,29 +56,50 @@ def settled(happening: Happening) -> Settled | None:
     return Settled(happening.task_id, happening.name, happening.params, happening.result, omitted, error)
 
 
-def calls(run_id: int, workflow_id: str, callbacks: Named, settled: Settled) -> Graph | None:
-    """One task for each function, in order, whatever becomes of those before. None if there is none."""
+def functions(callbacks: Named) -> set[str]:
+    return {name for mine in callbacks.values() for every in mine.values() for name in every}
+
+
+def calls(
+    run_id: int,
+    workflow_id: str,
+    callbacks: Named,
+    settled: Settled,
+    options: Mapping[str, FunctionOptions] | None = None,
+) -> Graph | None:
+    """One task for each function, in order, whatever becomes of those before, as its `options` say. None if
+    there is none."""
     mine = callbacks.get(settled.name, {})
     state = _state(settled, mine)
-    functions = mine.get(state, ())
-    if not functions:
+    called = mine.get(state, ())
+    if not called:
         return None
     params = {**_told(settled, state), "_workflow_id": workflow_id, "_workflow_instance_id": str(run_id)}
-    names = [f"{function} {number}"[-MAX_NAME:] for number, function in enumerate(functions, 1)]
+    names = [f"{function} {number}"[-MAX_NAME:] for number, function in enumerate(called, 1)]
     tasks = [
-        TaskSpec(
-            name,
-            FUNCTION,
-            {"function": function, "offered": params},
+        replace(
+            _call(name, {"function": function, "offered": params}, (options or {}).get(function, NO_OPTIONS)),
             depends_on=(Dependency(names[place - 1]),) if place else (),
             rule=Rule.ALL_DONE if place else Rule.ALL_SUCCESS,
-            timeout_ms=_TIMEOUT_MS,
             client={"workflow_id": workflow_id},
         )
-        for place, (name, function) in enumerate(zip(names, functions, strict=True))
+        for place, (name, function) in enumerate(zip(names, called, strict=True))
     ]
     label = f"{state} of {settled.name}"[:MAX_NAME]
     return Graph(tuple(tasks), name=label, labels={"callback_of": str(run_id)})
+
+
+def _call(name: str, params: JSON, own: FunctionOptions) -> TaskSpec:
+    return TaskSpec(
+        name,
+        FUNCTION,
+        params,
+        timeout_ms=own.timeout_ms or _TIMEOUT_MS,
+        retry=own.retry or ONCE,
+        queue=own.queue or DEFAULT_QUEUE,
+        priority=own.priority or 0,
+        limits=tuple(Limit(key, at_most) for key, at_most in (own.limits or {}).items()),
+    )
 
 
 def _state(settled: Settled, mine: Mapping[str, Any]) -> str:

@@ -85,6 +85,22 @@ def effective(
     return {**{name: param.default for name, param in declared.items()}, **given}
 
 
+def remembered(
+    declared: Mapping[str, Param], stored: Mapping[str, JSON], referenced: Iterable[str]
+) -> dict[str, JSON]:
+    """Of values that were given once, for whatever version: those that `effective` would still take by name.
+
+    A null goes, too, where there is a default by now.
+    """
+    known = {*declared, *referenced} if declared else {*stored}
+    found = {name: value for name, value in stored.items() if name in known}
+    return {
+        name: value
+        for name, value in found.items()
+        if value is not None or name not in declared or accepts(declared[name], None)
+    }
+
+
 def _unknown(given: Iterable[str], known: Collection[str]) -> list[str]:
     unknown = islice((name for name in given if name not in known), MAX_FAULTS)
     return [

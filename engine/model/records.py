@@ -14,6 +14,9 @@ from engine.model.states import RunState, TaskState
 Place = tuple[int, datetime, int]
 
 
+Holder = tuple[int, int, str]  # of a lease: task id, attempt number, token
+
+
 class Lease(NamedTuple):  # of all records the one that is made for every task: a tenth of a dataclass's cost
     """The right to finish one attempt, and all that is needed to make it.
 
@@ -49,6 +52,10 @@ class Lease(NamedTuple):  # of all records the one that is made for every task: 
     def idempotency_key(self) -> str:
         """The same for every attempt of the task; pass it to outside systems."""
         return f"task-{self.task_id}"
+
+    @property
+    def holder(self) -> Holder:
+        return self.task_id, self.attempt, self.token
 
 
 @dataclass(frozen=True, slots=True)

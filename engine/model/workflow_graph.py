@@ -170,7 +170,7 @@ class _Translation:
         )
 
     def _limits_of(self, path: Path, task: WorkflowTask) -> tuple[Limit, ...]:
-        limits = task.limits or self._own(task.function).limits or {}
+        limits = _first(task.limits, self._own(task.function).limits, {})
         keys = self._bound((*path, "limits"), [*limits]).value
         return *self._limits, *map(Limit, map(text_of, keys), limits.values())
 

@@ -99,7 +99,7 @@ def _of_task(
 ) -> Iterator[tuple[Path, Reference | BadPlaceholder]]:
     texts: dict[Path, JSON] = {("params",): task.params}
     if isinstance(task, WorkflowTask):
-        texts["limits",] = [*task.limits]
+        texts["limits",] = [*(task.limits or ())]
         if task.compensation is not None:
             texts["compensation", "params"] = task.compensation.params
     for start, value in texts.items():

@@ -192,9 +192,10 @@ def _ordinary(task: WorkflowTask, checks: Checks) -> Iterator[Fault]:
         yield from _range(("priority",), task.priority, MIN_PRIORITY, MAX_PRIORITY)
     if task.queue is not None:
         yield from _name(("queue",), task.queue, "queue")
-    if len(task.limits) >= MAX_LIMITS:  # one is the workflow's own
-        yield Fault(("limits",), f"has {len(task.limits)} limits, at most {MAX_LIMITS - 1} are possible")
-    for key, at_most in task.limits.items():
+    limits = task.limits or {}
+    if len(limits) >= MAX_LIMITS:  # one is the workflow's own
+        yield Fault(("limits",), f"has {len(limits)} limits, at most {MAX_LIMITS - 1} are possible")
+    for key, at_most in limits.items():
         yield from _name(("limits", key), key, "limit")
         yield from _range(("limits", key), at_most, 1, MAX_AT_MOST)
     for name in ("required_params", "result_mapping", "callbacks"):

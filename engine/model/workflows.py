@@ -71,7 +71,7 @@ class WorkflowTask:
     retry_interval_ms: int | None = None  # of the engine: 1 s, 2 s, 4 s …
     queue: str | None = None
     priority: int | None = None
-    limits: Mapping[str, int] = field(default_factory=dict)  # at most so many tasks of a key run at once
+    limits: Mapping[str, int] | None = None  # at most so many tasks of a key run at once
     required_params: Sequence[str] = ()
     result_mapping: Mapping[str, str] = field(default_factory=dict)  # parameter -> field of a result
     compensation: UndoFunction | None = None

@@ -29,17 +29,19 @@ async def execute(
     params: Mapping[str, JSON] | None = None,
     *,
     version: int | None = None,
+    stored: Mapping[str, JSON] | None = None,
     idempotency: Key | None = None,
     rerun_of: int | None = None,
     actor: str = "local",
 ) -> Accepted:
-    """Start a run of a saved workflow. It keeps this version, whatever is saved later.
+    """Start a run of a saved workflow. It keeps this version, whatever is saved later. See `bind`.
 
     Raises `NotFound`, `Conflict` if it is disabled, and `InvalidInput` for parameters that do not fit.
     """
     start = prepare(
         await database.read(to_start, key, version),
         params or {},
+        stored=stored,
         actor=actor,
         defaults=database.run_defaults,
         idempotency=idempotency,
@@ -71,6 +73,7 @@ def prepare(
     found: Startable,
     params: Mapping[str, JSON],
     *,
+    stored: Mapping[str, JSON] | None = None,
     actor: str,
     defaults: RunDefaults,
     idempotency: Key | None = None,
@@ -85,7 +88,7 @@ def prepare(
         raise Conflict(f"workflow {saved.name!r} is disabled; enable it before executing it")
     _check_storable(params)
     workflow = Workflow.from_json(saved.definition)
-    effective, graph = bind(workflow, params, workflow_key(saved.id), defaults, found.options)
+    effective, graph = bind(workflow, params, workflow_key(saved.id), defaults, found.options, stored)
     told = {"workflow_id": saved.id}
     checked = submits.check(replace(graph, tasks=tuple(replace(task, client=told) for task in graph.tasks)))
     return Start(saved, effective, Submission(checked, actor, None, idempotency), named(workflow), rerun_of)
@@ -97,9 +100,15 @@ def bind(
     key: str,
     defaults: RunDefaults,
     options: Mapping[str, FunctionOptions] | None = None,
+    stored: Mapping[str, JSON] | None = None,
 ) -> tuple[dict[str, JSON], Graph]:
-    """The parameters of a run, and its graph with them put in. Raises `ParamsError`."""
-    effective = parameters.effective(workflow.params, params, param_names(workflow))
+    """The parameters of a run, and its graph with them put in. Raises `ParamsError`.
+
+    Beside `params`, which somebody gives now, those `stored` count that the workflow still knows.
+    """
+    names = set(param_names(workflow))
+    known = parameters.remembered(workflow.params, stored or {}, names)
+    effective = parameters.effective(workflow.params, {**known, **params}, names)
     graph = graph_of(workflow, effective, defaults=defaults, options=options, concurrency_key=key)
     return effective, graph
 
@@ -139,9 +148,14 @@ async def rerun(
     earlier = await database.read(store.get_run, run_id)
     if earlier is None:
         raise NotFound(f"instance not found: {run_id}")
-    merged = {**(earlier.params or {}), **(params or {})}
     return await execute(
-        database, earlier.workflow_id, merged, version=earlier.version, rerun_of=run_id, actor=actor
+        database,
+        earlier.workflow_id,
+        params,
+        version=earlier.version,
+        stored=earlier.params,
+        rerun_of=run_id,
+        actor=actor,
     )
 
 

@@ -18,9 +18,9 @@ from engine.model.graph import Graph, TaskSpec, plan
 from engine.model.happenings import Happening, Scope
 from engine.model.plugins import Binding, PluginEvent
 from engine.operations.submits import Submission, submit_all_within
+from engine.store import functions, workflows
 from engine.store import plugins as bindings
 from engine.store import relays as store
-from engine.store import workflows
 from engine.store.database import Database, Transaction
 from engine.store.relays import Relay
 from engine.telemetry import emit
@@ -174,6 +174,7 @@ class _Calls:
         self._bound = bound
         self._graphs: list[Graph] = []
         self._plugins: list[TaskSpec] = []
+        self._options = functions.options(tx, callbacks.functions(found.callbacks)) if found.callbacks else {}
         self.count = 0
         self.size = 0  # bytes of parameters
 
@@ -182,7 +183,9 @@ class _Calls:
         self._plugins += called
         settled = callbacks.settled(happening)
         found = self._found
-        graph = settled and callbacks.calls(found.run_id, found.workflow_id, found.callbacks, settled)
+        graph = settled and callbacks.calls(
+            found.run_id, found.workflow_id, found.callbacks, settled, self._options
+        )
         if graph:
             self._graphs.append(graph)
             called = [*called, *graph.tasks]

@@ -47,7 +47,7 @@ async def create(database: Database, workflow: str, spec: ScheduleSpec, *, actor
 
 def _create(tx: Transaction, workflow: str, spec: ScheduleSpec) -> Schedule:
     saved, spec = find(tx, workflow), _zoned(tx, spec)
-    _prepare(tx, saved.id, spec.params, ACTOR)  # it fails here rather than at night
+    _prepare(tx, saved.id, ACTOR, params=spec.params)  # it fails here rather than at night
     schedule_id, now = f"sch-{secrets.token_hex(6)}", store.now(tx)
     store.insert(tx, schedule_id, saved.id, spec, now, _cron(spec, now).next(now))
     return _get(tx, schedule_id)
@@ -88,7 +88,7 @@ def _change(tx: Transaction, key: str, changes: Mapping[str, Any], is_paused: bo
     if changes:
         spec = replace(_spec(found), **changes)
         if "params" in changes:
-            _prepare(tx, found.workflow_id, spec.params, ACTOR)
+            _prepare(tx, found.workflow_id, ACTOR, params=spec.params)
         _update(tx, found.id, spec)
     if is_paused is not None:
         (_pause if is_paused else _resume)(tx, found.id)
@@ -160,7 +160,7 @@ def follow(tx: Transaction, saved: SavedWorkflow, workflow: Workflow) -> None:
 
 def _refuse_failing(tx: Transaction, saved: SavedWorkflow, workflow: Workflow, params: JSON) -> None:
     try:
-        executions.bind(workflow, params or {}, workflow_key(saved.id), tx.run_defaults)
+        executions.bind(workflow, {}, workflow_key(saved.id), tx.run_defaults, stored=params or {})
     except ParamsError as error:
         advice = "give defaults, or leave cron out and make a schedule with params"
         told = "; ".join(str(error).splitlines())
@@ -253,7 +253,7 @@ async def trigger(database: Database, key: str, *, actor: str = "local") -> Acce
 
 def _trigger(tx: Transaction, key: str) -> Accepted:
     found = _get(tx, key, locked=True)
-    start = _prepare(tx, found.workflow_id, found.params, tx.actor)
+    start = _prepare(tx, found.workflow_id, tx.actor, stored=found.params)
     accepted = executions.start_within(tx, start)
     moment = store.now(tx)
     if not store.decide(tx, found.id, moment, "started", f"triggered by {tx.actor}"):
@@ -325,7 +325,7 @@ def _fire_one(tx: Transaction, found: Schedule, nominal: datetime, started: int)
 def _start(tx: Transaction, found: Schedule, nominal: datetime) -> int:
     """Start the run of a nominal time; what keeps it from starting is noted with both."""
     try:
-        start = _prepare(tx, found.workflow_id, found.params, ACTOR)
+        start = _prepare(tx, found.workflow_id, ACTOR, stored=found.params)
     except EngineError as error:
         store.revise(tx, found.id, nominal, "failed", detail=str(error)[:_MAX_ERROR])
         store.set_(tx, found.id, error=str(error)[:_MAX_ERROR])
@@ -336,6 +336,14 @@ def _start(tx: Transaction, found: Schedule, nominal: datetime) -> int:
     return 1
 
 
-def _prepare(tx: Transaction, workflow_id: str, params: JSON, actor: str) -> executions.Start:
+def _prepare(
+    tx: Transaction,
+    workflow_id: str,
+    actor: str,
+    *,
+    params: JSON = None,
+    stored: JSON = None,
+) -> executions.Start:
+    """With `params` that somebody gives now, or those `stored` with a schedule."""
     found = executions.to_start(tx, workflow_id)
-    return executions.prepare(found, params or {}, actor=actor, defaults=tx.run_defaults)
+    return executions.prepare(found, params or {}, stored=stored or {}, actor=actor, defaults=tx.run_defaults)

@@ -12,7 +12,7 @@ from engine.errors import Conflict, GraphError, LeaseLost, NotFound
 from engine.model.graph import Graph, Reach, TaskSpec, plan
 from engine.model.json import JSON, Unstorable, check_storable, is_storable, storable_text
 from engine.model.outcomes import NO_REASON, Cancelled, Failed, Outcome, Succeeded, decide
-from engine.model.records import Attempt, Lease, Task
+from engine.model.records import Attempt, Holder, Lease, Task
 from engine.model.states import FINAL_TASK_STATES
 from engine.model.sub_tasks import SubTask
 from engine.model.workflow_graph import bounded, workflow_key
@@ -254,8 +254,8 @@ async def report(database: Database, lease: Lease, progress: JSON) -> None:
         raise LeaseLost(f"attempt {lease.attempt} of task {lease.name!r} is no longer current")
 
 
-async def append_logs(database: Database, lines: list[tuple[Lease, int, datetime, str, str]]) -> None:
-    """Append (lease, number, time, stream, text); lines of lost leases are dropped."""
+async def append_logs(database: Database, lines: Sequence[tuple[Holder, int, datetime, str, str]]) -> None:
+    """Append (holder, number, time, stream, text); lines of lost leases are dropped."""
     await database.run(workers.append_logs, lines)
 
 

@@ -157,11 +157,11 @@ def _param(parameter: inspect.Parameter, hint: Any) -> Param:
     if parameter.default is parameter.empty:
         return Param(type=_type_of(hint, may_be_null=False), required=True)
     default = to_json(parameter.default, f"the default of {parameter.name}")
-    return Param(default=default, type=_type_of(hint, may_be_null=True))
+    return Param(default=default, type=_type_of(hint, may_be_null=default is None))
 
 
 def _type_of(hint: Any, *, may_be_null: bool) -> ParamType:
-    """`may_be_null`: only what may be left out; null is then a value of every type."""
+    """`may_be_null`: without a default; null is then a value of every type."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         inner = [each for each in get_args(hint) if each is not type(None)]

@@ -123,9 +123,13 @@ class TaskBuilder(_TaskBuilder[WorkflowTask]):
         """A number, or `low`, `medium`, `high`, `urgent`. Raises `GraphError`."""
         return self._with(priority=priority_level(priority))
 
+    def with_limits(self, limits: Mapping[str, int]) -> Self:
+        """These and no others; empty: none, whatever the function says."""
+        return self._with(limits=dict(limits))
+
     def with_limit(self, key: str, at_most: int) -> Self:
         """At most so many tasks that name the key run at once."""
-        return self._with(limits={**self._task.limits, key: at_most})
+        return self._with(limits={**(self._task.limits or {}), key: at_most})
 
 
 class RealtimeTaskBuilder(_TaskBuilder[RealtimeTask]):

@@ -66,7 +66,7 @@ class Handle:
     __bool__ = _refusing(f"ask whether it is true ({_WHEN})")
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refusing(f"compare it ({_WHEN})")
     __contains__ = _refusing(f"ask what it holds ({_WHEN})")
-    __hash__ = _refusing(f"look it up, or put it into a set ({_WHEN})")
+    __hash__ = _refusing(f"look it up ({_WHEN}) or put it into a set (a list takes it)")
     __add__ = __sub__ = __mul__ = __truediv__ = __floordiv__ = __mod__ = __pow__ = _refusing(_CALCULATE)
     __radd__ = __rsub__ = __rmul__ = __rtruediv__ = __rfloordiv__ = __rmod__ = __rpow__ = _refusing(
         _CALCULATE

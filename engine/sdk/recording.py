@@ -96,8 +96,8 @@ class Builder:
     ) -> WorkflowTask:
         arguments = {key: to_json(self._plain(value), f"argument {key}") for key, value in given.items()}
         when = options.get("when")
-        own, silent = function.options, Options()  # both silent: the engine may have a word of its own
-        how = own.but(**{key: options[key] for key in _OF_TASKS if key in options})
+        said = {key: options[key] for key in _OF_TASKS if key in options}
+        how = Options.of(**said)  # what the call says; what `@task` says is looked up when a run starts
         retry_count, interval_ms = _retrying(how.retry)
         task = WorkflowTask(
             name=name,
@@ -108,11 +108,11 @@ class Builder:
             rule=_rule(options.get("rule", Rule.ALL_SUCCESS)),
             condition=None if when is None else self._condition(when, arguments),
             timeout_ms=how.timeout_ms,
-            retry_count=None if silent.retry == how.retry == own.retry else retry_count,
+            retry_count=retry_count if said.keys() & {"retry", "retries"} else None,
             retry_interval_ms=interval_ms,
-            queue=None if silent.queue == how.queue == own.queue else how.queue,
-            priority=None if silent.priority == how.priority == own.priority else how.priority,
-            limits={limit.key: limit.at_most for limit in how.limits},
+            queue=said.get("queue"),
+            priority=how.priority if "priority" in said else None,
+            limits={limit.key: limit.at_most for limit in how.limits} if "limits" in said else None,
             required_params=options.get("required", function.required),
             result_mapping=options.get("result_mapping", {}),
             compensation=self._compensation(options.get("compensate")),

@@ -186,6 +186,8 @@ def _finish(dialect: Dialect, kind: Move) -> sa.Update:
         else:
             rows = read(**counts, reason=sa.Text())
             values = {"reason": rows.c.reason}
+            if kind is Move.CANCEL:  # the one that was given with it
+                values["reason"] = sa.func.coalesce(task_state.c.reason, rows.c.reason)
         if kind is Move.AWAIT:
             values["delay_ms"] = 0  # it has waited for that before its first attempt
         values |= {name: task_state.c[name] + rows.c[name] for name in counts}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
 
 from engine.model.outcomes import NO_REASON
-from engine.model.records import Lease, WorkerSession
+from engine.model.records import Holder, Lease, WorkerSession
 from engine.model.states import TaskState
 from engine.store.database import Transaction
 from engine.store.dialects.base import Dialect
@@ -134,11 +135,11 @@ def holds(tx: Transaction, lease: Lease) -> bool:
     return tx.execute(query).first() is not None
 
 
-def append_logs(tx: Transaction, lines: list[tuple[Lease, int, Any, str, str]]) -> None:
-    """Append (lease, number, time, stream, text); lines of leases that are not current are dropped."""
+def append_logs(tx: Transaction, lines: Iterable[tuple[Holder, int, Any, str, str]]) -> None:
+    """Append (holder, number, time, stream, text); lines of leases that are not current are dropped."""
     rows = document(
-        [lease.task_id, lease.attempt, number, moment_text(at), stream, text, lease.token]
-        for lease, number, at, stream, text in lines
+        [task_id, attempt, number, moment_text(at), stream, text, token]
+        for (task_id, attempt, token), number, at, stream, text in lines
     )
     tx.execute(_append_logs(tx.dialect), {"lines": rows})
 

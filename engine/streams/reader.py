@@ -92,6 +92,7 @@ class Reader:
                 async with aclosing(self._source.items(self._offset)) as items:
                     async for got in items:
                         if isinstance(got, Connected):
+                            self._connected_at = None if got.is_assumed else time.monotonic()
                             await self._connected(retries)
                         else:
                             await self._accept(got)
@@ -113,7 +114,6 @@ class Reader:
         return time.monotonic() - self._connected_at > self._reconnect.max_ms / 1000
 
     async def _connected(self, retries: int) -> None:
-        self._connected_at = time.monotonic()
         lost_at, self._lost_at = self._lost_at, None
         if lost_at is None:
             await self._teller.connected(retries)

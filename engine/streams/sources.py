@@ -31,7 +31,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """Yielded by a source, before items, when it has reached what it reads from."""
+    """Yielded by a source, before items, when it has reached what it reads from; `is_assumed` if it cannot
+    know."""
+
+    is_assumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ class Collector:
     protocol: str = "function"
 
     async def items(self, offset: JSON, /) -> Reads:
-        yield Connected()
+        yield Connected(is_assumed=True)
         while True:
             values = self.opens(offset)
             try:

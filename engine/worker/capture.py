@@ -67,6 +67,9 @@ class _Bytes(io.RawIOBase):
     def flush(self) -> None:
         self._original.flush()
 
+    def isatty(self) -> bool:
+        return self._original.isatty()
+
     def fileno(self) -> int:
         return self._original.fileno()
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, field
 
-from engine.errors import GraphError
+from engine.errors import PermanentError
 from engine.executors.base import Executor, Interruption, TaskContext
 from engine.executors.registry import ExecutorRegistry
 from engine.expressions.evaluator import Evaluator
@@ -78,7 +78,7 @@ class AttemptContext(TaskContext):
     async def _spawn(self, specs: Sequence[TaskSpec], *, awaited: bool) -> list[int]:
         names, added = {spec.name for spec in specs}, self._added or set()
         if again := names & added:
-            raise GraphError(
+            raise PermanentError(
                 f'duplicate task id: "{min(again)}", which this attempt has added already: give each task a '
                 "name of its own"
             )

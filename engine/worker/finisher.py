@@ -47,6 +47,7 @@ class Finisher:
         self._is_starting = False  # a write is about to take what has ended
         self._writes: set[asyncio.Task[None]] = set()
         self._writing_logs = asyncio.Lock()
+        self._are_lines_stuck = False  # the last write of some failed, and none has gone through since
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -112,8 +113,9 @@ class Finisher:
             try:
                 # Before the outcomes: readers expect it, and the next attempt has lines of this one refused.
                 # But output is worth less than outcomes, and does not hold them up.
-                with suppress(StoreUnavailable):
-                    await self.write_logs()
+                if not self._are_lines_stuck:
+                    with suppress(StoreUnavailable):
+                        await self.write_logs()
                 if not tries and not alone:
                     return await self._claimer.claim_along(batch)
                 self._claimer.look_again()
@@ -151,6 +153,7 @@ class Finisher:
                 await self._append(lines)
                 self._book.remove(len(lines))
                 left -= len(lines)
+            self._are_lines_stuck = False
         if lost := self._book.take_lost():
             emit("worker.output_lost", level="warning", lines=lost)
 
@@ -158,6 +161,7 @@ class Finisher:
         try:
             await tasks.append_logs(self._database, lines)
         except StoreUnavailable:
+            self._are_lines_stuck = True
             raise
         except Exception as error:  # output that cannot be stored costs no outcome
             emit("task.output_dropped", level="error", lines=len(lines), error=repr(error))

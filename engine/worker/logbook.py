@@ -6,7 +6,7 @@ import threading
 from datetime import UTC, datetime
 
 from engine.model.json import storable_text
-from engine.model.records import Lease
+from engine.model.records import Holder, Lease
 
 MAX_LINE = 8 * 1024  # characters; a longer line is cut into several
 MAX_LINES = 10_000  # per attempt
@@ -14,7 +14,8 @@ MAX_CHARACTERS = 1024 * 1024  # per attempt
 MAX_WAITING = 32 * 1024 * 1024  # characters of all attempts, while the database is away or too slow
 _LINE_SIZE = 256  # that a line counts besides its text: the objects that hold it
 
-Line = tuple[Lease, int, datetime, str, str]
+# Whose it is, its number, when it came, stream and text. Not the lease: that holds the task's parameters.
+Line = tuple[Holder, int, datetime, str, str]
 
 
 class Logbook:
@@ -134,7 +135,7 @@ class AttemptLog:
 
     def _add_to_book(self, number: int, stream: str, text: str) -> None:
         at = datetime.now(UTC)
-        self._book.add((self._lease, number, at, storable_text(stream), storable_text(text)))
+        self._book.add((self._lease.holder, number, at, storable_text(stream), storable_text(text)))
 
 
 def _on_screen(line: str) -> str:

@@ -61,7 +61,7 @@ class Attempt:
             self._log.close()
         match self._stop:
             # What an executor makes of being interrupted is not the task's own failure.
-            case Stop.CANCEL if isinstance(outcome, Failed):
+            case Stop.CANCEL if isinstance(outcome, Failed | Cancelled):
                 return Cancelled(self._reason)
             case Stop.RELEASE | Stop.LOST if isinstance(outcome, Failed):
                 return Released()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import reduce
 from operator import getitem
 
-from engine.errors import GraphError, path_text
+from engine.errors import PermanentError, path_text
 from engine.model.graph import TaskSpec
 from engine.model.inputs import Inputs
 from engine.model.json import MAX_DEPTH, Unstorable
@@ -64,7 +64,7 @@ class SubTasks:
 
 
 def refuse_references(specs: Iterable[TaskSpec]) -> None:
-    """Nothing would be put in for a reference, as is done for tasks of a workflow. Raises `GraphError`.
+    """Nothing would be put in for a reference, as is done for tasks of a workflow. Raises `PermanentError`.
 
     Only a text that is nothing else is one: longer texts may quote them, as messages of errors do.
     """
@@ -73,7 +73,7 @@ def refuse_references(specs: Iterable[TaskSpec]) -> None:
             if not isinstance(found, Reference) or reduce(getitem, path, spec.params) != found.text:
                 continue
             if found.task is not None or found.is_declared:
-                raise GraphError(
+                raise PermanentError(
                     f'task "{spec.name}": {path_text(("params", *path))}: {found.text}: tasks that are added '
                     "while others run take values, not references"
                 )

@@ -96,10 +96,10 @@ async def test_parameters_that_cannot_be_stored_start_nothing(
 
 async def test_parameters_of_63_levels_are_stored_and_given_back(service: Service) -> None:
     await upload(service)
-    params = {"n": json.loads("[" * 63 + "]" * 63), "most": 2**63 - 1}
-    run = await execute(service, params=params)
-    shown = await data(await service.client.get(f"/api/v1/instances/{run}"))
-    assert shown["params"] == {**params, "region": "eu"}
+    for value in (json.loads("[" * 63 + "]" * 63), 2**63 - 1):
+        run = await execute(service, params={"region": value})
+        shown = await data(await service.client.get(f"/api/v1/instances/{run}"))
+        assert shown["params"] == {"region": value}
 
 
 @pytest.mark.parametrize("text", ['"\\ud800"', '"a\\\\\\uD8ff b"', '{"\\ud800": 1}', '"\\ud800\\u0041"'])

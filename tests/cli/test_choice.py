@@ -89,9 +89,11 @@ def test_database_urls_are_shown_as_people_write_them_without_passwords(url: str
     [
         (
             "postgresql://u:sec@retpw@127.0.0.1:1/x",
-            "has more than one @; write those of user and password as %40",
+            "has an @ besides that before the host; write @, / and ? of a user or password as",
         ),
-        ("postgresql://u:sec@retpw/x@127.0.0.1:1/x", "has more than one @"),
+        ("postgresql://u:sec@retpw/x@127.0.0.1:1/x", "has an @ besides"),
+        ("postgresql://u:sec@ret?pw=x@127.0.0.1:1/x", "has an @ besides"),
+        ("postgresql://us/er:secretpw@127.0.0.1:1/x", "has an @ besides"),
         ("postgresql://u@127.0.0.1:1/x?foo=sec", "has an unknown option 'foo'"),
         ("postgresql://u:sec@127.0.0.1:retpw/x", "cannot be read"),
     ],

@@ -238,6 +238,12 @@ def test_closed_standard_streams_are_survived(closed: str, code: int, said: byte
         assert (done.returncode, done.stderr) == (code, said)
 
 
+def test_what_runs_on_may_print_though_nobody_listens() -> None:
+    said = "import engine.cli as c; c.prepare_streams(); c.let_output_go(); print(1)"
+    done = subprocess.run(f"{sys.executable} -c '{said}' >&-", shell=True, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_arguments_that_are_no_text_are_survived() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "engine", "run", b"\xff.yaml"], capture_output=True, check=False

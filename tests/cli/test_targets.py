@@ -366,9 +366,9 @@ def test_a_list_that_stops_at_its_limit_says_how_to_read_on(call: Call, database
     for name in "abc":
         graph = json.dumps({"tasks": [{"id": name, "type": "noop"}]})
         assert call("task", "submit", "-", "--db", database_url, text=graph).exit_code == 0
-    newest = json.loads(call("runs", "list", "--json", "--db", database_url).stdout)[0]["id"]
+    found = json.loads(call("runs", "list", "--json", "--db", database_url).stdout)
     rows, hint = listed("runs", "list", "--limit", "2")
-    assert rows == 2 and f"--before {newest - 1} " in hint
+    assert rows == 2 and f"--before {found[1]['id']} " in hint
     assert listed("runs", "list", "--limit", "3") == (3, "")
     rows, hint = listed("task", "list", "--limit", "1", "--offset", "1")
     assert rows == 1 and "--offset 2 " in hint

@@ -54,7 +54,9 @@ class Scenario:
         await self._again(lambda: runs.cancel(self.database, failing))
         await self._finish((leases["f"], Cancelled()))
         [d] = await self._claim(one, 5)
-        await self._again(lambda: tasks.append_logs(self.database, [(d, 1, datetime.now(UTC), "log", "x")]))
+        await self._again(
+            lambda: tasks.append_logs(self.database, [(d.holder, 1, datetime.now(UTC), "log", "x")])
+        )
         await self._again(lambda: tasks.report(self.database, d, {"percent": 50}))
         children = [replace(child, queue=self.name) for child in (spec("x"), spec("y", "x"))]
         await self._again(lambda: tasks.spawn(self.database, d, children, actor="worker"))

@@ -68,6 +68,23 @@ def test_a_success_calls_its_functions_in_order(database: Database) -> None:
     }
 
 
+def test_functions_say_how_they_are_called(database: Database) -> None:
+    started(database)
+    options = {"timeout_ms": 7_000, "queue": "mail", "priority": 3, "retry": {"max_attempts": 2}}
+    described = {"name": "note", "description": "", "origin": "tests", "params": None, "options": options}
+    do(functions.register(database, [{**described, "options": {**options, "limits": {"smtp": 1}}}]))
+    work(database, Succeeded())
+    do(relays.tick(database))
+    note, check = called(database)
+    assert (note.timeout_ms, note.queue, note.priority, note.retry.max_attempts) == (7_000, "mail", 3, 2)
+    assert (check.timeout_ms, check.queue, check.priority, check.retry.max_attempts) == (
+        30_000,
+        "default",
+        0,
+        1,
+    )
+
+
 def test_a_failure_is_told_once_after_the_last_attempt(database: Database) -> None:
     started(database, retry_count=1, retry_interval_ms=0)
     work(database, Failed("first"))

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from engine.errors import Conflict, NotFound
 from engine.model.graph import Graph, Rule
-from engine.model.outcomes import Cancelled, Failed, Succeeded
+from engine.model.outcomes import Cancelled, Crashed, Failed, Outcome, Released, Succeeded
 from engine.model.retry import Backoff, RetryPolicy
 from engine.operations import runs, submits, tasks, totals, workers
 from engine.store import removal, statement
@@ -98,6 +98,17 @@ def test_cancel_ends_what_has_not_started_and_stops_what_runs(database: Database
     finish(database, (leases["a"], Cancelled()))
     assert run_of(database, accepted.run_id).state == "cancelled"
     assert do(runs.cancel(database, accepted.run_id)).state == "cancelled"
+
+
+@pytest.mark.parametrize("outcome", [Cancelled(), Released("drained"), Crashed(), Failed("stopped")])
+def test_a_running_task_says_what_it_was_cancelled_for_however_it_ends(
+    database: Database, outcome: Outcome
+) -> None:
+    accepted, leases = running(database, Graph((spec("a", retry=RetryPolicy(max_attempts=9)),)))
+    do(runs.cancel(database, accepted.run_id, reason="enough"))
+    finish(database, (leases["a"], outcome))
+    task = task_of(database, accepted.run_id, "a")
+    assert (task.state, task.reason) == ("cancelled", "enough")
 
 
 def test_a_task_that_succeeds_in_spite_of_a_cancel_keeps_its_result(database: Database) -> None:
@@ -286,7 +297,7 @@ def fill(database: Database) -> int:
         database, "a -> b", contract="c", key=submits.Key("s", f"{counts(database)['run']}", "h")
     )
     leases = claim_all(database, session(database))
-    do(tasks.append_logs(database, [(leases["a"], 1, datetime.now(UTC), "log", "text")]))
+    do(tasks.append_logs(database, [(leases["a"].holder, 1, datetime.now(UTC), "log", "text")]))
     do(tasks.report(database, leases["a"], {"n": 1}))
     finish(database, (leases["a"], Failed("no")))
     return accepted.run_id

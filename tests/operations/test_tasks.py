@@ -93,11 +93,12 @@ def test_log_lines_of_a_lost_lease_are_dropped(database: Database) -> None:
     before = everything(database)
     do(
         tasks.append_logs(
-            database, [(leases["a"], 1, now, "stdout", "late"), (leases["b"], 1, now, "log", "")]
+            database,
+            [(leases["a"].holder, 1, now, "stdout", "late"), (leases["b"].holder, 1, now, "log", "")],
         )
     )
     assert everything(database) == before
-    lines = [(leases["a"], 1, now, "stdout", "late"), (again["a"], 1, now, "stdout", "current")]
+    lines = [(leases["a"].holder, 1, now, "stdout", "late"), (again["a"].holder, 1, now, "stdout", "current")]
     do(tasks.append_logs(database, lines))
     assert [row.text for row in rows(database, "SELECT text FROM task_log")] == ["current"]
 

@@ -186,7 +186,7 @@ def _sessions(database: Database) -> None:
 def _leases(database: Database) -> None:
     submit(database, queued(graph("a; b")))
     leases = claim(database, session(database), queue=QUEUE)
-    lines = [(lease, 1, datetime.now(UTC), "log", "text") for lease in leases]
+    lines = [(lease.holder, 1, datetime.now(UTC), "log", "text") for lease in leases]
     check(plans_of(database, lambda: do(tasks.append_logs(database, lines))), 2)
     check(plans_of(database, lambda: do(tasks.report(database, leases[0], {"n": 1}))), 2)
     children = [spec("x", queue=QUEUE), spec("y", "x", queue=QUEUE)]

@@ -81,17 +81,13 @@ def test_calling_tasks_builds_the_graph() -> None:
                 "transform",
                 function="transform",
                 params={"rows": "${{ tasks.extract.result.items }}"},
-                depends_on=["extract"],
-                retry_count=2,
-                retry_interval_ms=5_000,
-                timeout_ms=60_000,
+                depends_on=["extract"],  # retries and timeout are looked up when a run starts
             ),
             WorkflowTask(
                 "store",
                 function="store",
                 params={"rows": "${{ tasks.transform.result }}", "table": "days"},
                 depends_on=["transform"],
-                queue="db",
                 required_params=["table"],
             ),
         ],

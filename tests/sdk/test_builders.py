@@ -291,8 +291,8 @@ def built_task(task: WorkflowTask) -> WorkflowTask:
         builder.with_compensation(task.compensation.function, task.compensation.params)
     for callback in task.callbacks:
         builder.with_task_handler(callback.state, callback.function, callback.description)
-    for key, at_most in task.limits.items():
-        builder.with_limit(key, at_most)
+    if task.limits is not None:
+        builder.with_limits(task.limits)
     return (
         builder.with_retry_count(task.retry_count)
         .with_dependencies(*task.depends_on)
@@ -352,7 +352,7 @@ def built_realtime_task(task: RealtimeTask) -> RealtimeTask:
         (lambda b: b.with_timeout(float("inf")), "a length of time is a number of seconds or a timedelta"),
         (lambda b: b.with_timeout(float("nan")), "a length of time is a number of seconds"),
         (lambda b: b.with_timeout("5"), "a length of time is a number of seconds or a timedelta, got '5'"),
-        (lambda b: b.with_timeout(1e12), "timeout_ms: 1000000000000000 is outside 1 to"),
+        (lambda b: b.with_timeout(1e12), "timeout_ms: 277777777h46m40s is outside 1ms to"),
         (lambda b: b.with_retry_interval(None), "a length of time is a number of seconds"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import date
 from typing import Annotated, Any, Optional
 
@@ -17,6 +17,7 @@ from engine.functions.decorator import CallOptions, task
 from engine.model.graph import Limit, Rule
 from engine.model.parameters import Param, ParamType
 from engine.model.realtime import RealtimeTask
+from engine.model.retry import RetryPolicy
 from engine.model.workflow_rules import check
 from engine.model.workflows import Callback, CallbackState, UndoFunction, Workflow, WorkflowTask
 from engine.sdk.authoring import WorkflowOptions, workflow
@@ -74,9 +75,6 @@ def test_options_say_all_that_a_task_can_have() -> None:
         description="Tens.",
         function="transform",
         depends_on=["extract"],
-        timeout_ms=60_000,
-        retry_count=2,
-        retry_interval_ms=5_000,
         limits={"gpu": 2},
         result_mapping={"rows": "items"},
         callbacks=[
@@ -88,17 +86,29 @@ def test_options_say_all_that_a_task_can_have() -> None:
     assert (tasks["kept"].required_params, tasks["kept"].rule) == (("rows", "table"), Rule.ALWAYS)
 
 
-def test_limits_of_a_task_hold_for_its_calls_and_its_specs() -> None:
-    @task(limits={"gpu": 1})
+def test_a_call_says_what_it_was_told_and_leaves_the_rest_to_the_function() -> None:
+    @task(limits={"gpu": 1}, retries=3, timeout=9, queue="slow", priority=5)
     def train() -> None: ...
 
     def body() -> None:
         train()
-        train.options(limits={"cpu": 3})()
+        train.options(limits={}, retries=0, queue="default", priority=0)()
+        train.options(retry_delay=5)()
 
-    tasks = tasks_of(body)
-    assert (tasks["train"].limits, tasks["train-2"].limits) == ({"gpu": 1}, {"cpu": 3})
-    assert train.spec().limits == (Limit("gpu", 1),)
+    silent, told, waits = tasks_of(body).values()
+    assert silent == WorkflowTask("train", function="train")
+    assert told == replace(silent, name="train-2", limits={}, retry_count=0, queue="default", priority=0)
+    assert waits == replace(silent, name="train-3", retry_interval_ms=5_000)
+    spec = train.spec()
+    assert (spec.limits, spec.retry.max_attempts, spec.timeout_ms) == ((Limit("gpu", 1),), 4, 9_000)
+
+
+def test_a_function_may_wait_as_no_workflow_could_say() -> None:
+    @task(retry=RetryPolicy(max_attempts=3, initial_ms=10))
+    def flaky() -> None: ...
+
+    [task_of_it] = tasks_of(lambda: flaky()).values()
+    assert task_of_it == WorkflowTask("flaky", function="flaky")
 
 
 @pytest.mark.parametrize(

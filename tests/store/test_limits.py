@@ -119,7 +119,7 @@ def test_released_children_with_a_limit_are_not_handed_over(database: Database) 
         ((Limit("", 1),), 'limit of task "a" is required'),
         ((Limit("k", 1), Limit("k", 2)), 'task "a" names the same limit twice'),
         (tuple(Limit(str(i), 1) for i in range(9)), 'task "a" has 9 limits, at most 8 are possible'),
-        ((Limit("a\nb", 1),), "contains a control character"),
+        ((Limit("a\nb", 1),), "which is not printable"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(database: Database, limits: Any, message: str) -> None:

@@ -13,7 +13,7 @@ from engine.model.json import JSON
 from engine.model.realtime import Backpressure, Pressure, Reconnect, Subscription
 from engine.streams.ports import CallFailed
 from engine.streams.published import Published
-from engine.streams.reader import SourceLost, delay_seconds
+from engine.streams.reader import delay_seconds
 from engine.streams.sources import Advanced, Collector, Connected, Item, Reads
 from tests.executors.factories import eventually
 from tests.streams.bench import Given, MemoryStore, World, counting, failing, quick, stopped, taking
@@ -132,58 +132,6 @@ async def test_a_source_that_fails_is_read_again_from_where_it_was() -> None:
     assert world.store.types().count("connection.lost") == 2
     assert world.store.types().count("connection.restored") == 2
     assert world.store.standing.gaps == 0
-
-
-async def test_reconnecting_has_an_end() -> None:
-    async def broken(offset: JSON) -> AsyncIterator[int]:
-        raise ConnectionError("gone")
-        yield 1
-
-    task = quick(reconnect=Reconnect(max_attempts=2, first_ms=1, max_ms=60_000, factor=1.0))
-    world = World(taking([]))
-    with pytest.raises(SourceLost, match="source broken: ConnectionError: gone"):
-        await world.stream(task, Collector("broken", broken, replayable=True)).run()
-    assert world.store.types().count("connection.reconnecting") == 2
-    assert world.store.types()[-2:] == ["error.occurred", "task.stopped"]
-
-
-async def nothing(offset: JSON) -> AsyncIterator[int]:
-    return
-    yield 1
-
-
-class SlowToFail(Collector):
-    """Fails for longer than the longest wait between attempts."""
-
-    async def items(self, offset: JSON, /) -> Reads:
-        await asyncio.sleep(0.01)
-        raise ConnectionError("timed out")
-        yield Connected()
-
-
-BRIEF = Reconnect(max_attempts=2, first_ms=1, max_ms=1, jitter=0.0)
-
-
-async def test_reconnecting_has_an_end_though_each_attempt_takes_long() -> None:
-    stream = World(taking([])).stream(quick(reconnect=BRIEF), SlowToFail("far", nothing, replayable=True))
-    with pytest.raises(SourceLost, match="source far: ConnectionError: timed out"):
-        await asyncio.wait_for(stream.run(), 20)
-
-
-async def test_attempts_are_counted_anew_after_a_connection_that_stood_though_it_was_silent() -> None:
-    calls = 0
-
-    async def silent(offset: JSON) -> AsyncIterator[int]:
-        nonlocal calls
-        calls += 1
-        await asyncio.sleep(0.01)
-        if calls < 6:
-            raise ConnectionError("gone")
-        yield 1
-
-    got: list[Any] = []
-    await World(taking(got)).stream(quick(reconnect=BRIEF), Collector("rare", silent, replayable=True)).run()
-    assert got == [[1]]
 
 
 async def test_what_is_wrong_for_good_is_not_tried_again() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine.errors import GraphError
+from engine.errors import GraphError, PermanentError
 from engine.executors.base import TaskContext
 from engine.model.graph import Graph, TaskSpec
 from engine.model.outcomes import Failed, Outcome, Succeeded
@@ -56,7 +56,7 @@ async def test_a_name_is_added_once_by_an_attempt(database: Database) -> None:
             await context.add_sub_tasks([spec("x", "ghost", kind="fine")])
         ids.append(await context.add_sub_tasks([TaskSpec("x", "fine")]))
         with pytest.raises(
-            GraphError, match=r'^duplicate task id: "x", which this attempt has added already'
+            PermanentError, match=r'^duplicate task id: "x", which this attempt has added already'
         ):
             await context.add_sub_tasks([TaskSpec("y", "fine"), TaskSpec("x", "fine", {"other": 1})])
         ids[-1] += await context.add_sub_tasks([TaskSpec("y", "fine")])
@@ -73,7 +73,9 @@ async def test_sub_tasks_take_values_and_no_references(database: Database) -> No
 
     async def adds(context: TaskContext, params: Any) -> Outcome:
         for reference in (text, "${{ params.day }}"):
-            with pytest.raises(GraphError, match=r'task "x": params.a\[1\]: .* take values, not references'):
+            with pytest.raises(
+                PermanentError, match=r'task "x": params.a\[1\]: .* take values, not references'
+            ):
                 await context.add_sub_tasks([TaskSpec("x", "fine", {"a": [1, reference]})])
         ids = await context.add_sub_tasks([TaskSpec("x", "fine", {"a": f"it was {text}", "b": "${HOME}"})])
         return Succeeded(ids)

@@ -30,9 +30,13 @@ def parse_url(url: str) -> sa.URL:
             f"database {backend!r} is not supported; use Postgres (postgresql://…) or SQLite (sqlite:///…)"
         )
     dialect = _DIALECTS[backend]
-    if parsed.username is not None and "@" in f"{parsed.host}{parsed.database}":
-        raise ConfigError("the database URL has more than one @; write those of user and password as %40")
     known = dialect.options()
+    ats = 0 if known is None else url.partition("://")[2].count("@")
+    if ats > (parsed.username is not None):
+        raise ConfigError(
+            "the database URL has an @ besides that before the host; write @, / and ? of a user or "
+            "password as %40, %2F and %3F"
+        )
     if known is not None and (unknown := sorted(parsed.query.keys() - known)):
         raise ConfigError(f"the database URL has an unknown option {unknown[0][:40]!r}")
     return parsed.set(drivername=dialect.drivername)
