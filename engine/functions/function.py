@@ -310,7 +310,7 @@ def _retry(retries: int, delay: float | timedelta | None) -> RetryPolicy:
         return RetryPolicy(max_attempts=retries + 1)
     wait_ms = _milliseconds(delay, "retry_delay", least=0)
     return RetryPolicy(
-        max_attempts=retries + 1, backoff=Backoff.FIXED, initial_ms=wait_ms, max_ms=max(wait_ms, 60_000)
+        retries + 1, backoff=Backoff.FIXED, initial_ms=wait_ms, max_ms=max(wait_ms, 60_000), jitter=0
     )
 
 

@@ -73,7 +73,7 @@ def test_how_a_function_runs_follows_from_what_it_is() -> None:
 
 
 def test_options_are_those_of_its_tasks() -> None:
-    retry = RetryPolicy(max_attempts=3, backoff=Backoff.FIXED, initial_ms=5_000)
+    retry = RetryPolicy(max_attempts=3, backoff=Backoff.FIXED, initial_ms=5_000, jitter=0)
     assert load.function.options == Options(retry, 1_500, "db", 10)
     assert load.spec({"rows": []}, name="l") == TaskSpec(
         "l",
