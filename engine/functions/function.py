@@ -84,17 +84,6 @@ class Options:
             limits={limit.key: limit.at_most for limit in self.limits} or None,
         )
 
-    def but(self, **given: Any) -> Options:
-        """These, except where `given` has words of `@task`: any about retrying replaces all about it."""
-        changed = Options.of(**given)
-        return Options(
-            retry=changed.retry if given.keys() & {"retry", "retries", "retry_delay"} else self.retry,
-            timeout_ms=changed.timeout_ms if "timeout" in given else self.timeout_ms,
-            queue=changed.queue if "queue" in given else self.queue,
-            priority=changed.priority if "priority" in given else self.priority,
-            limits=changed.limits if "limits" in given else self.limits,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Function:

@@ -87,13 +87,6 @@ def test_options_are_those_of_its_tasks() -> None:
     assert extract.spec().params == {"function": "extract", "params": {}}
 
 
-def test_a_call_may_change_some_options() -> None:
-    options = load.function.options
-    assert options.but(timeout=2) == Options(options.retry, 2_000, "db", 10)
-    assert options.but(retries=1).retry == RetryPolicy(max_attempts=2)
-    assert options.but(queue="q", priority=0) == Options(options.retry, 1_500, "q", 0)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
